@@ -1,0 +1,1 @@
+"""Ground everything stands on: errors, configuration, clock, ids, retry. Imports nothing of Sextant."""

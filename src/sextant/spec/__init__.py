@@ -1,0 +1,1 @@
+"""The deployment document and the nouns that all layers exchange."""

@@ -1,0 +1,165 @@
+"""The two snapshots that the gateway reads, and nothing else: `RouteTable` and `PolicySnapshot`.
+
+Control and the supervisor write them as JSON files (temporary file, then rename; mode 0600); the gateway
+polls for a new version and swaps the whole object. Flow 1 (serve) reads them; flow 3 (release) writes them.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+
+class Quirks(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What an engine does differently from the published API, as data (one value per engine adapter).
+
+    The gateway rewrites an answer only where a quirk says that the engine needs it.
+    """
+
+    compliant: bool = False
+    """Answers already carry every required field; relay them untouched (a DeepSeek or OpenAI endpoint)."""
+    reasoning_field: str = "reasoning_content"
+    """The field in which the engine puts the reasoning text (`reasoning` on some)."""
+    strip_fields: tuple[str, ...] = ()
+    """Non-standard answer fields to remove (`timings`, `__verbose`, …)."""
+    drop_params: tuple[str, ...] = ()
+    """Request parameters that the engine refuses although they change nothing for it."""
+    max_tokens_field: str = "max_tokens"
+    reasoning_off: dict[str, object] = {}
+    """Fields merged into the request when the caller turns thinking off."""
+    counts_reasoning: bool = False
+    """Whether the engine itself reports `completion_tokens_details.reasoning_tokens`."""
+    cached_tokens_path: tuple[str, ...] = ("prompt_tokens_details", "cached_tokens")
+    """Where in `usage` the engine reports tokens served from the prefix cache."""
+    logprobs_path: Literal["openai", "none"] = "openai"
+
+
+class Capabilities(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    chat: bool = True
+    completions: bool = True
+    fim: bool = False
+    embeddings: bool = False
+    tools: bool = True
+    json_schema: bool = True
+    reasoning: bool = True
+    logprobs: bool = True
+    vision: bool = False
+
+
+class Upstream(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One running replica. `base_url` ends in the API root (`http://127.0.0.1:40001/v1`); `api_key_ref` is a
+    secret reference (`env:NAME`, `file:/path`), never the secret. `ready` is the supervisor's health verdict."""
+
+    id: str
+    base_url: str
+    api_key_ref: str | None = None
+    upstream_model: str | None = None
+    weight: int = 100
+    ready: bool = True
+    reason: str = ""
+
+
+class ServedModel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A model as callers see it. `aliases` are other names accepted for it (`deepseek-chat`)."""
+
+    id: str
+    engine: str
+    upstreams: tuple[Upstream, ...]
+    aliases: tuple[str, ...] = ()
+    owned_by: str = "sextant"
+    created_s: int = 0
+    context_tokens: int = 4096
+    capabilities: Capabilities = Capabilities()
+    quirks: Quirks = Quirks()
+
+
+class RouteTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    version: int
+    models: tuple[ServedModel, ...] = ()
+
+
+class TenantPolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    id: str
+    name: str
+    enabled: bool = True
+
+
+class KeyPolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """An API key as the gateway knows it: `sha256` is the hex digest of the secret, `expires_ms` 0 for never."""
+
+    id: str
+    tenant_id: str
+    sha256: str
+    name: str = ""
+    expires_ms: int = 0
+
+
+class PolicySnapshot(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    version: int
+    tenants: tuple[TenantPolicy, ...] = ()
+    keys: tuple[KeyPolicy, ...] = ()
+    currency: str = "CNY"
+
+
+class GatewayLimits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Every bound of the data plane, each with its name. Defaults suit one host."""
+
+    head_bytes: int = 16 * 1024
+    """Request line and headers together; more is 431."""
+    target_bytes: int = 4 * 1024
+    """Request target; more is 414."""
+    header_count: int = 64
+    body_bytes: int = 8 * 1024 * 1024
+    """More is 413."""
+    json_depth: int = 64
+    head_timeout_s: float = 5.0
+    """From the first byte of a request to the end of its head; then 408."""
+    body_stall_timeout_s: float = 5.0
+    """Longest silence inside a request body; then 408."""
+    body_timeout_s: float = 60.0
+    """A whole request body; then 408."""
+    idle_timeout_s: float = 75.0
+    """Keep-alive connection with no request under way."""
+    requests_per_connection: int = 1_000_000
+    connections: int = 4096
+    """Open client connections; more are answered 503 and closed."""
+    concurrent_requests: int = 2048
+    """Requests with an upstream under way; more wait in the queue."""
+    queue_length: int = 1024
+    """Requests waiting for a place; more are 503."""
+    queue_timeout_s: float = 60.0
+    write_buffer_bytes: int = 256 * 1024
+    """Unsent answer bytes per connection before upstream reading pauses."""
+    write_stall_timeout_s: float = 30.0
+    """A client that reads nothing for so long while bytes wait is cut off."""
+    upstream_connect_timeout_s: float = 5.0
+    upstream_first_byte_timeout_s: float = 600.0
+    upstream_idle_timeout_s: float = 120.0
+    """Longest silence inside an upstream answer."""
+    upstream_idle_connections: int = 512
+    upstream_answer_bytes: int = 64 * 1024 * 1024
+    upstream_event_bytes: int = 4 * 1024 * 1024
+    keepalive_after_s: float = 10.0
+    """First SSE comment or blank line while a request waits; then at this interval."""
+
+
+class TlsFiles(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    cert_file: str
+    key_file: str
+    client_ca_file: str | None = None
+
+
+class GatewaySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What the supervisor tells one gateway worker, as a JSON file."""
+
+    host: str
+    port: int
+    routes_file: str
+    policy_file: str
+    ledger_socket: str
+    reuse_port: bool = False
+    tls: TlsFiles | None = None
+    cors_origins: tuple[str, ...] = ()
+    limits: GatewayLimits = GatewayLimits()
+    access_log: bool = True

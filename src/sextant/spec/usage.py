@@ -1,0 +1,37 @@
+"""What one request used: the noun that the gateway hands to governance and the ledger keeps."""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class Usage(msgspec.Struct, frozen=True, gc=False):
+    """Token counts of one request. `input_tokens` includes `cached_tokens`; `output_tokens` includes
+    `reasoning_tokens`. `estimated` is true when the engine reported none and the gateway counted itself."""
+
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cached_tokens: int = 0
+    reasoning_tokens: int = 0
+    estimated: bool = False
+
+
+class UsageRow(msgspec.Struct, frozen=True, gc=False, array_like=True):
+    """One ledger row. Times are Unix milliseconds; `cost_nano` is integer billionths of `currency`."""
+
+    request_id: str
+    tenant_id: str
+    key_id: str
+    model: str
+    endpoint: str
+    outcome: str  # "ok" | "client_closed" | "engine_error" | "refused"
+    started_ms: int
+    duration_ms: int
+    ttft_ms: int  # -1: no token was produced
+    input_tokens: int
+    output_tokens: int
+    cached_tokens: int
+    reasoning_tokens: int
+    estimated: bool
+    cost_nano: int
+    currency: str

@@ -1,0 +1,1 @@
+"""The metric table, structured logs. Every metric is declared once, in `table.py`."""

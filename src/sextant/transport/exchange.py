@@ -1,0 +1,119 @@
+"""The exchange between a transport and a handler: what a handler sees of a request and how it answers.
+
+A handler knows no transport: the HTTP/1.1 server (`server.py`) and the ASGI twin (`asgi.py`) both call it.
+Header names are lower-case bytes on the way in; values carry no CR, LF or NUL in either direction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Protocol
+
+Header = tuple[bytes, bytes]
+Headers = Sequence[Header]
+
+
+class Request:
+    """One complete request; `body` has been read whole, within `GatewayLimits.body_bytes`.
+
+    `path` is the raw path without the query (ASCII, still percent-encoded); `peer` the client's address;
+    `peer_certificate` its DER certificate when TLS client authentication is on.
+    """
+
+    __slots__ = ("body", "headers", "method", "path", "peer", "peer_certificate", "query")
+
+    def __init__(
+        self,
+        method: str,
+        path: str,
+        query: str,
+        headers: list[Header],
+        body: bytes,
+        peer: str = "",
+        peer_certificate: bytes | None = None,
+    ) -> None:
+        self.method = method
+        self.path = path
+        self.query = query
+        self.headers = headers
+        self.body = body
+        self.peer = peer
+        self.peer_certificate = peer_certificate
+
+    def header(self, name: bytes) -> bytes | None:
+        """The first value of `name` (lower-case), or None."""
+        for key, value in self.headers:
+            if key == name:
+                return value
+        return None
+
+
+class ClientGone(Exception):  # noqa: N818 - an event, not a fault
+    """The client left; whatever is still written goes nowhere."""
+
+
+class Responder(Protocol):
+    """Answers one request. Call `reply` once, or `start`, any number of `write`/`drain`, then `end`.
+
+    Framing (`content-length`, `transfer-encoding`, `connection`, `date`) is the transport's; the handler gives
+    the other headers. When the client leaves, the handler's task is cancelled. A handler that returns or raises
+    after `start` without `end` closes the connection, so that the client sees a truncated answer, never a clean
+    end.
+    """
+
+    started: bool
+
+    def reply(self, status: int, headers: Headers, body: bytes) -> None:
+        """A whole answer in one write."""
+
+    def start(self, status: int, headers: Headers) -> None:
+        """Begins an answer of unknown length (chunked for HTTP/1.1, close-delimited for HTTP/1.0)."""
+
+    def write(self, data: bytes) -> None:
+        """One chunk; leaves at once (TCP_NODELAY). Never blocks: honour `drain`."""
+
+    async def drain(self) -> None:
+        """Returns at once unless the client reads slower than we write; raises ClientGone when it left."""
+
+    def end(self, data: bytes = b"") -> None:
+        """The last chunk and the end of the answer, in one write."""
+
+    def needs_drain(self) -> bool:
+        """True when the client's unsent bytes are over `GatewayLimits.write_buffer_bytes`."""
+
+
+Handler = Callable[[Request, Responder], Awaitable[None]]
+
+
+class UpstreamResponse(Protocol):
+    """An answer from upstream whose head has arrived. Always `close` it (idempotent, never blocks)."""
+
+    status: int
+    headers: list[Header]
+
+    async def read(self, limit_bytes: int) -> bytes:
+        """The rest of the body. Raises UpstreamError when truncated or over the limit."""
+
+    async def chunk(self) -> bytes | None:
+        """The next piece as it came off the wire, None at a clean end. Raises UpstreamError when truncated,
+        reset or silent for longer than `upstream_idle_timeout_s`. Reading pauses while nobody asks."""
+
+    def close(self) -> None:
+        """Pools the connection when the answer was read to its clean end; otherwise closes it at once."""
+
+
+class UpstreamPool(Protocol):
+    """Client side. One pool per gateway worker; connections are kept per origin."""
+
+    async def send(
+        self, base_url: str, method: bytes, target: bytes, headers: Headers, body: bytes
+    ) -> UpstreamResponse:
+        """Sends one request and returns when the answer's head is there (1xx skipped).
+
+        `base_url` is scheme, host and port (`http://127.0.0.1:4001`, a path in it is ignored); `target` the
+        full request target. Framing headers and Host are added here. A stale pooled connection is retried once
+        on a fresh one, only if no answer byte had arrived. Cancelling the call closes the connection.
+        Raises UpstreamUnavailable (cannot connect) or UpstreamError.
+        """
+
+    def close(self) -> None: ...
