@@ -39,6 +39,9 @@ class Dialect(Protocol):
     endpoint: str
     """Name for metrics and the ledger: `chat.completions`, `completions`, `responses`, `messages`, …"""
 
+    request_id: str
+    """Set by the flow right after construction, before any other call: answers and error bodies carry it."""
+
     def parse(self, fields: dict[str, Any], body: bytes, model: ServedModel) -> Call:
         """Checks the request and makes the engine's. Raises BadRequest or Unprocessable naming the field."""
 

@@ -33,6 +33,9 @@ class Quirks(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     cached_tokens_path: tuple[str, ...] = ("prompt_tokens_details", "cached_tokens")
     """Where in `usage` the engine reports tokens served from the prefix cache."""
     logprobs_path: Literal["openai", "none"] = "openai"
+    count_tokens_path: str = ""
+    """Path under the API root that counts a chat request's input tokens (llama.cpp's is
+    `/chat/completions/input_tokens`, answering `{"input_tokens": n}`); empty where the engine has none."""
 
 
 class Capabilities(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
