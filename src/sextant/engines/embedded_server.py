@@ -1,0 +1,103 @@
+"""The embedded engine's process: `python -m sextant.engines.embedded_server --settings FILE`.
+
+Starts llama.cpp's server on the port that the supervisor reserved and serves until SIGTERM. It dies with its
+parent. Standard error goes to the engine's log; the last line before a failed start says what to do.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from sextant.base.config import resolve_secret, variable
+from sextant.base.errors import Misconfigured, SextantError
+from sextant.base.lifeline import PARENT_VARIABLE, bind_to_parent
+from sextant.engines.embedded import EmbeddedSettings
+
+_LOG_WARNINGS = 2  # llama.cpp's verbosity; its higher levels print prompts
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Serves until SIGTERM or SIGINT. Returns the exit status: 0 stopped, 78 misconfigured, 70 failed."""
+    parser = argparse.ArgumentParser(prog="sextant.engines.embedded_server")
+    parser.add_argument("--settings", required=True, type=Path)
+    given = parser.parse_args(argv)
+    parent = variable(PARENT_VARIABLE)
+    bind_to_parent(int(parent) if parent else None)
+    stop_signals = {signal.SIGTERM, signal.SIGINT}
+    # Before llama.cpp starts its threads, so that they inherit the mask.
+    signal.pthread_sigmask(signal.SIG_BLOCK, stop_signals)
+    try:
+        settings = msgspec.json.decode(given.settings.read_bytes(), type=EmbeddedSettings)
+        server = start(settings)
+    except (Misconfigured, msgspec.DecodeError, OSError) as error:
+        print(f"sextant: {error}", file=sys.stderr, flush=True)
+        return os.EX_CONFIG
+    except SextantError as error:
+        print(f"sextant: {error}", file=sys.stderr, flush=True)
+        return os.EX_SOFTWARE
+    print(f"sextant: engine answers on {server.listening_address}", file=sys.stderr, flush=True)
+    signal.sigwait(stop_signals)
+    print("sextant: engine stops", file=sys.stderr, flush=True)
+    sys.stderr.flush()
+    os._exit(0)  # requests were drained by the gateway; llama.cpp's own teardown waits for idle connections
+
+
+def start(settings: EmbeddedSettings) -> Any:
+    """llama.cpp's server, loaded and listening. Raises Misconfigured or SextantError saying why not."""
+    if not Path(settings.model_file).is_file():
+        raise Misconfigured(f"the model file {settings.model_file} does not exist; check spec.model")
+    import xllamacpp
+
+    try:
+        return xllamacpp.Server(parameters(settings, xllamacpp))
+    except RuntimeError:
+        raise SextantError(
+            f"llama.cpp could not load {settings.model_file} or listen on {settings.host}:{settings.port}; "
+            f"the lines above say why"
+        ) from None
+
+
+def parameters(settings: EmbeddedSettings, xllamacpp: Any) -> Any:
+    """`settings` as llama.cpp's parameters. Nothing is served but the API: no UI, no slots page, no CORS."""
+    params = xllamacpp.CommonParams()
+    params.model.path = settings.model_file
+    params.model_alias = {settings.alias}
+    params.hostnames = [settings.host]
+    params.port = settings.port
+    params.reuse_port = True  # the supervisor holds the port, bound but not listening
+    params.api_keys = [resolve_secret(f"file:{settings.key_file}")]
+    params.n_ctx = settings.context_tokens * settings.slots
+    params.n_parallel = settings.slots
+    params.cont_batching = True
+    params.cache_prompt = True
+    params.cache_ram_mib = settings.prompt_cache_mib
+    params.n_batch = settings.batch_tokens
+    params.n_ubatch = min(params.n_ubatch, settings.batch_tokens)
+    params.cpuparams.n_threads = settings.threads
+    params.cpuparams_batch.n_threads = settings.threads
+    params.n_threads_http = settings.threads  # the pool grows by itself while more connections are open
+    params.use_jinja = True
+    params.reasoning_format = xllamacpp.common_reasoning_format.COMMON_REASONING_FORMAT_DEEPSEEK
+    params.endpoint_metrics = True
+    params.endpoint_slots = False
+    params.endpoint_props = False
+    params.ui = False
+    params.cors_origins = "null"
+    params.cors_origins_explicit = True
+    params.cors_credentials = False
+    params.ctx_shift = False  # a full context ends with finish_reason "length", never by forgetting the start
+    params.fit_params = False
+    params.offline = True
+    params.verbosity = _LOG_WARNINGS
+    return params
+
+
+if __name__ == "__main__":
+    sys.exit(main())
