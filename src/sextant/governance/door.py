@@ -1,6 +1,6 @@
 """The door between the gateway and governance: identify, admit, settle.
 
-Flow 1 (serve): `gateway -> identify(secret) -> admit(principal, claim) -> … engine … -> settle(admission, …)`.
+Flow 1 (serve): `gateway -> identify(secret) -> admit(principal, claim) -> engine -> settle(admission, …)`.
 Neighbours: `governor.py` implements it over the policy snapshot and the ledger client.
 """
 
@@ -51,16 +51,17 @@ class Outcome(msgspec.Struct, frozen=True, gc=False):
 
 class Governor(Protocol):
     def identify(self, secret: bytes) -> Principal:
-        """The principal of an API key. Raises Unauthenticated."""
+        """The principal of an API key. Raises Unauthenticated, or Forbidden (its tenant is switched off)."""
 
     async def admit(self, principal: Principal, claim: Claim) -> Admission:
-        """Reserves what the request may cost at most. Raises Forbidden, InsufficientBalance, RateLimited, or
-        LedgerUnavailable when usage could not be made durable."""
+        """Reserves what the request may cost at most. Raises Unauthenticated (revoked or expired
+        since `identify`), Forbidden, InsufficientBalance, RateLimited, or LedgerUnavailable when usage could
+        not be made durable."""
 
     async def settle(self, admission: Admission, outcome: Outcome) -> None:
         """Returns when the usage row is durable. The last event of an answer leaves only after this.
-        Idempotent by request id. Raises LedgerUnavailable when it cannot be made durable in time (the row stays
-        queued and is sent again)."""
+        Idempotent by request id. Raises LedgerUnavailable when it cannot be made durable in time (the row
+        stays queued and is sent again)."""
 
     def settle_soon(self, admission: Admission, outcome: Outcome) -> None:
         """The same without waiting, for a client that has left."""

@@ -77,6 +77,7 @@ TABLE: tuple[Metric, ...] = (
     _gauge("sextant_transport_upstream_idle_connections", "Pooled upstream connections."),
     # governance and ledger
     _counter("sextant_governance_refusals", "Requests refused by governance.", "code"),
+    _gauge("sextant_governance_open_admissions", "Requests admitted and neither settled nor refunded yet."),
     _counter("sextant_ledger_rows", "Usage rows made durable."),
     _gauge("sextant_ledger_pending_rows", "Usage rows not yet durable."),
     _gauge("sextant_ledger_connected", "1 while the ledger acknowledges."),

@@ -1,0 +1,1 @@
+"""What outlives a restart: the usage ledger, and the accounts (tenants, keys, credentials)."""

@@ -1,0 +1,290 @@
+"""The ledger process: the only writer and checkpointer of `ledger.db`, for any number of gateway workers.
+
+Flow 1 (serve), at its end: `governance.ledger_client -> unix socket -> here -> ledger_file`. One thread, one
+loop: read what has arrived, commit the batches of all workers in one transaction, acknowledge, and only then
+look whether a checkpoint is due. `sextant.app.ledger_process` starts it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import logging
+import os
+import selectors
+import signal
+import socket
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+
+import apsw
+import msgspec
+
+from sextant.base.errors import LedgerUnavailable, Misconfigured
+from sextant.spec.ledger_wire import (
+    WIRE_VERSION,
+    Ack,
+    BadFrame,
+    Batch,
+    FrameBuffer,
+    Hello,
+    Refusal,
+    Welcome,
+    frame,
+)
+from sextant.store.ledger_file import CHECKPOINT_PAGES, LedgerFile
+
+CLIENTS_MAX = 256
+READ_BYTES = 256 * 1024
+IDLE_CHECKPOINT_S = 1.0
+"""Quiet time after which the log is copied into the file even when it is short."""
+
+_log = logging.getLogger(__name__)
+_decode = msgspec.msgpack.Decoder(Hello | Batch).decode
+_encode = msgspec.msgpack.Encoder().encode
+
+
+def run_ledger(db_path: str | os.PathLike[str], socket_path: str | os.PathLike[str]) -> None:
+    """Serves `db_path` on `socket_path` until SIGTERM or SIGINT: then the commit under way ends, the log is
+    checkpointed, and this returns. Raises Misconfigured when another process holds the ledger, or the file or
+    the socket cannot be had."""
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(_single_instance(Path(db_path)))
+        file = LedgerFile(db_path)
+        stack.callback(file.close)
+        listener = stack.enter_context(_listen(Path(socket_path)))
+        server = LedgerServer(file, listener)
+        stack.callback(server.close)
+        stack.enter_context(_stop_on_signals(server))
+        _log.info("ledger %s serves %s", db_path, socket_path)
+        server.serve()
+    _log.info("ledger %s stopped", db_path)
+
+
+class LedgerServer:
+    """The loop. `listener` is a bound, listening unix socket."""
+
+    def __init__(self, file: LedgerFile, listener: socket.socket) -> None:
+        self._file = file
+        self._listener = listener
+        self._clients: set[_Client] = set()
+        self._stopping = False
+        self._selector = selectors.DefaultSelector()
+        self._wake_reader, self.wake_writer = socket.socketpair()
+        for ours in (listener, self._wake_reader, self.wake_writer):
+            ours.setblocking(False)
+        self._selector.register(listener, selectors.EVENT_READ, self._accept)
+        self._selector.register(self._wake_reader, selectors.EVENT_READ, self._drain_wake)
+
+    def stop(self) -> None:
+        """Ends `serve` after the round under way. Safe in a signal handler and from another thread."""
+        self._stopping = True
+        with contextlib.suppress(BlockingIOError):
+            self.wake_writer.send(b"\0")
+
+    def serve(self) -> None:
+        """Runs until `stop`. Raises apsw.Error when the disk fails in any way but being full: the state of
+        the log is then only certain after a fresh start."""
+        while not self._stopping:
+            quiet_s = IDLE_CHECKPOINT_S if self._file.log_pages else None
+            events = self._selector.select(quiet_s)
+            waiting: list[tuple[_Client, Batch]] = []
+            for key, _ in events:
+                if isinstance(key.data, _Client):
+                    self._read(key.data, waiting)
+                else:
+                    key.data()
+            if waiting:
+                self._commit(waiting)
+            if self._file.log_pages and (not events or self._file.log_pages >= CHECKPOINT_PAGES):
+                self._checkpoint()
+
+    def close(self) -> None:
+        for client in list(self._clients):
+            self._drop(client)
+        self._selector.close()
+        self._wake_reader.close()
+        self.wake_writer.close()
+
+    def _drain_wake(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            self._wake_reader.recv(4096)
+
+    def _accept(self) -> None:
+        try:
+            connection, _ = self._listener.accept()
+        except OSError:
+            return  # the peer has left already
+        connection.setblocking(False)
+        client = _Client(connection)
+        if len(self._clients) >= CLIENTS_MAX:
+            client.send(Refusal(0, f"{CLIENTS_MAX} workers are connected already", True))
+            connection.close()
+            return
+        self._clients.add(client)
+        self._selector.register(connection, selectors.EVENT_READ, client)
+
+    def _read(self, client: _Client, waiting: list[tuple[_Client, Batch]]) -> None:
+        """What `client` has sent; whole batches go to `waiting`. A client that breaks the protocol is told
+        and dropped; nobody else notices."""
+        try:
+            data = client.socket.recv(READ_BYTES)
+            if not data:
+                self._drop(client)
+                return
+            for body in client.frames.feed(data):
+                message = _decode(body)
+                if isinstance(message, Hello):
+                    client.greet(message)
+                elif client.greeted:
+                    waiting.append((client, message))
+                else:
+                    raise BadFrame("a batch before the hello")
+        except (BlockingIOError, InterruptedError):
+            return
+        except (BadFrame, msgspec.DecodeError) as error:
+            self._refuse_and_drop(client, error)
+        except OSError:
+            self._drop(client)
+
+    def _refuse_and_drop(self, client: _Client, error: Exception) -> None:
+        _log.warning("dropping ledger client %s: %s", client.name, error)
+        client.send(Refusal(0, str(error), False))
+        self._drop(client)
+
+    def _commit(self, waiting: list[tuple[_Client, Batch]]) -> None:
+        """One transaction for all; if the rows themselves are at fault, one for each, to find whose."""
+        try:
+            self._file.append([batch.rows for _, batch in waiting])
+        except LedgerUnavailable as error:
+            self._answer(waiting, retryable_because=error.message)
+            return
+        except (apsw.ConstraintError, apsw.MismatchError, OverflowError, UnicodeError, TypeError) as error:
+            if len(waiting) > 1:
+                for one in waiting:
+                    self._commit([one])
+                return
+            client, batch = waiting[0]
+            _log.error("a batch of ledger client %s cannot be kept: %s", client.name, error)
+            self._send(client, Refusal(batch.seq, str(error), False))
+            return
+        except apsw.Error as error:
+            self._answer(waiting, retryable_because=f"the ledger file failed: {error}")
+            raise
+        for client, batch in waiting:
+            self._send(client, Ack(batch.seq))
+
+    def _answer(self, waiting: list[tuple[_Client, Batch]], *, retryable_because: str) -> None:
+        _log.error("ledger: %s", retryable_because)
+        for client, batch in waiting:
+            self._send(client, Refusal(batch.seq, retryable_because, True))
+
+    def _send(self, client: _Client, message: Ack | Refusal) -> None:
+        if not client.send(message):
+            self._drop(client)
+
+    def _drop(self, client: _Client) -> None:
+        if client in self._clients:
+            self._clients.remove(client)
+            self._selector.unregister(client.socket)
+            client.socket.close()
+
+    def _checkpoint(self) -> None:
+        try:
+            self._file.checkpoint()
+        except (apsw.BusyError, apsw.FullError) as error:
+            _log.warning("checkpoint put off: %s", error)
+
+
+class _Client:
+    """One connected gateway worker."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self.socket = connection
+        self.frames = FrameBuffer()
+        self.greeted = False
+        self.name = "(no hello yet)"
+
+    def greet(self, hello: Hello) -> None:
+        if hello.version != WIRE_VERSION:
+            raise BadFrame(
+                f"this ledger speaks protocol version {WIRE_VERSION}, the client {hello.version}: "
+                "restart both from the same installation"
+            )
+        self.name = hello.name
+        self.greeted = True
+        self.send(Welcome(WIRE_VERSION))
+
+    def send(self, message: Welcome | Ack | Refusal) -> bool:
+        """False when the client has left, or reads so little that its socket is full."""
+        data = frame(_encode(message))
+        try:
+            return self.socket.send(data) == len(data)
+        except OSError:
+            return False
+
+
+@contextlib.contextmanager
+def _single_instance(db_path: Path) -> Iterator[None]:
+    """Holds the lock file beside the ledger; the kernel lets go of it however this process ends."""
+    lock_path = db_path.with_name(db_path.name + ".lock")
+    try:
+        lock = os.open(lock_path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise Misconfigured(f"cannot open {lock_path}: {error.strerror}") from error
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            holder = os.pread(lock, 32, 0).decode("ascii", "replace").strip() or "unknown"
+            raise Misconfigured(
+                f"another ledger process (pid {holder}) serves {db_path}; "
+                "stop it first, or use another state directory"
+            ) from error
+        os.ftruncate(lock, 0)
+        os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
+        yield
+    finally:
+        os.close(lock)
+
+
+def _listen(path: Path) -> socket.socket:
+    """A listening unix socket, mode 0600, in a directory that is ours alone; a stale one is replaced (the
+    lock says that nobody serves it)."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if path.parent.stat().st_mode & 0o077:
+        raise Misconfigured(f"{path.parent} is open to other users; run: chmod 700 {path.parent}")
+    path.unlink(missing_ok=True)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    umask = os.umask(0o177)
+    try:
+        listener.bind(str(path))
+        listener.listen(CLIENTS_MAX)
+    except OSError as error:
+        listener.close()
+        raise Misconfigured(
+            f"cannot listen on {path}: {error} (a socket path has at most 107 bytes)"
+        ) from error
+    finally:
+        os.umask(umask)
+    return listener
+
+
+@contextlib.contextmanager
+def _stop_on_signals(server: LedgerServer) -> Iterator[None]:
+    """SIGTERM and SIGINT end the loop; only in the main thread, where signals can be caught."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def on_signal(_number: int, _frame: FrameType | None) -> None:
+        server.stop()
+
+    before = {number: signal.signal(number, on_signal) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
