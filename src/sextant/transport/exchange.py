@@ -20,7 +20,7 @@ class Request:
     `peer_certificate` its DER certificate when TLS client authentication is on.
     """
 
-    __slots__ = ("body", "headers", "method", "path", "peer", "peer_certificate", "query")
+    __slots__ = ("_fields", "body", "headers", "method", "path", "peer", "peer_certificate", "query")
 
     def __init__(
         self,
@@ -31,6 +31,7 @@ class Request:
         body: bytes,
         peer: str = "",
         peer_certificate: bytes | None = None,
+        fields: dict[bytes, bytes] | None = None,
     ) -> None:
         self.method = method
         self.path = path
@@ -39,26 +40,25 @@ class Request:
         self.body = body
         self.peer = peer
         self.peer_certificate = peer_certificate
+        self._fields = dict(reversed(headers)) if fields is None else fields
 
     def header(self, name: bytes) -> bytes | None:
         """The first value of `name` (lower-case), or None."""
-        for key, value in self.headers:
-            if key == name:
-                return value
-        return None
+        return self._fields.get(name)
 
 
-class ClientGone(Exception):  # noqa: N818 - an event, not a fault
+class ClientGone(Exception):
     """The client left; whatever is still written goes nowhere."""
 
 
 class Responder(Protocol):
     """Answers one request. Call `reply` once, or `start`, any number of `write`/`drain`, then `end`.
 
-    Framing (`content-length`, `transfer-encoding`, `connection`, `date`) is the transport's; the handler gives
-    the other headers. When the client leaves, the handler's task is cancelled. A handler that returns or raises
-    after `start` without `end` closes the connection, so that the client sees a truncated answer, never a clean
-    end.
+    Framing (`content-length`, `transfer-encoding`, `connection`, `date`) is the transport's; the handler
+    gives the other headers. When the client leaves before the answer has ended, the handler's task is
+    cancelled. A handler that returns or raises after `start` without `end` cuts the connection, so that the
+    client sees a truncated answer, never a clean end. A header with CR, LF or NUL, or one of the framing
+    headers, raises UnsafeHeader (`emission.py`). Once the handler has returned, calls do nothing.
     """
 
     started: bool
@@ -95,8 +95,11 @@ class UpstreamResponse(Protocol):
         """The rest of the body. Raises UpstreamError when truncated or over the limit."""
 
     async def chunk(self) -> bytes | None:
-        """The next piece as it came off the wire, None at a clean end. Raises UpstreamError when truncated,
-        reset or silent for longer than `upstream_idle_timeout_s`. Reading pauses while nobody asks."""
+        """The next piece off the wire (at most one chunk of a chunked answer); None at a clean end.
+
+        Raises UpstreamError when truncated, reset or silent for longer than `upstream_idle_timeout_s`.
+        Reading pauses while more than READ_AHEAD_BYTES (`upstream.py`) wait. Cancelling it cuts.
+        """
 
     def close(self) -> None:
         """Pools the connection when the answer was read to its clean end; otherwise closes it at once."""
@@ -111,9 +114,9 @@ class UpstreamPool(Protocol):
         """Sends one request and returns when the answer's head is there (1xx skipped).
 
         `base_url` is scheme, host and port (`http://127.0.0.1:4001`, a path in it is ignored); `target` the
-        full request target. Framing headers and Host are added here. A stale pooled connection is retried once
-        on a fresh one, only if no answer byte had arrived. Cancelling the call closes the connection.
-        Raises UpstreamUnavailable (cannot connect) or UpstreamError.
+        full request target. Framing headers and Host are added here (UnsafeHeader when given). A stale pooled
+        connection is retried once on a fresh one, only if no answer byte had arrived. Cancelling the call
+        closes the connection. Raises UpstreamUnavailable (cannot connect) or UpstreamError.
         """
 
     def close(self) -> None: ...

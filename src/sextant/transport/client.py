@@ -1,0 +1,204 @@
+"""The pool of upstream connections: one per gateway worker, connections kept per origin, last used first.
+
+Flow 1: the gateway calls `Pool.send` once per attempt. What happens on one connection is in `upstream.py`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+import urllib.parse
+from typing import Any
+
+from sextant.base.errors import UpstreamError, UpstreamUnavailable
+from sextant.spec.snapshot import GatewayLimits
+from sextant.telemetry.table import Registry
+from sextant.transport.emission import check_target, request_fields
+from sextant.transport.exchange import Headers
+from sextant.transport.responder import JOIN_BYTES
+from sextant.transport.server import sweep_interval_s
+from sextant.transport.upstream import Stale, UpstreamAnswer, UpstreamConnection
+
+IDLE_EXPIRY_S = 60.0
+"""A pooled connection unused for so long is closed."""
+ORIGINS = 1024
+"""Base URLs remembered; routes name far fewer."""
+
+_BODYLESS = frozenset((b"GET", b"HEAD", b"DELETE", b"OPTIONS"))
+
+
+class Origin:
+    """Scheme, host and port, with the idle connections to it, the one used last at the end."""
+
+    __slots__ = ("host", "host_line", "idle", "port", "tls")
+
+    def __init__(self, base_url: str) -> None:
+        parts = urllib.parse.urlsplit(base_url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise UpstreamUnavailable(
+                f"{base_url!r} is no engine address; expected http://host:port or https://host:port"
+            )
+        self.tls = parts.scheme == "https"
+        self.host = parts.hostname
+        default_port = 443 if self.tls else 80
+        self.port = parts.port or default_port
+        name = f"[{self.host}]" if ":" in self.host else self.host.encode("idna").decode()
+        suffix = "" if self.port == default_port else f":{self.port}"
+        self.host_line = f"host: {name}{suffix}\r\n".encode("ascii")
+        self.idle: dict[UpstreamConnection, None] = {}
+
+
+class Pool:
+    """Implements `exchange.UpstreamPool`. `ssl_context` is for https origins; the default checks certificates
+    against the system's authorities and takes TLS 1.2 or newer."""
+
+    def __init__(
+        self, limits: GatewayLimits, registry: Registry, *, ssl_context: ssl.SSLContext | None = None
+    ) -> None:
+        self.limits = limits
+        self._ssl_context = ssl_context
+        self._origins: dict[str, Origin] = {}
+        self._connections: set[UpstreamConnection] = set()
+        self._idle_count = 0
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._sweep_s = sweep_interval_s(limits)
+        self._closed = False
+        connects = registry["sextant_transport_upstream_connects"]
+        self._connected = connects.labels("ok")
+        self._connect_failed = connects.labels("failed")
+        self._retries = registry["sextant_transport_upstream_retries"]
+        self._idle_gauge = registry["sextant_transport_upstream_idle_connections"]
+
+    async def send(
+        self, base_url: str, method: bytes, target: bytes, headers: Headers, body: bytes
+    ) -> UpstreamAnswer:
+        origin = self._origins.get(base_url) or self._origin(base_url)
+        check_target(target)
+        fields = request_fields(headers)
+        framing = b"content-length: %d\r\n" % len(body) if body or method not in _BODYLESS else b""
+        request = b"%b %b HTTP/1.1\r\n%b%b%b\r\n" % (method, target, origin.host_line, fields, framing)
+        if len(body) <= JOIN_BYTES:
+            request += body
+            body = b""
+        head_only = method == b"HEAD"
+        connection = self._take(origin)
+        if connection is not None:
+            try:
+                return await self._answer(connection, connection.begin(request, body, head_only=head_only))
+            except Stale:
+                self._retries.inc()
+        connection = await self._connect(origin)
+        return await self._answer(connection, connection.begin(request, body, head_only=head_only))
+
+    def close(self) -> None:
+        """Closes every connection; answers under way fail."""
+        self._closed = True
+        for connection in tuple(self._connections):
+            connection.expire() if connection.deadline else connection.abort()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    @property
+    def connections(self) -> int:
+        """Open connections, idle ones included."""
+        return len(self._connections)
+
+    @property
+    def idle_connections(self) -> int:
+        """Connections that wait for a request."""
+        return self._idle_count
+
+    async def _answer(self, connection: UpstreamConnection, answer: UpstreamAnswer) -> UpstreamAnswer:
+        waiter = answer.waiter
+        if waiter is not None:
+            try:
+                await waiter
+            except asyncio.CancelledError:
+                connection.abort()
+                raise
+        if not answer.status:
+            answer.raise_error()
+        return answer
+
+    def _take(self, origin: Origin) -> UpstreamConnection | None:
+        idle = origin.idle
+        while idle:
+            connection, _ = idle.popitem()
+            self._idle_count -= 1
+            if connection.usable():
+                return connection
+        return None
+
+    def _origin(self, base_url: str) -> Origin:
+        origin = Origin(base_url)
+        if len(self._origins) >= ORIGINS:
+            raise UpstreamError(f"more than {ORIGINS} engine addresses")
+        self._origins[base_url] = origin
+        return origin
+
+    async def _connect(self, origin: Origin) -> UpstreamConnection:
+        if self._closed:
+            raise UpstreamUnavailable("the pool is closed")
+        loop = self._loop = asyncio.get_running_loop()
+        if self._timer is None:
+            self._timer = loop.call_later(self._sweep_s, self._sweep)
+        tls: dict[str, Any] = {}
+        if origin.tls:
+            tls = {"ssl": self._context(), "ssl_handshake_timeout": self.limits.upstream_connect_timeout_s}
+        try:
+            async with asyncio.timeout(self.limits.upstream_connect_timeout_s):
+                _, connection = await loop.create_connection(
+                    lambda: UpstreamConnection(self, origin, loop), origin.host, origin.port, **tls
+                )
+        except (OSError, TimeoutError) as error:
+            self._connect_failed.inc()
+            raise UpstreamUnavailable(
+                f"cannot connect to the engine at {origin.host}:{origin.port}: {error or 'timed out'}"
+            ) from error
+        self._connected.inc()
+        return connection
+
+    def _context(self) -> ssl.SSLContext:
+        if self._ssl_context is None:
+            self._ssl_context = ssl.create_default_context()
+            self._ssl_context.minimum_version = ssl.TLSVersion.TLSv1_2
+        return self._ssl_context
+
+    # connections call these
+
+    def opened(self, connection: UpstreamConnection) -> None:
+        """A connection is there."""
+        self._connections.add(connection)
+
+    def lost(self, connection: UpstreamConnection) -> None:
+        """A connection is gone, or about to be."""
+        self._connections.discard(connection)
+        if connection in connection.origin.idle:
+            del connection.origin.idle[connection]
+            self._idle_count -= 1
+
+    def release(self, connection: UpstreamConnection) -> None:
+        """A connection is free for the next request."""
+        if self._closed or self._idle_count >= self.limits.upstream_idle_connections:
+            connection.abort()
+            return
+        assert self._loop is not None
+        connection.idle_since = self._loop.time()
+        connection.origin.idle[connection] = None
+        self._idle_count += 1
+
+    def _sweep(self) -> None:
+        assert self._loop is not None
+        now = self._loop.time()
+        self._timer = self._loop.call_later(self._sweep_s, self._sweep)
+        self._idle_gauge.set(self._idle_count)
+        for connection in tuple(self._connections):
+            if connection.deadline and now >= connection.deadline:
+                connection.expire()
+        for origin in self._origins.values():
+            for connection in tuple(origin.idle):
+                if now - connection.idle_since < IDLE_EXPIRY_S:
+                    break
+                connection.abort()

@@ -1,0 +1,510 @@
+"""One client connection: bytes in, requests to the handler in order, answers out.
+
+Flow 1 begins here. `ServerConnection` reads (strictly, by `heads.py` and `chunks.py`, then by llhttp) and
+hands one request at a time to the handler, in a task that lives as long as the connection; `responder.py`
+writes the answer. Deadlines are looked at by the server's sweep (`server.py`), never by timers of their own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import enum
+import logging
+import socket
+import struct
+from typing import TYPE_CHECKING, cast
+
+from sextant.transport import heads
+from sextant.transport.chunks import BadChunk, ChunkedBody
+from sextant.transport.exchange import ClientGone, Request
+from sextant.transport.opinion import Disagreement, SecondOpinion
+from sextant.transport.refusals import Refusal, error_body
+from sextant.transport.responder import Answer
+
+if TYPE_CHECKING:
+    from sextant.transport.server import Server
+
+log = logging.getLogger(__name__)
+
+PIPELINE_BYTES = 64 * 1024
+"""Bytes of following requests kept while one is under way; then reading pauses."""
+CHUNK_OVERHEAD_BYTES = 16 * 1024
+"""What the chunk framing of a request body may take beyond the bytes it carries."""
+LINGER_S = 2.0
+"""How long a refused client may go on sending, so that it can read the refusal, before it is cut off."""
+LINGER_BYTES = 16 * 1024 * 1024
+
+_CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+_JSON = ((b"content-type", b"application/json"),)
+_TCP_CLOSE, _TCP_CLOSE_WAIT = 7, 8
+_RESET_ON_CLOSE = struct.pack("ii", 1, 0)
+
+
+class State(enum.IntEnum):
+    HEAD = 0
+    BODY = 1
+    BUSY = 2
+    LINGER = 3
+    CLOSED = 4
+
+
+class Admitted(enum.IntEnum):
+    """What the server says to a new connection."""
+
+    YES = 0
+    REFUSED = 1
+    CUT = 2
+
+
+class ServerConnection(asyncio.Protocol):
+    """The protocol object of one client connection."""
+
+    __slots__ = (
+        "_answer", "_buffer", "_certificate", "_chunks", "_deadline", "_deadline_reason",
+        "_drain_waiter", "_lingered_bytes", "_loop", "_opinion", "_parts", "_peer", "_pending_head",
+        "_reading_paused", "_remaining", "_request", "_requests_left", "_scanned", "_sent_bytes",
+        "_stall_at", "_stall_sent_bytes", "_task", "_transport", "_waiter", "_whole_deadline",
+        "keep_alive", "method", "minor", "server", "state", "writing_paused",
+    )  # fmt: skip
+
+    def __init__(self, server: Server) -> None:
+        self.server = server
+        self.state = State.HEAD
+        self.method = ""
+        self.minor = 1
+        self.keep_alive = True
+        self.writing_paused = False
+        self._loop = server.loop
+        self._transport: asyncio.Transport
+        self._opinion = SecondOpinion(requests=True)
+        self._requests_left = server.limits.requests_per_connection
+        self._peer = ""
+        self._certificate: bytes | None = None
+        # reading
+        self._buffer = b""
+        self._scanned = 0
+        self._pending_head: heads.RequestHead | None = None
+        self._parts: list[bytes] = []
+        self._remaining = 0
+        self._chunks: ChunkedBody | None = None
+        self._reading_paused = False
+        self._lingered_bytes = 0
+        # deadlines, 0.0 for none
+        self._deadline = 0.0
+        self._deadline_reason = ""
+        self._whole_deadline = 0.0
+        # the request under way
+        self._request: Request | None = None
+        self._answer: Answer | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._waiter: asyncio.Future[None] | None = None
+        # writing
+        self._drain_waiter: asyncio.Future[None] | None = None
+        self._sent_bytes = 0
+        self._stall_sent_bytes = -1
+        self._stall_at = 0.0
+
+    # asyncio calls these
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        peer = transport.get_extra_info("peername")
+        if isinstance(peer, tuple):
+            self._peer = str(peer[0])
+        tls = transport.get_extra_info("ssl_object")
+        if tls is not None:
+            self._certificate = tls.getpeercert(binary_form=True)
+        else:
+            sock = transport.get_extra_info("socket")
+            if sock is not None and sock.family in (socket.AF_INET, socket.AF_INET6):
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        high = self.server.limits.write_buffer_bytes
+        self._transport.set_write_buffer_limits(high=high, low=high // 4)
+        self._deadline = self._loop.time() + self.server.limits.idle_timeout_s
+        verdict = self.server.admit(self)
+        if verdict == Admitted.REFUSED:
+            self._refuse(Refusal("too_many_connections"))
+        elif verdict == Admitted.CUT:
+            self.cut()
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            if self.state == State.HEAD:
+                if self._buffer:
+                    data = self._buffer + data
+                    self._buffer = b""
+                self._read_head(data)
+            elif self.state == State.BODY:
+                self._read_body(data)
+            elif self.state == State.BUSY:
+                self._keep_for_later(data)
+            elif self.state == State.LINGER:
+                self._lingered_bytes += len(data)
+                if self._lingered_bytes > LINGER_BYTES:
+                    self._transport.abort()
+        except Refusal as refusal:
+            self._refuse(refusal)
+
+    def eof_received(self) -> bool:
+        if self.state == State.BUSY:
+            self._client_left()
+        elif self.state == State.BODY or (self.state == State.HEAD and self._buffer):
+            self._refuse(Refusal("incomplete_request"), linger=False)
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._client_gone()
+        self.server.forget(self)
+        self.state = State.CLOSED
+        if self._waiter is not None and self._task is not None:
+            self._task.cancel()
+        self._buffer = b""
+        self._parts = []
+
+    def pause_writing(self) -> None:
+        self.writing_paused = True
+
+    def resume_writing(self) -> None:
+        self.writing_paused = False
+        waiter, self._drain_waiter = self._drain_waiter, None
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
+
+    # the answer calls these
+
+    def send(self, data: bytes) -> None:
+        """Bytes to the client, after everything sent before."""
+        self._sent_bytes += len(data)
+        self._transport.write(data)
+
+    def closing_line(self) -> bytes:
+        """The Connection line of an answer that begins now."""
+        if self.keep_alive and not self.server.closing and self._requests_left > 0:
+            return b""
+        self.keep_alive = False
+        return b"connection: close\r\n"
+
+    async def drained(self) -> None:
+        """Waits until the client has read enough. Raises ClientGone."""
+        while self.writing_paused:
+            if self.state == State.CLOSED:
+                raise ClientGone
+            self._drain_waiter = self._loop.create_future()
+            await self._drain_waiter
+
+    # the server calls these
+
+    def sweep(self, now: float) -> None:
+        """Looks at every deadline of this connection; called a few times a second."""
+        if self._deadline and now >= self._deadline:
+            self._expired()
+        elif self._transport.get_write_buffer_size():
+            self._watch_stall(now)
+        else:
+            self._stall_sent_bytes = -1
+        if self._reading_paused and self.state == State.BUSY and self._closed_behind_the_pause():
+            self._client_left()
+            self._transport.close()
+
+    def retire(self) -> None:
+        """Closes now when idle; otherwise after the answer under way."""
+        if self.state in (State.HEAD, State.BODY):
+            self._close()
+        self.keep_alive = False
+
+    def cut(self) -> None:
+        """Ends at once, whatever is under way."""
+        self._client_gone()
+        self._transport.abort()
+
+    # reading
+
+    def _read_head(self, data: bytes) -> None:
+        limits = self.server.limits
+        start = self._scanned
+        end = data.find(b"\r\n\r\n", start, limits.head_bytes) + 4
+        if end < 4:
+            self._keep_partial_head(data)
+            return
+        self._scanned = 0
+        head = heads.parse_request_head(data, end, limits)
+        length = head.length
+        if length >= 0:
+            if length > limits.body_bytes:
+                raise Refusal("body_too_large")
+            stop = end + length
+            size = len(data)
+            if size >= stop:
+                try:
+                    self._opinion.last(data if size == stop else memoryview(data)[:stop])
+                except Disagreement:
+                    raise Refusal("parsers_disagree") from None
+                self._begin(head, data[end:stop])
+                if size > stop:
+                    self._keep_for_later(data[stop:])
+                return
+        self._begin_body(head, data, end)
+
+    def _keep_partial_head(self, data: bytes) -> None:
+        limits = self.server.limits
+        if self._scanned == 0:
+            self._deadline = self._loop.time() + limits.head_timeout_s
+            self._deadline_reason = "head_timeout"
+        line_end = data.find(b"\n")
+        heads.check_target_length(data if line_end < 0 else data[:line_end], limits)
+        if len(data) >= limits.head_bytes:
+            raise Refusal("head_too_large")
+        heads.check_partial(data, max(0, self._scanned - 1))
+        self._scanned = max(1, len(data) - 3)
+        self._buffer = data
+
+    def _begin_body(self, head: heads.RequestHead, data: bytes, end: int) -> None:
+        """The head is complete and some of its body is still to come."""
+        limits = self.server.limits
+        try:
+            self._opinion.more(memoryview(data)[:end])
+        except Disagreement:
+            raise Refusal("parsers_disagree") from None
+        self.state = State.BODY
+        self._pending_head = head
+        now = self._loop.time()
+        self._whole_deadline = now + limits.body_timeout_s
+        self._deadline = now + limits.body_stall_timeout_s
+        self._deadline_reason = "body_timeout"
+        if head.length == heads.CHUNKED:
+            self._chunks = ChunkedBody()
+        self._remaining = head.length
+        if len(data) > end:
+            self._read_body(data[end:])
+        if head.expects and self.state == State.BODY and len(data) == end:
+            self.send(_CONTINUE)
+
+    def _read_body(self, data: bytes) -> None:
+        self._deadline = min(
+            self._loop.time() + self.server.limits.body_stall_timeout_s, self._whole_deadline
+        )
+        if self._chunks is not None:
+            stop = self._read_chunks(self._chunks, data)
+        else:
+            stop = self._remaining if self._remaining <= len(data) else -1
+            self._parts.append(data if stop in (-1, len(data)) else data[:stop])
+            self._remaining -= len(data)
+        try:
+            if stop < 0:
+                self._opinion.more(data)
+                return
+            self._opinion.last(data if stop == len(data) else memoryview(data)[:stop])
+        except Disagreement:
+            raise Refusal("parsers_disagree") from None
+        body = b"".join(self._parts)
+        head, self._pending_head = self._pending_head, None
+        self._parts = []
+        self._chunks = None
+        assert head is not None
+        self._begin(head, body)
+        if stop < len(data):
+            self._keep_for_later(data[stop:])
+
+    def _read_chunks(self, chunks: ChunkedBody, data: bytes) -> int:
+        """Decodes into `_parts`; the number of bytes used when the body has ended, else -1."""
+        try:
+            stop = chunks.feed(data)
+        except BadChunk:
+            raise Refusal("bad_chunk") from None
+        if chunks.payload_bytes > self.server.limits.body_bytes:
+            raise Refusal("body_too_large")
+        if chunks.framing_bytes > CHUNK_OVERHEAD_BYTES + chunks.payload_bytes:
+            raise Refusal("body_too_large")
+        self._parts = chunks.pieces
+        return stop
+
+    def _keep_for_later(self, data: bytes) -> None:
+        """Bytes of the next request, which waits for the answer under way."""
+        self._buffer += data
+        if len(self._buffer) > PIPELINE_BYTES and not self._reading_paused:
+            self._reading_paused = True
+            self._transport.pause_reading()
+
+    # the request under way
+
+    def _begin(self, head: heads.RequestHead, body: bytes) -> None:
+        self.state = State.BUSY
+        self._deadline = 0.0
+        self._requests_left -= 1
+        self.method = head.method
+        self.minor = head.minor
+        self.keep_alive = head.keep_alive
+        self._request = Request(
+            head.method, head.path, head.query, head.headers, body, self._peer, self._certificate, head.fields
+        )
+        self._answer = Answer(self)
+        if self._waiter is not None:
+            if not self._waiter.done():
+                self._waiter.set_result(None)
+        elif self._task is None:
+            self._task = self._loop.create_task(self._serve())
+
+    async def _serve(self) -> None:
+        """Answers the requests of this connection, one after the other."""
+        handler = self.server.handler
+        try:
+            while self.state == State.BUSY:
+                request, answer = self._request, self._answer
+                assert request is not None and answer is not None
+                try:
+                    await handler(request, answer)
+                except ClientGone:
+                    pass
+                except Exception as error:  # noqa: BLE001 - the process edge: logged, answered 500
+                    self._handler_failed(answer, error)
+                self._finish(answer)
+                request = answer = self._request = self._answer = None
+                if self.writing_paused:
+                    await self.drained()
+                self._next()
+                if self.state in (State.HEAD, State.BODY):
+                    self._waiter = self._loop.create_future()
+                    await self._waiter
+                    self._waiter = None
+        except (asyncio.CancelledError, ClientGone):
+            if self.state in (State.HEAD, State.BODY, State.BUSY):
+                self.cut()
+
+    def _handler_failed(self, answer: Answer, error: Exception) -> None:
+        log.error("the handler failed on %s", self.method, exc_info=error)
+        if not answer.started:
+            self.keep_alive = False
+            message = "The server failed to answer; the failure was logged."
+            answer.reply(500, _JSON, error_body(500, "internal_error", message))
+
+    def _finish(self, answer: Answer) -> None:
+        """After the handler: an answer that did not end is cut so that the client sees it truncated."""
+        answer.detach()
+        if self.state != State.BUSY or answer.ended:
+            return
+        if answer.started:
+            self._reset()
+            return
+        self.keep_alive = False
+        message = "The server gave no answer to this request."
+        late = Answer(self)
+        late.reply(500, _JSON, error_body(500, "internal_error", message))
+        late.detach()
+
+    def _next(self) -> None:
+        """Turns to the bytes that came while the last request was under way."""
+        if self.state != State.BUSY:
+            return
+        if not self.keep_alive or self.server.closing:
+            self._close()
+            return
+        self.state = State.HEAD
+        self._deadline = self.server.now + self.server.limits.idle_timeout_s
+        if self._reading_paused:
+            self._reading_paused = False
+            self._transport.resume_reading()
+        if self._buffer:
+            data, self._buffer = self._buffer, b""
+            try:
+                self._read_head(data)
+            except Refusal as refusal:
+                self._refuse(refusal)
+
+    # the end
+
+    def _refuse(self, refusal: Refusal, *, linger: bool = True) -> None:
+        """Answers by ourselves and closes: the place of a next request is unknown or unwanted."""
+        self.server.count_refusal(refusal.reason)
+        self._buffer = b""
+        self._parts = []
+        self._chunks = None
+        self._pending_head = None
+        body = refusal.body
+        head = b"%bcontent-type: application/json\r\nconnection: close\r\ncontent-length: %d\r\n\r\n" % (
+            self.server.status_lines[refusal.status], len(body),
+        )  # fmt: skip
+        self.send(head + body)
+        if not linger:
+            self._close()
+            return
+        self.state = State.LINGER
+        self._deadline = self._loop.time() + LINGER_S
+        self._end_task()
+        if self._transport.can_write_eof():
+            self._transport.write_eof()
+
+    def _close(self) -> None:
+        """Closes after what was sent has left; the stall watch cuts a client that does not read it."""
+        self.state = State.LINGER
+        self._deadline = 0.0
+        self._end_task()
+        self._transport.close()
+
+    def _end_task(self) -> None:
+        if self._waiter is not None and self._task is not None:
+            self._task.cancel()
+
+    def _client_left(self) -> None:
+        """The client closed its side while an answer is awaited. TCP cannot tell a client that has only
+        finished sending from one that is gone, so the request ends; the refusal tells the former why."""
+        answer = self._answer
+        if answer is not None and not answer.started:
+            self._client_gone()
+            self._refuse(Refusal("half_closed"), linger=False)
+        elif answer is not None and not answer.ended:
+            self._client_gone()
+        else:
+            self.keep_alive = False
+
+    def _client_gone(self) -> None:
+        """Stops the handler unless its answer is out already."""
+        answer = self._answer
+        if answer is not None:
+            ended = answer.ended
+            answer.detach()
+            if not ended and self._task is not None:
+                self.state = State.CLOSED
+                self._task.cancel()
+        waiter, self._drain_waiter = self._drain_waiter, None
+        if waiter is not None and not waiter.done():
+            waiter.set_exception(ClientGone())
+
+    def _reset(self) -> None:
+        """Cuts with a TCP reset: a client of a close-delimited answer must not take this for its end."""
+        self.state = State.CLOSED
+        sock = self._transport.get_extra_info("socket")
+        if sock is not None:
+            with contextlib.suppress(OSError):
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+        self._transport.abort()
+
+    def _expired(self) -> None:
+        self._deadline = 0.0
+        if self.state == State.LINGER:
+            self._transport.abort()
+        elif self.state == State.BODY or self._buffer:
+            self._refuse(Refusal(self._deadline_reason), linger=False)
+        else:
+            self._close()
+
+    def _watch_stall(self, now: float) -> None:
+        """Cuts a client that takes none of the bytes waiting for it."""
+        left_bytes = self._sent_bytes - self._transport.get_write_buffer_size()
+        if left_bytes != self._stall_sent_bytes:
+            self._stall_sent_bytes = left_bytes
+            self._stall_at = now + self.server.limits.write_stall_timeout_s
+        elif now >= self._stall_at:
+            self.server.count_refusal("write_stall")
+            self.cut()
+
+    def _closed_behind_the_pause(self) -> bool:
+        """While reading is paused a closed connection goes unseen; ask the kernel."""
+        sock = self._transport.get_extra_info("socket")
+        if sock is None:
+            return False
+        try:
+            state = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)
+        except OSError:
+            return False
+        return state[0] in (_TCP_CLOSE, _TCP_CLOSE_WAIT)

@@ -1,0 +1,98 @@
+"""Writing heads: the only place where header bytes are put on a wire, for answers and for upstream requests.
+
+No CR, LF or NUL passes in a name or a value, and no framing header comes from outside the transport.
+"""
+
+from __future__ import annotations
+
+import http
+import re
+from email.utils import formatdate
+
+from sextant.transport.exchange import Headers
+
+_TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+_TARGET = re.compile(rb"/[\x21-\x7e]*+")
+_FRAMING = frozenset(
+    (b"content-length", b"transfer-encoding", b"connection", b"keep-alive", b"upgrade", b"trailer", b"te")
+)
+_ANSWER_FRAMING = _FRAMING | {b"date"}
+_REQUEST_FRAMING = _FRAMING | {b"host", b"expect"}
+
+NAME_MEMO_ENTRIES = 1024
+STATUS_MIN, STATUS_MAX = 200, 599
+_REASONS = {status.value: status.phrase.encode() for status in http.HTTPStatus}
+
+
+class UnsafeHeader(ValueError):
+    """A handler gave a header that may not be sent: a bug or an injection, never sent."""
+
+
+class HeaderNames(dict[bytes, bytes]):
+    """Checked header names to `name: `. Bounded by NAME_MEMO_ENTRIES."""
+
+    def __init__(self, forbidden: frozenset[bytes]) -> None:
+        super().__init__()
+        self._forbidden = forbidden
+
+    def __missing__(self, name: bytes) -> bytes:
+        if _TOKEN.fullmatch(name) is None:
+            raise UnsafeHeader(f"illegal header name {name[:64]!r}")
+        if name.lower() in self._forbidden:
+            raise UnsafeHeader(f"header {name.decode()} belongs to the transport")
+        prefix = name + b": "
+        if len(self) >= NAME_MEMO_ENTRIES:
+            self.clear()
+        self[name] = prefix
+        return prefix
+
+
+_answer_names = HeaderNames(_ANSWER_FRAMING)
+_request_names = HeaderNames(_REQUEST_FRAMING)
+
+
+def answer_fields(headers: Headers) -> bytes:
+    """The header lines of an answer, each ended by CR LF. Raises UnsafeHeader."""
+    return _fields(headers, _answer_names)
+
+
+def request_fields(headers: Headers) -> bytes:
+    """The header lines of an upstream request, each ended by CR LF. Raises UnsafeHeader."""
+    return _fields(headers, _request_names)
+
+
+def check_target(target: bytes) -> None:
+    """Raises UnsafeHeader unless `target` is an origin-form request target of visible ASCII."""
+    if _TARGET.fullmatch(target) is None:
+        raise UnsafeHeader(f"illegal request target {target[:64]!r}")
+
+
+def _fields(headers: Headers, names: HeaderNames) -> bytes:
+    lines = [names[name] + value for name, value in headers]
+    count = len(lines)
+    lines.append(b"")
+    block = b"\r\n".join(lines)
+    if block.count(b"\r") != count or block.count(b"\n") != count or b"\0" in block:
+        raise UnsafeHeader("a header value holds CR, LF or NUL")
+    return block
+
+
+class StatusLines(dict[int, bytes]):
+    """Status to `HTTP/1.1 200 OK` and the Date line; emptied by the server when the second changes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._date = b""
+
+    def set_time(self, now_s: int) -> None:
+        """The wall-clock second that Date shows from now on."""
+        date = b"date: " + formatdate(now_s, usegmt=True).encode() + b"\r\n"
+        if date != self._date:
+            self._date = date
+            self.clear()
+
+    def __missing__(self, status: int) -> bytes:
+        if not STATUS_MIN <= status <= STATUS_MAX:
+            raise UnsafeHeader(f"status {status} is no final HTTP status")
+        line = self[status] = b"HTTP/1.1 %d %b\r\n%b" % (status, _REASONS.get(status, b"Unknown"), self._date)
+        return line
