@@ -1,0 +1,115 @@
+"""The process environment and secrets by reference: the only file of Sextant that reads either.
+
+Everything that tunes Sextant lives in the deployment document; the environment holds only what must not stand
+in it (secrets) and what the machine says about itself. A secret is named by a reference, `env:NAME` or
+`file:/path`, resolved here at the moment it is needed and never written to a log, a snapshot or a message.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from collections.abc import Mapping
+from pathlib import Path
+
+from sextant.base.errors import Misconfigured
+
+SECRET_BYTES = 64 * 1024
+"""The most a secret file may hold."""
+
+SECRET_REFERENCE = re.compile(r"env:[A-Za-z_][A-Za-z0-9_]*|file:.+")
+
+_INHERITED = frozenset(
+    {"PATH", "HOME", "USER", "LANG", "LANGUAGE", "TZ", "TMPDIR", "TERM", "VIRTUAL_ENV", "LD_LIBRARY_PATH"}
+    | {"SSL_CERT_FILE", "SSL_CERT_DIR", "NO_COLOR", "CUDA_VISIBLE_DEVICES", "PYTHONPATH", "PYTHONWARNINGS"}
+)
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+
+
+def resolve_secret(ref: str) -> str:
+    """The secret that `ref` names: `env:NAME` or `file:/path` (one line; a final newline is dropped).
+
+    Raises Misconfigured when the reference is malformed, names nothing, or names a file that others may read.
+    The message never holds the secret.
+    """
+    scheme, _, rest = ref.partition(":")
+    if scheme == "env" and SECRET_REFERENCE.fullmatch(ref):
+        return _checked(_from_environment(rest), ref)
+    if scheme == "file" and rest:
+        return _checked(_from_file(Path(rest)), ref)
+    # The reference may be the secret itself, pasted where a reference belongs: never repeat it.
+    raise Misconfigured(
+        "a secret reference is neither `env:NAME` nor `file:/path` (its value is not shown); "
+        "put the secret in a file of mode 0600 and write `file:/path/to/it`"
+    )
+
+
+def child_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
+    """The environment for a process that we start: what a program needs from ours, and `extra`.
+
+    Nothing else is inherited, so that a secret in our environment does not reach an engine that needs none.
+    """
+    kept = {name: value for name, value in os.environ.items() if name in _INHERITED or name.startswith("LC_")}
+    return {**kept, **(extra or {})}
+
+
+def variable(name: str) -> str | None:
+    """The environment variable `name`, or None when it is unset or empty."""
+    return os.environ.get(name) or None
+
+
+def _from_environment(name: str) -> str:
+    value = os.environ.get(name)
+    if value is None:
+        raise Misconfigured(
+            f"the environment variable {name} is not set, but the secret reference env:{name} needs it; "
+            f"set it before starting, or use file:/path"
+        )
+    return value
+
+
+def _from_file(path: Path) -> str:
+    if not path.is_absolute():
+        raise Misconfigured(f"the secret file {path} must be an absolute path; write file:{Path('/', path)}")
+    try:
+        with path.open("rb") as file:
+            _check_private(path, os.fstat(file.fileno()))
+            data = file.read(SECRET_BYTES + 1)
+    except FileNotFoundError:
+        raise Misconfigured(f"the secret file {path} does not exist; create it with mode 0600") from None
+    except IsADirectoryError:
+        raise Misconfigured(f"the secret file {path} is a directory; name the file inside it") from None
+    except OSError as error:
+        raise Misconfigured(f"the secret file {path} cannot be read: {error.strerror}") from None
+    if len(data) > SECRET_BYTES:
+        raise Misconfigured(
+            f"the secret file {path} is larger than {SECRET_BYTES} bytes; a secret is one line"
+        )
+    try:
+        return data.decode().rstrip("\r\n")
+    except UnicodeDecodeError:
+        raise Misconfigured(
+            f"the secret file {path} is not UTF-8 text; a secret is one line of text"
+        ) from None
+
+
+def _check_private(path: Path, status: os.stat_result) -> None:
+    if not stat.S_ISREG(status.st_mode):
+        raise Misconfigured(f"the secret file {path} is not a regular file")
+    mode = stat.S_IMODE(status.st_mode)
+    if mode & (stat.S_IRWXO | stat.S_IWGRP):
+        raise Misconfigured(
+            f"the secret file {path} has mode {mode:04o}, so other users may read or change it; "
+            f"run: chmod 600 {path}"
+        )
+
+
+def _checked(secret: str, ref: str) -> str:
+    if not secret.strip():
+        raise Misconfigured(f"the secret {ref} is empty")
+    if _CONTROL.search(secret):
+        raise Misconfigured(
+            f"the secret {ref} holds a line break or another control character; it is one line"
+        )
+    return secret

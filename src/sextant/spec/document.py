@@ -1,0 +1,375 @@
+"""The deployment document: one YAML file that says what is wanted. These models are its only definition.
+
+First step of flow 2 (deploy) and the input of `sextant up`. The JSON Schema and the reference page are
+generated from here (`schema.py`); `reading.py` finds places, `checking.py` words the errors. A field stands
+here only when something acts on it, or when it informs planning (`workload`, `sites`); what the design
+foresees and this version cannot do is listed in `NOT_YET` and refused with the reason.
+"""
+
+from __future__ import annotations
+
+import re
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field, model_validator
+from pydantic_core import PydanticCustomError
+
+from sextant.base.errors import BadDocument
+from sextant.spec import checking, problems, reading
+from sextant.spec.fields import (
+    PATTERNS,
+    FilePath,
+    Host,
+    HttpUrl,
+    ModelName,
+    Name,
+    Origin,
+    Port,
+    Positive,
+    Seconds,
+    SecretReference,
+    Section,
+    items,
+)
+from sextant.spec.limits import Limits
+from sextant.spec.snapshot import Capabilities, TlsFiles
+
+API_VERSION = "sextant.dev/v1alpha1"
+KIND = "ModelDeployment"
+BUNDLED_MODELS = ("sextant-nano",)
+"""Models that the distribution carries; the embedded engine of this version serves these."""
+
+_LATER_ENGINE = "this version runs `embedded` and `remote`; point `remote` at a server that you run yourself"
+NOT_YET: dict[str, str] = {
+    "spec.mode=private-cloud": "this version runs one host; write `on-prem`",
+    "spec.mode=hybrid": "this version runs one host; write `on-prem`",
+    "spec.mode=edge": "this version runs one host; write `on-prem`",
+    "spec.mode=container": "this version writes no container images; write `on-prem`",
+    "spec.mode=saas": "this version runs one host; write `on-prem`",
+    "spec.profile": "industry profiles are not in this version",
+    "spec.model.revision": "the bundled model has one revision, and a remote endpoint chooses its own",
+    "spec.model.precision": "the bundled model has one precision, and a remote endpoint chooses its own",
+    "spec.model.adapters": "adapters are not in this version",
+    "spec.engine.kind=vllm": _LATER_ENGINE,
+    "spec.engine.kind=sglang": _LATER_ENGINE,
+    "spec.engine.kind=llamacpp": _LATER_ENGINE,
+    "spec.engine.kind=triton": _LATER_ENGINE,
+    "spec.engine.kind=nim": _LATER_ENGINE,
+    "spec.engine.kind=mindie": _LATER_ENGINE,
+    "spec.scaling": "this version runs one replica of a model",
+    "spec.rollout": "releases are not in this version; a changed document takes effect at the next start",
+    "spec.governance": "prices, budgets and rate limits are not in this version; every request is metered",
+    "spec.security": "identity, envelope keys and watermarks are not in this version; see spec.gateway.tls",
+    "spec.continuity": "backup and failover are not in this version",
+    "spec.limits": "a shared limits store is not in this version; limits are those of one process",
+}
+"""What the design foresees and this version refuses, by field or `field=value`, with the reason."""
+
+
+class Metadata(Section):
+    name: Name = Field(description="Name of this deployment.", examples=["my-deepseek"])
+
+
+class Model(Section):
+    """The model as callers see it."""
+
+    name: ModelName = Field(description="The name callers send as `model`.", examples=["sextant-nano"])
+    aliases: Annotated[tuple[ModelName, ...], items(most=32)] = Field(
+        (), description="Other names accepted for it, such as `deepseek-chat`."
+    )
+
+
+class EmbeddedEngine(Section):
+    """llama.cpp in a process of its own on this machine, serving a model that the distribution carries."""
+
+    kind: Literal["embedded"] = Field(description="Which engine.")
+    slots: Annotated[int, Field(ge=1, le=64)] = Field(4, description="Requests decoded at the same time.")
+    context_tokens: Annotated[int, Field(ge=256, le=1_048_576)] | None = Field(
+        None,
+        description="Longest prompt and answer together, per request; unset: what the model was trained for.",
+    )
+    threads: Annotated[int, Field(ge=1, le=1024)] | None = Field(
+        None, description="Decoding threads; unset: the free physical cores minus one, at least one."
+    )
+    ready_timeout_s: Seconds = Field(120.0, description="Longest start before the engine counts as failed.")
+    stop_timeout_s: Seconds = Field(10.0, description="Longest orderly stop before the engine is killed.")
+
+
+class RemoteCapabilities(Section):
+    """What the remote endpoint can do; a request for anything else is refused before it is sent."""
+
+    chat: bool = Field(True, description="Chat completions.")
+    completions: bool = Field(True, description="Text completions.")
+    fim: bool = Field(False, description="Completions with a suffix (fill in the middle).")
+    embeddings: bool = Field(False, description="Embeddings.")
+    tools: bool = Field(True, description="Tool calls.")
+    json_schema: bool = Field(True, description="Answers held to a JSON Schema.")
+    reasoning: bool = Field(True, description="Reasoning apart from the answer.")
+    logprobs: bool = Field(True, description="Log probabilities.")
+    vision: bool = Field(False, description="Images in messages.")
+
+    def struct(self) -> Capabilities:
+        return Capabilities(**self.model_dump())
+
+
+class RemoteEngine(Section):
+    """An OpenAI-compatible endpoint that runs elsewhere."""
+
+    kind: Literal["remote"] = Field(description="Which engine.")
+    base_url: HttpUrl = Field(description="The API root; `/chat/completions` is appended to it.")
+    api_key: SecretReference | None = Field(
+        None, description="Reference to the endpoint's key: `env:NAME` or `file:/path`; unset: none is sent."
+    )
+    upstream_model: ModelName | None = Field(
+        None, description="The endpoint's own name for the model; unset: `spec.model.name`."
+    )
+    compliant: bool = Field(
+        False,
+        description="True relays answers untouched: the endpoint already writes every required field, as "
+        "DeepSeek and OpenAI do. False fills in what is missing.",
+    )
+    context_tokens: Annotated[int, Field(ge=256, le=10_485_760)] = Field(
+        65_536, description="Longest prompt and answer together that the endpoint takes."
+    )
+    capabilities: RemoteCapabilities = Field(RemoteCapabilities(), description="What the endpoint can do.")
+
+
+Engine = Annotated[EmbeddedEngine | RemoteEngine, Field(discriminator="kind")]
+
+
+class Workload(Section):
+    """What is expected of the deployment. Informs planning; it limits nothing."""
+
+    requests_per_s: Positive | None = Field(None, description="Arriving requests, mean.")
+    input_tokens: Annotated[int, Field(ge=1)] | None = Field(None, description="Prompt length, median.")
+    output_tokens: Annotated[int, Field(ge=1)] | None = Field(None, description="Answer length, median.")
+    ttft_ms_p99: Positive | None = Field(
+        None, description="Time to first token wanted at the 99th percentile."
+    )
+    tpot_ms_p99: Positive | None = Field(
+        None, description="Time per output token wanted at the 99th percentile."
+    )
+
+
+class Accelerators(Section):
+    name: Annotated[str, Field(min_length=1, max_length=64)] = Field(
+        description="Accelerator type.", examples=["H20"]
+    )
+    count: Annotated[int, Field(ge=1, le=100_000)] = Field(description="How many.", examples=[8])
+
+
+class Site(Section):
+    """A place with hardware. Informs planning; nothing is deployed there by this version."""
+
+    name: Name = Field(description="Name of the site.", examples=["shanghai-1"])
+    kind: Literal["public", "private", "edge"] = Field("private", description="Who runs it.")
+    region: str | None = Field(None, description="Region, in the provider's words.")
+    zone: str | None = Field(None, description="Failure zone.")
+    accelerators: Annotated[tuple[Accelerators, ...], items(most=64)] = Field(
+        (), description="What stands there."
+    )
+    price_usd_per_h: Annotated[float, Field(ge=0)] | None = Field(
+        None, description="Price of all of it per hour."
+    )
+
+
+class Tls(Section):
+    """TLS 1.3. Relative paths are taken from the document's folder."""
+
+    cert_file: FilePath = Field(description="Certificate chain, PEM.", examples=["tls/server.pem"])
+    key_file: FilePath = Field(description="Its private key, PEM.", examples=["tls/server.key"])
+    client_ca_file: FilePath | None = Field(
+        None, description="When set, clients must show a certificate signed by one of these."
+    )
+
+    def struct(self) -> TlsFiles:
+        return TlsFiles(**self.model_dump())
+
+
+class Gateway(Section):
+    """The data plane: the API that applications call."""
+
+    host: Host = Field(
+        "127.0.0.1", description="Address to listen on; any but a loopback address needs `tls`."
+    )
+    port: Port = Field(8000, description="Port to listen on.")
+    workers: Annotated[int, Field(ge=1, le=256)] = Field(
+        1, description="Processes that share the port; more than one needs a shared limits store."
+    )
+    tls: Tls | None = Field(
+        None, description="Certificate and key; unset: plain HTTP, on a loopback address only."
+    )
+    cors_origins: Annotated[tuple[Origin, ...], items(most=64)] = Field(
+        (), description="Web origins whose pages may call the API; none by default."
+    )
+    limits: Limits = Field(Limits(), description="Every bound of the gateway.")
+
+
+class Control(Section):
+    """The admin API. It always needs the admin credential."""
+
+    host: Host = Field(
+        "127.0.0.1", description="Address to listen on; any but a loopback address needs `tls`."
+    )
+    port: Port = Field(8001, description="Port to listen on.")
+    tls: Tls | None = Field(
+        None, description="Certificate and key; unset: plain HTTP, on a loopback address only."
+    )
+
+
+def _store_url(value: str) -> str:
+    if value == "sqlite:":
+        return value
+    found = re.match(r"postgres(ql)?(\+\w+)?:", value)
+    said = "PostgreSQL is not in this version" if found else "not a store that this version knows"
+    raise PydanticCustomError(
+        "store_url",
+        said,
+        {
+            "expected": "`sqlite:`, files in the state directory (`sextant up --state DIR`)",
+            "write": "leave spec.store out",
+        },
+    )
+
+
+class Store(Section):
+    url: Annotated[str, AfterValidator(_store_url)] = Field(
+        "sqlite:",
+        description="Where accounts and the ledger live; `sqlite:` is files in the state directory.",
+    )
+
+
+class Observability(Section):
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="Least severity logged."
+    )
+    access_log: bool = Field(True, description="One log line a request, without prompt or answer.")
+
+
+class Spec(Section):
+    """What is wanted."""
+
+    mode: Literal["on-prem"] = Field("on-prem", description="How it is deployed.")
+    model: Model = Field(description="The model to serve.")
+    engine: Engine = Field(description="What runs the model.")
+    workload: Workload = Field(Workload(), description="What is expected of it; informs planning.")
+    sites: Annotated[tuple[Site, ...], items(most=256)] = Field(
+        (), description="Where hardware is; informs planning."
+    )
+    gateway: Gateway = Field(Gateway(), description="The API that applications call.")
+    control: Control = Field(Control(), description="The admin API.")
+    store: Store = Field(Store(), description="Where accounts and the ledger live.")
+    observability: Observability = Field(Observability(), description="Logs.")
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Spec:
+        conflict = _conflict(self)
+        if conflict is not None:
+            field, said, expected, write = conflict
+            raise PydanticCustomError(
+                "conflict", "{said}", {"at": field, "said": said, "expected": expected, "write": write}
+            )
+        return self
+
+
+class Deployment(Section):
+    """One deployment document."""
+
+    api_version: Literal["sextant.dev/v1alpha1"] = Field(
+        alias="apiVersion", description="Version of this format."
+    )
+    kind: Literal["ModelDeployment"] = Field(description="Always `ModelDeployment`.")
+    metadata: Metadata = Field(description="What it is called.")
+    spec: Spec = Field(description="What is wanted.")
+
+
+_WORDING = checking.Wording(not_yet=NOT_YET, patterns=PATTERNS)
+
+
+def load_document(path: str | Path | None) -> Deployment:
+    """The document in the file `path`, checked; None means the built-in one.
+
+    Raises BadDocument, whose message names every fault with its line, field and what to write instead.
+    """
+    if path is None:
+        return parse_document(builtin_text(), name="the built-in document")
+    file = Path(path)
+    return parse_document(_read(file), name=str(path), folder=file.absolute().parent)
+
+
+def parse_document(text: str, *, name: str = "document", folder: Path | None = None) -> Deployment:
+    """The document in `text`. `folder` is where relative paths in it start. Raises BadDocument."""
+    found: list[problems.Problem] = []
+    deployment: Deployment | None = None
+    tree, faults = reading.read_tree(text)
+    found.extend(faults)
+    if tree is not None:
+        deployment, faults = checking.check(Deployment, tree, wording=_WORDING, context={"folder": folder})
+        found.extend(faults)
+    if found or deployment is None:
+        raise BadDocument(
+            problems.render(found, name, text), field=min(found, key=lambda p: p.place).field or None
+        )
+    return deployment
+
+
+def builtin_text() -> str:
+    """The document that `sextant up` uses when it is given none."""
+    return resources.files("sextant.spec").joinpath("data/builtin.yaml").read_text(encoding="utf-8")
+
+
+def _read(file: Path) -> str:
+    try:
+        with file.open("rb") as opened:
+            data = opened.read(reading.DOCUMENT_BYTES + 1)
+    except FileNotFoundError:
+        raise BadDocument(
+            f"{file}: there is no such file; `sextant up` without a file uses a built-in one"
+        ) from None
+    except IsADirectoryError:
+        raise BadDocument(f"{file}: this is a directory; name the document inside it") from None
+    except OSError as error:
+        raise BadDocument(f"{file}: cannot be read: {error.strerror}") from None
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise BadDocument(
+            f"{file}:{line}: byte 0x{data[error.start]:02x} is not valid UTF-8; save the file as UTF-8"
+        ) from None
+
+
+def _conflict(spec: Spec) -> tuple[str, str, str, str] | None:
+    """(field, what is wrong, what was expected, what to write) where right fields do not fit together."""
+    if isinstance(spec.engine, EmbeddedEngine) and spec.model.name not in BUNDLED_MODELS:
+        return (
+            "spec.model.name",
+            f"`{spec.model.name}` is not carried by this distribution",
+            f"one of {', '.join(BUNDLED_MODELS)} with the embedded engine",
+            "to offer it under this name too, add it to spec.model.aliases; to serve another model, "
+            "use `engine: {kind: remote, base_url: …}`",
+        )
+    if spec.gateway.workers > 1:
+        return (
+            "spec.gateway.workers",
+            f"{spec.gateway.workers} workers have no limits store to share",
+            "1: limits must be exact, and this version keeps them in one process",
+            "delete the line",
+        )
+    if spec.gateway.port == spec.control.port:
+        return (
+            "spec.control.port",
+            f"port {spec.control.port} is also the gateway's",
+            "two different ports",
+            f"for example `port: {spec.control.port % 65535 + 1}`",
+        )
+    if spec.model.name in spec.model.aliases:
+        return (
+            "spec.model.aliases",
+            f"`{spec.model.name}` is the model's own name",
+            "other names only",
+            "delete it",
+        )
+    return None

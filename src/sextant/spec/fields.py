@@ -1,0 +1,100 @@
+"""Value types of the deployment document, and the base of its parts. For `document.py` and `limits.py`."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo
+from pydantic_core import PydanticCustomError
+
+from sextant.base.config import SECRET_REFERENCE
+
+_NAME = r"^[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?$"
+_MODEL_NAME = r"^[A-Za-z0-9][A-Za-z0-9._:/-]{0,127}$"
+_HOST = r"^[A-Za-z0-9.:-]+$"
+PATTERNS = {
+    _NAME: "1 to 63 lower-case letters, digits, `-` and `.`, starting and ending with a letter or digit",
+    _MODEL_NAME: "1 to 128 letters, digits and `.`, `_`, `:`, `/`, `-`, starting with a letter or digit",
+    _HOST: "a host name or an IP address, such as `127.0.0.1`",
+}
+"""What the patterns mean, for error messages and the reference page."""
+
+
+class Section(BaseModel):
+    """Base of all parts: immutable, strictly typed, and closed to unknown keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+def _secret_reference(value: str) -> str:
+    if SECRET_REFERENCE.fullmatch(value):
+        return value
+    raise PydanticCustomError(
+        "secret_inlined",
+        "a secret stands in the document",
+        {
+            "expected": "a reference to a secret: env:NAME or file:/path",
+            "write": "put it in a file of mode 0600 and write `file:/path/to/it`; "
+            "replace it at its issuer if this file was shared",
+        },
+    )
+
+
+def _url(value: str) -> str:
+    found = re.fullmatch(
+        r"(https?)://(?:([^/@]*)@)?([^/:?#\s]+|\[[0-9a-fA-F:.]+\])(:\d{1,5})?(/[^?#\s]*)?", value
+    )
+    if found is None or int((found.group(4) or ":1")[1:]) not in range(1, 65536):
+        raise PydanticCustomError(
+            "url",
+            "not a URL of an API root",
+            {
+                "expected": "http:// or https://, a host, and the path of the API root",
+                "write": "for example `https://api.deepseek.com/v1`",
+            },
+        )
+    if found.group(2) is not None:
+        raise PydanticCustomError(
+            "secret_inlined",
+            "the URL holds a user name or password",
+            {"expected": "a URL without credentials", "write": "put the key into `api_key: env:NAME`"},
+        )
+    return value.rstrip("/")
+
+
+def _origin(value: str) -> str:
+    if value == "*" or re.fullmatch(r"https?://[^/\s*@?#]+", value):
+        return value
+    raise PydanticCustomError(
+        "origin",
+        "not a web origin",
+        {
+            "expected": "scheme, host and port without a path, or `*`",
+            "write": "for example `https://chat.example.com`",
+        },
+    )
+
+
+def _beside_document(value: str, info: ValidationInfo) -> str:
+    """A path as written, taken from the document's folder when relative."""
+    folder = (info.context or {}).get("folder")
+    return str(Path(folder, value)) if folder is not None else value
+
+
+Name = Annotated[str, Field(pattern=_NAME)]
+ModelName = Annotated[str, Field(pattern=_MODEL_NAME)]
+SecretReference = Annotated[str, AfterValidator(_secret_reference), Field(examples=["env:DEEPSEEK_API_KEY"])]
+Origin = Annotated[str, AfterValidator(_origin)]
+HttpUrl = Annotated[str, AfterValidator(_url), Field(examples=["https://api.deepseek.com/v1"])]
+FilePath = Annotated[str, Field(min_length=1), AfterValidator(_beside_document)]
+Port = Annotated[int, Field(ge=1, le=65535)]
+Host = Annotated[str, Field(min_length=1, max_length=253, pattern=_HOST)]
+Seconds = Annotated[float, Field(gt=0, le=86_400)]
+Positive = Annotated[float, Field(gt=0)]
+
+
+def items(*, least: int = 0, most: int) -> Any:
+    """A bounded list, kept as a tuple."""
+    return Field(strict=False, min_length=least, max_length=most)

@@ -1,0 +1,91 @@
+"""The bounds of the gateway as the deployment document gives them, one for one those of `GatewayLimits`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from sextant.spec.fields import Seconds, Section
+from sextant.spec.snapshot import GatewayLimits
+
+_D = GatewayLimits()
+Count = Annotated[int, Field(ge=1, le=10_000_000)]
+
+
+class Limits(Section):
+    """Every bound of the gateway; what happens at each is on the limits page of the reference."""
+
+    head_bytes: Annotated[int, Field(ge=1024, le=1 << 20)] = Field(
+        _D.head_bytes, description="Request line and headers together; more is 431."
+    )
+    target_bytes: Annotated[int, Field(ge=256, le=1 << 16)] = Field(
+        _D.target_bytes, description="Request target; more is 414."
+    )
+    header_count: Annotated[int, Field(ge=8, le=1000)] = Field(
+        _D.header_count, description="Headers of a request; more is 431."
+    )
+    body_bytes: Annotated[int, Field(ge=1024, le=1 << 30)] = Field(
+        _D.body_bytes, description="Request body; more is 413."
+    )
+    json_depth: Annotated[int, Field(ge=8, le=512)] = Field(
+        _D.json_depth, description="Nesting of a JSON body; more is 400."
+    )
+    head_timeout_s: Seconds = Field(
+        _D.head_timeout_s, description="From the first byte of a request to the end of its head; then 408."
+    )
+    body_stall_timeout_s: Seconds = Field(
+        _D.body_stall_timeout_s, description="Longest silence inside a request body; then 408."
+    )
+    body_timeout_s: Seconds = Field(_D.body_timeout_s, description="A whole request body; then 408.")
+    idle_timeout_s: Seconds = Field(
+        _D.idle_timeout_s, description="Keep-alive connection with no request under way; then it is closed."
+    )
+    requests_per_connection: Count = Field(
+        _D.requests_per_connection,
+        description="Requests on one connection; then it is closed after its answer.",
+    )
+    connections: Count = Field(
+        _D.connections, description="Open client connections; more are answered 503 and closed."
+    )
+    concurrent_requests: Count = Field(
+        _D.concurrent_requests, description="Requests with an engine call under way; more wait in the queue."
+    )
+    queue_length: Annotated[int, Field(ge=0, le=10_000_000)] = Field(
+        _D.queue_length, description="Requests waiting for a place; more are 503."
+    )
+    queue_timeout_s: Seconds = Field(_D.queue_timeout_s, description="Longest wait in the queue; then 503.")
+    write_buffer_bytes: Annotated[int, Field(ge=4096, le=1 << 28)] = Field(
+        _D.write_buffer_bytes,
+        description="Unsent answer bytes of one connection before reading from the engine pauses.",
+    )
+    write_stall_timeout_s: Seconds = Field(
+        _D.write_stall_timeout_s,
+        description="A client that reads nothing for so long while bytes wait is cut off.",
+    )
+    upstream_connect_timeout_s: Seconds = Field(
+        _D.upstream_connect_timeout_s, description="Connecting to an engine; then 503."
+    )
+    upstream_first_byte_timeout_s: Seconds = Field(
+        _D.upstream_first_byte_timeout_s, description="From the request to the engine's first byte; then 503."
+    )
+    upstream_idle_timeout_s: Seconds = Field(
+        _D.upstream_idle_timeout_s,
+        description="Longest silence inside an engine's answer; then the answer ends in an error.",
+    )
+    upstream_idle_connections: Annotated[int, Field(ge=0, le=100_000)] = Field(
+        _D.upstream_idle_connections, description="Connections kept open to engines between requests."
+    )
+    upstream_answer_bytes: Annotated[int, Field(ge=65_536, le=1 << 32)] = Field(
+        _D.upstream_answer_bytes, description="A whole answer that is not streamed; more is an engine error."
+    )
+    upstream_event_bytes: Annotated[int, Field(ge=4096, le=1 << 28)] = Field(
+        _D.upstream_event_bytes, description="One event of a streamed answer; more is an engine error."
+    )
+    keepalive_after_s: Seconds = Field(
+        _D.keepalive_after_s,
+        description="Wait before the first keep-alive comment or blank line, and between them.",
+    )
+
+    def struct(self) -> GatewayLimits:
+        return GatewayLimits(**self.model_dump())
