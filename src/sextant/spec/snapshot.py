@@ -28,6 +28,8 @@ class Quirks(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     max_tokens_field: str = "max_tokens"
     reasoning_off: dict[str, object] = {}
     """Fields merged into the request when the caller turns thinking off."""
+    reasoning_on: dict[str, object] = {}
+    """Fields merged into the request when the caller asks for thinking (engines that do not think unasked)."""
     counts_reasoning: bool = False
     """Whether the engine itself reports `completion_tokens_details.reasoning_tokens`."""
     cached_tokens_path: tuple[str, ...] = ("prompt_tokens_details", "cached_tokens")

@@ -7,13 +7,15 @@ import msgspec
 
 class Usage(msgspec.Struct, frozen=True, gc=False):
     """Token counts of one request. `input_tokens` includes `cached_tokens`; `output_tokens` includes
-    `reasoning_tokens`. `estimated` is true when the engine reported none and the gateway counted itself."""
+    `reasoning_tokens`. `estimated` is true when the engine reported none and the gateway counted itself;
+    `reasoning_estimated` when only the share of reasoning in an exact total is the gateway's."""
 
     input_tokens: int = 0
     output_tokens: int = 0
     cached_tokens: int = 0
     reasoning_tokens: int = 0
     estimated: bool = False
+    reasoning_estimated: bool = False
 
 
 class UsageRow(msgspec.Struct, frozen=True, gc=False, array_like=True):

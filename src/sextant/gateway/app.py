@@ -1,0 +1,231 @@
+"""The gateway as a handler: the route table of paths, and what every answer has in common.
+
+Flow 1 (serve), its entry above the transport. Paths exist bare and under /v1, as DeepSeek and OpenAI publish
+them. Everything that calls an engine goes through `flow.py`; the rest is answered here. A path that does not
+exist is 404, a wrong method 405, both in OpenAI's error shape.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from functools import partial
+from urllib.parse import unquote
+
+from sextant.base.config import resolve_secret
+from sextant.base.errors import MethodNotAllowed, NotFound, SextantError
+from sextant.base.ids import IdSource
+from sextant.gateway import catalogue, failures
+from sextant.gateway.anthropic import CountTokensDialect, MessagesDialect
+from sextant.gateway.chat import ChatDialect
+from sextant.gateway.completions import CompletionsDialect
+from sextant.gateway.cors import Cors
+from sextant.gateway.dialect import Dialect
+from sextant.gateway.embeddings import EmbeddingsDialect
+from sextant.gateway.flow import Flow, secret_of
+from sextant.gateway.meters import Meters
+from sextant.gateway.observe import Observer
+from sextant.gateway.responses import ResponsesDialect
+from sextant.gateway.router import RouteIndex
+from sextant.gateway.run import JSON
+from sextant.governance.door import Governor
+from sextant.spec.snapshot import GatewayLimits, GatewaySettings, RouteTable
+from sextant.telemetry.table import Registry
+from sextant.transport.exchange import Header, Request, Responder, UpstreamPool
+
+DIALECTS: tuple[tuple[Callable[[], Dialect], bool, tuple[str, ...]], ...] = (
+    (ChatDialect, True, ("/chat/completions", "/v1/chat/completions", "/beta/chat/completions")),
+    (CompletionsDialect, True, ("/completions", "/v1/completions", "/beta/completions")),
+    (ResponsesDialect, True, ("/responses", "/v1/responses")),
+    (MessagesDialect, True, ("/v1/messages", "/anthropic/v1/messages")),
+    (CountTokensDialect, False, ("/v1/messages/count_tokens", "/anthropic/v1/messages/count_tokens")),
+    (EmbeddingsDialect, True, ("/embeddings", "/v1/embeddings")),
+)
+"""What makes a request's dialect, whether it is metered, and where it is found (always POST)."""
+
+METRICS_TYPE: Header = (b"content-type", b"text/plain; version=0.0.4; charset=utf-8")
+
+Answer = Callable[[Request, Responder, list[Header]], Awaitable[None]]
+
+
+class GatewayApp:
+    """The handler. Made by `build_handler`; `swap_routes` gives it its models."""
+
+    def __init__(
+        self, settings: GatewaySettings, governor: Governor, pool: UpstreamPool, registry: Registry
+    ) -> None:
+        meters = Meters()
+        registry.prometheus.register(meters)
+        self._registry = registry
+        self._governor = governor
+        self._observer = Observer(meters)
+        self._flow = Flow(settings.limits, governor, pool, self._observer)
+        self._ids = IdSource("req_")
+        self._cors = Cors(settings.cors_origins)
+        self._limit_headers = _limit_headers(settings.limits)
+        self._routes = self._paths()
+        self.routes = RouteTable(version=0)
+        """The route table in use."""
+        meters.gauge("sextant_gateway_requests_in_progress", lambda: self._flow.gate.active)
+        meters.gauge("sextant_gateway_queue_length", lambda: self._flow.gate.waiting)
+        meters.gauge("sextant_gateway_ready", lambda: float(self._ready()[0]))
+        meters.labelled_gauge("sextant_engine_ready", self._engines_ready)
+
+    def swap_routes(self, table: RouteTable) -> None:
+        """Takes `table` from now on, whole. Requests under way end on the one before."""
+        self._flow.index = RouteIndex(table, resolve_secret, self._flow.index)
+        self.routes = table
+
+    @property
+    def requests_in_progress(self) -> int:
+        """Requests with an engine call under way."""
+        return self._flow.gate.active
+
+    def close(self) -> None:
+        """Stops the keep-alive clock."""
+        self._flow.waiting.close()
+
+    async def __call__(self, request: Request, responder: Responder) -> None:
+        """Answers one request."""
+        headers: list[Header] = [(b"x-request-id", self._ids.next().encode("ascii"))]
+        if self._cors:
+            origin = request.header(b"origin")
+            headers += self._cors.headers(origin)
+            if request.method == "OPTIONS" and origin is not None:
+                self._preflight(request, responder, headers[:1], origin)
+                return
+        found = self._routes.get(request.path)
+        if found is not None and found[0] == request.method:
+            await found[1](request, responder, headers)
+            return
+        try:
+            await self._off_the_table(request, responder, headers)
+        except SextantError as error:
+            self._refuse(responder, error, headers)
+
+    def _paths(self) -> dict[str, tuple[str, Answer]]:
+        paths: dict[str, tuple[str, Answer]] = {}
+        for make, metered, where in DIALECTS:
+            for path in where:
+                paths[path] = ("POST", partial(self._converse, make, metered))
+        for path in ("/models", "/v1/models"):
+            paths[path] = ("GET", self._guarded(self._models))
+        for path in ("/user/balance", "/v1/user/balance"):
+            paths[path] = ("GET", self._guarded(self._balance))
+        paths["/health"] = ("GET", self._health)
+        paths["/ready"] = ("GET", self._readiness)
+        paths["/metrics"] = ("GET", self._metrics)
+        return paths
+
+    async def _converse(
+        self,
+        make: Callable[[], Dialect],
+        metered: bool,
+        request: Request,
+        responder: Responder,
+        headers: list[Header],
+    ) -> None:
+        free = self._flow.gate.free
+        headers += self._limit_headers[min(free, len(self._limit_headers) - 1)]
+        await self._flow.serve(make, request, responder, headers, metered=metered)
+
+    async def _off_the_table(self, request: Request, responder: Responder, headers: list[Header]) -> None:
+        """`/models/{id}`, and everything that does not exist."""
+        for prefix in ("/models/", "/v1/models/"):
+            if request.path.startswith(prefix) and request.method == "GET":
+                await self._guarded(self._model)(request, responder, headers)
+                return
+        known = self._routes.get(request.path)
+        if known is not None:
+            raise MethodNotAllowed(f"{request.method} is not allowed on {request.path}; use {known[0]}.")
+        raise NotFound(
+            f"There is nothing at {request.path[:200]}; see the API reference.", code="unknown_url"
+        )
+
+    def _guarded(self, answer: Callable[[Request, Responder, list[Header]], None]) -> Answer:
+        """`answer` behind an API key."""
+
+        async def guarded(request: Request, responder: Responder, headers: list[Header]) -> None:
+            try:
+                self._governor.identify(secret_of(request))
+                answer(request, responder, headers)
+            except SextantError as error:
+                self._refuse(responder, error, headers)
+
+        return guarded
+
+    def _models(self, request: Request, responder: Responder, headers: list[Header]) -> None:
+        self._reply(responder, 200, [JSON, *headers], catalogue.models_body(self._flow.index), "models")
+
+    def _model(self, request: Request, responder: Responder, headers: list[Header]) -> None:
+        name = unquote(request.path.partition("/models/")[2])
+        if self._flow.index is None:
+            raise NotFound(f"The model {name[:100]!r} does not exist.", field="model", code="model_not_found")
+        body = catalogue.model_body(self._flow.index.find(name), name)
+        self._reply(responder, 200, [JSON, *headers], body, "models")
+
+    def _balance(self, request: Request, responder: Responder, headers: list[Header]) -> None:
+        pairs = self._governor.balance(self._governor.identify(secret_of(request)))
+        self._reply(responder, 200, [JSON, *headers], catalogue.balance_body(pairs), "balance")
+
+    async def _health(self, request: Request, responder: Responder, headers: list[Header]) -> None:
+        self._reply(responder, 200, [JSON, *headers], b'{"status":"ok"}', "health")
+
+    async def _readiness(self, request: Request, responder: Responder, headers: list[Header]) -> None:
+        ready, body = self._ready()
+        more = [] if ready else [(b"retry-after", b"1")]
+        self._reply(responder, 200 if ready else 503, [JSON, *headers, *more], body, "ready")
+
+    async def _metrics(self, request: Request, responder: Responder, headers: list[Header]) -> None:
+        responder.reply(200, [METRICS_TYPE, *headers], self._registry.exposition())
+
+    def _ready(self) -> tuple[bool, bytes]:
+        return catalogue.readiness(self._flow.index, self._governor.ready)
+
+    def _engines_ready(self) -> list[tuple[tuple[str, ...], float]]:
+        index = self._flow.index
+        return [
+            ((route.served.id, target.upstream.id), float(target.ready))
+            for route in (index.routes if index is not None else ())
+            for target in route.targets
+        ]
+
+    def _preflight(
+        self, request: Request, responder: Responder, headers: list[Header], origin: bytes
+    ) -> None:
+        """204 with what is allowed; a foreign origin gets 204 without it, and its browser refuses."""
+        wanted = request.header(b"access-control-request-headers")
+        self._reply(responder, 204, [*headers, *self._cors.preflight(origin, wanted)], b"", "preflight")
+
+    def _refuse(self, responder: Responder, error: SextantError, headers: list[Header]) -> None:
+        extra = failures.extra_headers(error)
+        if isinstance(error, MethodNotAllowed):
+            extra.append((b"allow", b"POST" if "use POST" in error.message else b"GET"))
+        status = failures.status_of(error)
+        self._reply(responder, status, [JSON, *headers, *extra], failures.openai_body(error), "other")
+
+    def _reply(
+        self, responder: Responder, status: int, headers: list[Header], body: bytes, endpoint: str
+    ) -> None:
+        self._observer.answered(endpoint, status)
+        responder.reply(status, headers, body)
+
+
+def build_handler(
+    settings: GatewaySettings, governor: Governor, pool: UpstreamPool, registry: Registry
+) -> GatewayApp:
+    """The gateway's handler; it serves no model until `swap_routes` is called."""
+    return GatewayApp(settings, governor, pool, registry)
+
+
+def _limit_headers(limits: GatewayLimits) -> list[list[Header]]:
+    """The rate-limit headers by places left, made once. What is limited today is requests at a time; a
+    place is free again as soon as a request ends."""
+    places = limits.concurrent_requests
+    return [
+        [
+            (b"x-ratelimit-limit-requests", b"%d" % places),
+            (b"x-ratelimit-remaining-requests", b"%d" % free),
+            (b"x-ratelimit-reset-requests", b"0s" if free else b"1s"),
+        ]
+        for free in range(places + 1)
+    ]

@@ -1,0 +1,76 @@
+"""The small answers: the list of models, the balance, health and readiness.
+
+Flow 1 (serve), off the hot path. Pure: each function turns state into a body. Neighbour: `app.py`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from sextant.gateway.router import ModelRoute, RouteIndex
+
+_encode = msgspec.json.Encoder().encode
+_NANO = 1_000_000_000
+
+
+def model_object(route: ModelRoute, name: str) -> dict[str, Any]:
+    """OpenAI's model object under `name`, which may be an alias."""
+    served = route.served
+    return {"id": name, "object": "model", "created": served.created_s, "owned_by": served.owned_by}
+
+
+def models_body(index: RouteIndex | None) -> bytes:
+    """Every name that is accepted, aliases included."""
+    names = [] if index is None else list(index.by_name.items())
+    return _encode({"object": "list", "data": [model_object(route, name) for name, route in names]})
+
+
+def model_body(route: ModelRoute, name: str) -> bytes:
+    return _encode(model_object(route, name))
+
+
+def balance_body(pairs: list[tuple[str, int]] | None) -> bytes:
+    """DeepSeek's balance object. Without prepayment there is no balance to show, and calls are available."""
+    if pairs is None:
+        return _encode({"is_available": True, "balance_infos": []})
+    infos = [
+        {
+            "currency": currency,
+            "total_balance": _amount(nano),
+            "granted_balance": _amount(0),
+            "topped_up_balance": _amount(nano),
+        }
+        for currency, nano in pairs
+    ]
+    return _encode({"is_available": any(nano > 0 for _, nano in pairs), "balance_infos": infos})
+
+
+def _amount(nano: int) -> str:
+    """Billionths as a decimal with two places, rounded down, as DeepSeek writes it."""
+    cents = abs(nano) // (_NANO // 100)
+    return f"{'-' if nano < 0 else ''}{cents // 100}.{cents % 100:02d}"
+
+
+def readiness(index: RouteIndex | None, ledger_ready: bool) -> tuple[bool, bytes]:
+    """Whether this worker can serve, and the body that says why not."""
+    models = []
+    for route in index.routes if index is not None else ():
+        upstreams = [
+            {
+                "id": target.upstream.id,
+                "ready": target.ready,
+                **({"reason": target.reason} if target.reason else {}),
+            }
+            for target in route.targets
+        ]
+        models.append({"id": route.served.id, "ready": route.ready, "upstreams": upstreams})
+    serves = any(model["ready"] for model in models)
+    ready = serves and ledger_ready
+    reasons = []
+    if not serves:
+        reasons.append("no engine is ready" if models else "no model is served")
+    if not ledger_ready:
+        reasons.append("usage cannot be made durable")
+    return ready, _encode({"ready": ready, "reasons": reasons, "ledger": ledger_ready, "models": models})

@@ -1,0 +1,187 @@
+"""Chat completions: what OpenAI and DeepSeek publish, checked before an engine sees it.
+
+Flow 1 (serve). Near-identity: the request goes on as the bytes it came in unless the engine's quirks,
+thinking or a role demand a change. Types and ranges are in `spec.wire.chat`; what one field means for
+another is here. Neighbours: `openai.py` (answers), `flow.py`, `completions.py`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from sextant.base.errors import BadRequest, Unprocessable
+from sextant.gateway import failures
+from sextant.gateway.dialect import Call
+from sextant.gateway.openai import OpenAIDialect
+from sextant.spec.snapshot import Quirks, ServedModel
+from sextant.spec.wire import chat as wire
+
+ALIAS_THINKS = {"deepseek-chat": False, "deepseek-reasoner": True}
+"""The two older names stand for the modes of one model (api-docs.deepseek.com, 2026-04)."""
+
+_convert = msgspec.convert
+
+
+class ChatDialect(OpenAIDialect):
+    endpoint = "chat.completions"
+    object_whole = "chat.completion"
+    object_chunk = "chat.completion.chunk"
+    id_prefix = "chatcmpl-"
+
+    def parse(self, fields: dict[str, Any], body: bytes, model: ServedModel) -> Call:
+        try:
+            request = _convert(fields, wire.ChatRequest)
+        except msgspec.ValidationError as error:
+            raise failures.bad_value(error, fields) from None
+        check(request, model)
+        self.model = request.model
+        options = request.stream_options
+        self.include_usage = options is not None and options.include_usage is True
+        changes = engine_changes(request, fields, model.quirks)
+        return Call(
+            model=request.model,
+            stream=request.stream is True,
+            target="/chat/completions",
+            body=body if changes is None else None,
+            fields=fields if changes is None else changes,
+            max_output_tokens=request.max_completion_tokens or request.max_tokens or 0,
+            include_usage=self.include_usage,
+        )
+
+    def complete_choice(self, choice: dict[str, Any]) -> None:
+        index = choice.setdefault("index", 0)
+        delta = choice.setdefault("delta", {})
+        if index not in self._begun:
+            self._begun.add(index)
+            delta.setdefault("role", "assistant")
+            if not delta.get("tool_calls") and "reasoning_content" not in delta:
+                delta["content"] = delta.get("content") or ""
+        choice.setdefault("logprobs", None)
+        choice.setdefault("finish_reason", None)
+
+    def complete_whole_choice(self, choice: dict[str, Any]) -> None:
+        message = choice.setdefault("message", {})
+        message.setdefault("role", "assistant")
+        message.setdefault("content", None)
+        message.setdefault("refusal", None)
+        choice.setdefault("logprobs", None)
+        choice.setdefault("finish_reason", "stop")
+
+
+def check(request: wire.ChatRequest, model: ServedModel) -> None:
+    """What one field means for another, and what this model cannot do. Raises BadRequest or Unprocessable."""
+    if request.stream_options is not None and request.stream is not True:
+        raise BadRequest("stream_options is only allowed when stream is true.", field="stream_options")
+    if request.top_logprobs is not None and request.logprobs is not True:
+        raise BadRequest("top_logprobs needs logprobs to be true.", field="top_logprobs")
+    if request.logprobs and not model.capabilities.logprobs:
+        raise Unprocessable("This model's engine gives no log-probabilities.", field="logprobs")
+    if request.tools or request.tool_choice is not None:
+        _check_tools(request, model)
+    if request.response_format is not None:
+        _check_format(request.response_format, model)
+    if request.store:
+        raise Unprocessable("This server does not store completions; leave store out.", field="store")
+    if request.audio is not None or (request.modalities and "audio" in request.modalities):
+        raise Unprocessable("This server gives no audio output; leave it out.", field="modalities")
+    if request.functions or request.function_call is not None:
+        raise Unprocessable(
+            "functions and function_call were replaced by tools and tool_choice.", field="functions"
+        )
+    _check_messages(request.messages, model)
+
+
+def _check_tools(request: wire.ChatRequest, model: ServedModel) -> None:
+    choice = request.tool_choice
+    names = [tool.function.name for tool in request.tools or ()]
+    if names and not model.capabilities.tools:
+        raise Unprocessable("This model does not call tools.", field="tools")
+    if isinstance(choice, wire.NamedTool):
+        if choice.function.name not in names:
+            raise BadRequest(
+                f"tool_choice names the tool {choice.function.name!r}, which is not in tools.",
+                field="tool_choice.function.name",
+            )
+    elif choice == "required" and not names:
+        raise BadRequest("tool_choice is only allowed when tools are given.", field="tool_choice")
+
+
+def _check_format(wanted: wire.ResponseFormat, model: ServedModel) -> None:
+    if wanted.type == "json_schema" and wanted.json_schema is None:
+        raise BadRequest("response_format.json_schema is missing.", field="response_format.json_schema")
+    if wanted.type != "text" and not model.capabilities.json_schema:
+        raise Unprocessable("This model's engine cannot force JSON.", field="response_format.type")
+
+
+def _check_messages(messages: list[wire.Message], model: ServedModel) -> None:
+    last = len(messages) - 1
+    for number, message in enumerate(messages):
+        if type(message.content) is list and not model.capabilities.vision:
+            for place, part in enumerate(message.content):
+                if type(part) is not wire.TextPart and type(part) is not wire.RefusalPart:
+                    raise Unprocessable(
+                        "This model reads text only.", field=f"messages[{number}].content[{place}].type"
+                    )
+        if type(message) is wire.AssistantMessage:
+            if message.content is None and not message.tool_calls and message.refusal is None:
+                raise BadRequest(
+                    f"messages[{number}] is an assistant message with neither content nor tool_calls.",
+                    field=f"messages[{number}].content",
+                )
+            if message.prefix and number != last:
+                raise BadRequest(
+                    "prefix is only allowed in the last message.", field=f"messages[{number}].prefix"
+                )
+
+
+def engine_changes(
+    request: wire.ChatRequest, fields: dict[str, Any], quirks: Quirks
+) -> dict[str, Any] | None:
+    """The fields as this engine wants them, or None when they can go on as they are."""
+    extra = _thinking(request, quirks)
+    wants = quirks.max_tokens_field
+    other = "max_completion_tokens" if wants == "max_tokens" else "max_tokens"
+    renames = other in fields
+    developer = any(type(message) is wire.DeveloperMessage for message in request.messages)
+    drops = [name for name in quirks.drop_params if name in fields]
+    if not (extra or renames or developer or drops):
+        return None
+    changed = {**fields}
+    for name in drops:
+        del changed[name]
+    if renames:
+        value = changed.pop(other)
+        if changed.get(wants) is None:
+            changed[wants] = value
+    if developer:
+        changed["messages"] = [
+            {**message, "role": "system"} if message["role"] == "developer" else message
+            for message in changed["messages"]
+        ]
+    return _merged(changed, extra)
+
+
+def _thinking(request: wire.ChatRequest, quirks: Quirks) -> dict[str, object]:
+    """What turns thinking on or off in this engine, when the caller said so."""
+    if request.thinking is not None:
+        thinks: bool | None = request.thinking.type == "enabled"
+    elif request.reasoning_effort is not None:
+        thinks = request.reasoning_effort != "none"
+    else:
+        thinks = ALIAS_THINKS.get(request.model)
+    if thinks is None:
+        return {}
+    return quirks.reasoning_on if thinks else quirks.reasoning_off
+
+
+def _merged(fields: dict[str, Any], extra: dict[str, object]) -> dict[str, Any]:
+    """`fields` with `extra` added; objects are merged, and what the caller said himself wins."""
+    for name, value in extra.items():
+        given = fields.get(name)
+        if isinstance(value, dict) and isinstance(given, dict):
+            fields = {**fields, name: {**value, **given}}
+        elif given is None:
+            fields = {**fields, name: value}
+    return fields

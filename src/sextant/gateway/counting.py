@@ -1,0 +1,115 @@
+"""Counting tokens: the engine's `usage` as ours, ours as DeepSeek's, and honest estimates where one is
+missing.
+
+Flow 1 (serve), beside the relay. What the engine reports is exact and wins. Two things may have to be
+estimated:
+- a whole usage, when the client left or the engine died first (`Usage.estimated`): output tokens are the text
+  chunks seen (an engine sends one to a few tokens a chunk), input tokens the prompt bytes over four;
+- the share of reasoning, when the engine does not report it (llama.cpp): the output total stays exact and is
+  divided as the streamed chunks are, or, in a whole answer, as the UTF-8 bytes of reasoning and the rest.
+  Such an answer says so: `completion_tokens_details.reasoning_tokens_estimated` is true.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from sextant.spec.snapshot import Quirks
+from sextant.spec.usage import Usage
+
+BYTES_PER_TOKEN = 4
+"""Of English text, by the tokenizers in use; CJK text (3 bytes a character) comes out close as well."""
+
+
+class Tally:
+    """What has been seen of one answer so far, and the engine's own count once it arrives."""
+
+    __slots__ = ("chunks", "reasoning_chunks", "reported")
+
+    def __init__(self) -> None:
+        self.chunks = 0
+        """Chunks with text, reasoning or tool-call arguments."""
+        self.reasoning_chunks = 0
+        self.reported: Usage | None = None
+
+    def report(self, usage: dict[str, Any], quirks: Quirks) -> None:
+        """Takes over the engine's usage; completes the share of reasoning when the engine gives none."""
+        self.take(read_usage(usage, quirks), reported_reasoning(usage) is not None)
+
+    def take(self, usage: Usage, counts_reasoning: bool) -> None:
+        """A parsed usage of the engine."""
+        if not counts_reasoning and self.reasoning_chunks:
+            usage = share_reasoning(usage, self.reasoning_chunks, self.chunks - self.reasoning_chunks)
+        self.reported = usage
+
+    def usage(self, prompt_bytes: int) -> Usage:
+        """The engine's count, or an estimate."""
+        if self.reported is not None:
+            return self.reported
+        return Usage(
+            input_tokens=prompt_bytes // BYTES_PER_TOKEN,
+            output_tokens=self.chunks,
+            reasoning_tokens=self.reasoning_chunks,
+            estimated=True,
+        )
+
+
+def read_usage(usage: dict[str, Any], quirks: Quirks) -> Usage:
+    """An engine's usage object; absent and wrong parts count as zero, parts never exceed their whole."""
+    input_tokens = _count(usage.get("prompt_tokens"))
+    output_tokens = _count(usage.get("completion_tokens"))
+    cached: Any = usage
+    for step in quirks.cached_tokens_path:
+        cached = cached.get(step) if isinstance(cached, dict) else None
+    if cached is None:
+        cached = usage.get("prompt_cache_hit_tokens")
+    return Usage(
+        input_tokens=input_tokens,
+        output_tokens=output_tokens,
+        cached_tokens=min(_count(cached), input_tokens),
+        reasoning_tokens=min(reported_reasoning(usage) or 0, output_tokens),
+    )
+
+
+def reported_reasoning(usage: dict[str, Any]) -> int | None:
+    """The engine's own count of reasoning tokens, None where it gives none."""
+    details = usage.get("completion_tokens_details")
+    value = details.get("reasoning_tokens") if isinstance(details, dict) else None
+    return _count(value) if value is not None else None
+
+
+def _count(value: object) -> int:
+    return value if type(value) is int and value >= 0 else 0
+
+
+def wire_usage(usage: Usage, engine: dict[str, Any] | None = None) -> dict[str, Any]:
+    """`usage` as OpenAI and DeepSeek both spell it. What else the engine reported is kept."""
+    answer: dict[str, Any] = dict(engine) if engine else {}
+    input_details = answer.get("prompt_tokens_details")
+    output_details = answer.get("completion_tokens_details")
+    answer["prompt_tokens"] = usage.input_tokens
+    answer["completion_tokens"] = usage.output_tokens
+    answer["total_tokens"] = usage.input_tokens + usage.output_tokens
+    answer["prompt_cache_hit_tokens"] = usage.cached_tokens
+    answer["prompt_cache_miss_tokens"] = usage.input_tokens - usage.cached_tokens
+    answer["prompt_tokens_details"] = {
+        **(input_details if isinstance(input_details, dict) else {}),
+        "cached_tokens": usage.cached_tokens,
+    }
+    answer["completion_tokens_details"] = {
+        **(output_details if isinstance(output_details, dict) else {}),
+        "reasoning_tokens": usage.reasoning_tokens,
+    }
+    if usage.reasoning_estimated:
+        answer["completion_tokens_details"]["reasoning_tokens_estimated"] = True
+    return answer
+
+
+def share_reasoning(usage: Usage, reasoning: int, rest: int) -> Usage:
+    """The same total, its reasoning share as `reasoning` is to `rest` (chunks, or bytes of text)."""
+    if reasoning <= 0:
+        return usage
+    share = round(usage.output_tokens * reasoning / (reasoning + max(rest, 0)))
+    return msgspec.structs.replace(usage, reasoning_tokens=share, reasoning_estimated=True)

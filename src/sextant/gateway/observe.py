@@ -1,0 +1,102 @@
+"""What the gateway counts of each request, with every child bound before the hot path needs it.
+
+Flow 1 (serve), at its very end. Neighbours: `meters.py` (the children), `flow.py` (the only caller).
+"""
+
+from __future__ import annotations
+
+import time
+
+from sextant.base.errors import SextantError
+from sextant.gateway.meters import Buckets, Count, Meters
+from sextant.gateway.run import Run
+
+
+class _Series:
+    """The children of one endpoint and model."""
+
+    __slots__ = (
+        "cached",
+        "duration",
+        "engine",
+        "input",
+        "meters",
+        "names",
+        "output",
+        "per_token",
+        "reasoning",
+        "statuses",
+        "ttft",
+    )
+
+    def __init__(self, meters: Meters, endpoint: str, model: str) -> None:
+        self.meters = meters
+        self.names = (endpoint, model)
+        self.duration: dict[str, Buckets] = {}
+        self.statuses: dict[int, Count] = {}
+        self.ttft = meters.buckets("gen_ai_server_time_to_first_token_seconds", endpoint, model)
+        self.per_token = meters.buckets("gen_ai_server_time_per_output_token_seconds", endpoint, model)
+        self.engine = meters.buckets("inference_latency_seconds", model)
+        tokens = "gen_ai_client_token_usage_tokens"
+        self.input = meters.count(tokens, model, "input")
+        self.output = meters.count(tokens, model, "output")
+        self.cached = meters.count(tokens, model, "cached")
+        self.reasoning = meters.count(tokens, model, "reasoning")
+
+    def of_result(self, result: str) -> Buckets:
+        found = self.duration.get(result)
+        if found is None:
+            found = self.meters.buckets("gen_ai_server_request_duration_seconds", *self.names, result)
+            self.duration[result] = found
+        return found
+
+    def of_status(self, status: int) -> Count:
+        found = self.statuses.get(status)
+        if found is None:
+            found = self.meters.count("sextant_gateway_requests", self.names[0], str(status))
+            self.statuses[status] = found
+        return found
+
+
+class Observer:
+    """Bookkeeping of finished requests."""
+
+    def __init__(self, meters: Meters) -> None:
+        self._meters = meters
+        self._series: dict[tuple[str, str], _Series] = {}
+        self.keepalives = meters.count("sextant_gateway_keepalives")
+
+    def finished(self, run: Run) -> None:
+        """One request has ended, however it did."""
+        model = run.route.served.id if run.route is not None else ""
+        key = (run.dialect.endpoint, model)
+        series = self._series.get(key)
+        if series is None:
+            series = self._series[key] = _Series(self._meters, *key)
+        now_s = time.monotonic()
+        series.of_result(run.result).observe(now_s - run.started_s)
+        if run.status:
+            series.of_status(run.status).value += 1
+        if run.engine_started_s:
+            series.engine.observe(now_s - run.engine_started_s)
+        if run.result == "client_closed":
+            self._meters.count("sextant_gateway_client_disconnects", key[0]).value += 1
+        usage = run.tally.reported
+        if usage is None:
+            return
+        series.input.value += usage.input_tokens
+        series.output.value += usage.output_tokens
+        series.cached.value += usage.cached_tokens
+        series.reasoning.value += usage.reasoning_tokens
+        if run.streams and run.first_token_s:
+            series.ttft.observe(run.first_token_s - run.started_s)
+            if usage.output_tokens > 1:
+                spent_s = run.last_token_s - run.first_token_s
+                series.per_token.observe(spent_s / (usage.output_tokens - 1))
+
+    def failed(self, run: Run, error: SextantError) -> None:
+        self._meters.count("sextant_gateway_errors", run.dialect.endpoint, error.code).value += 1
+
+    def answered(self, endpoint: str, status: int) -> None:
+        """An answer outside the flow (a list of models, a 404)."""
+        self._meters.count("sextant_gateway_requests", endpoint, str(status)).value += 1

@@ -1,0 +1,146 @@
+"""Which upstream serves a request: the route table as an index, weights, and passive failure marks.
+
+Flow 1 (serve), between the gate and the pool. The supervisor's verdict (`Upstream.ready`) decides who may be
+asked; a failure seen here only moves an upstream behind the others for a while, so that one bad moment of a
+single replica is no outage. Neighbours: `flow.py` asks, `app.py` swaps the table.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable
+from urllib.parse import urlsplit
+
+from sextant.base.errors import NotFound, SextantError
+from sextant.spec.snapshot import RouteTable, ServedModel, Upstream
+from sextant.transport.exchange import Header
+
+FIRST_REST_S = 0.5
+LONGEST_REST_S = 15.0
+
+
+class Target:
+    """One upstream, prepared: headers and request targets are made once, not per request."""
+
+    __slots__ = (
+        "_failures",
+        "_rest_until_s",
+        "base_url",
+        "headers",
+        "prefix",
+        "ready",
+        "reason",
+        "upstream",
+        "weight",
+    )
+
+    def __init__(self, upstream: Upstream, api_key: str | None, problem: str | None) -> None:
+        url = urlsplit(upstream.base_url)
+        self.upstream = upstream
+        self.base_url = f"{url.scheme}://{url.netloc}"
+        self.prefix = url.path.rstrip("/").encode("ascii")
+        self.ready = upstream.ready and problem is None
+        self.reason = problem or upstream.reason
+        self.weight = max(0, upstream.weight)
+        self.headers: list[Header] = [
+            (b"content-type", b"application/json"),
+            (b"accept", b"application/json, text/event-stream"),
+        ]
+        if api_key is not None:
+            self.headers.append((b"authorization", b"Bearer " + api_key.encode("ascii")))
+        self._failures = 0
+        self._rest_until_s = 0.0
+
+    def resting(self, now_s: float) -> bool:
+        return self._failures > 0 and now_s < self._rest_until_s
+
+    def failed(self) -> None:
+        """Puts it behind the others: half a second, doubling to fifteen."""
+        self._failures += 1
+        rest_s = min(LONGEST_REST_S, FIRST_REST_S * 2.0 ** (self._failures - 1))
+        self._rest_until_s = time.monotonic() + rest_s
+
+    def succeeded(self) -> None:
+        self._failures = 0
+
+    def remember(self, former: Target) -> None:
+        """Takes over the marks of the same upstream from the table before, unless it was restarted since."""
+        if former.base_url == self.base_url:
+            self._failures, self._rest_until_s = former._failures, former._rest_until_s
+
+
+class ModelRoute:
+    """A served model with its targets."""
+
+    __slots__ = ("served", "targets")
+
+    def __init__(self, served: ServedModel, targets: list[Target]) -> None:
+        self.served = served
+        self.targets = targets
+
+    @property
+    def ready(self) -> bool:
+        return any(target.ready for target in self.targets)
+
+    def pick(self, tried: tuple[Target, ...] = ()) -> Target | None:
+        """A ready target that has not been tried: by weight among those that did not just fail, else the one
+        of the failed; None when there is none left."""
+        if len(self.targets) == 1:
+            only = self.targets[0]
+            return only if only.ready and not tried else None
+        candidates = [target for target in self.targets if target.ready and target not in tried]
+        if not candidates:
+            return None
+        now_s = time.monotonic()
+        fresh = [target for target in candidates if not target.resting(now_s)] or candidates
+        weights = [target.weight for target in fresh]
+        if not any(weights):
+            return random.choice(fresh)
+        return random.choices(fresh, weights)[0]
+
+
+class RouteIndex:
+    """A RouteTable by name and alias. Built whole, swapped whole."""
+
+    __slots__ = ("by_name", "routes", "version")
+
+    def __init__(
+        self, table: RouteTable, resolve: Callable[[str], str], former: RouteIndex | None = None
+    ) -> None:
+        """`resolve` turns a secret reference into the secret; an upstream whose reference fails is not
+        ready."""
+        self.version = table.version
+        self.routes: list[ModelRoute] = []
+        self.by_name: dict[str, ModelRoute] = {}
+        marks = {} if former is None else {t.upstream.id: t for r in former.routes for t in r.targets}
+        for served in table.models:
+            route = ModelRoute(served, [_prepare(upstream, resolve, marks) for upstream in served.upstreams])
+            self.routes.append(route)
+            for name in (served.id, *served.aliases):
+                self.by_name.setdefault(name, route)
+
+    def find(self, name: str) -> ModelRoute:
+        """Raises NotFound, naming the models that there are."""
+        route = self.by_name.get(name)
+        if route is None:
+            known = ", ".join(sorted(self.by_name)[:8]) or "none yet"
+            raise NotFound(
+                f"The model {name[:100]!r} does not exist or you may not use it; known models: {known}.",
+                field="model",
+                code="model_not_found",
+            )
+        return route
+
+
+def _prepare(upstream: Upstream, resolve: Callable[[str], str], marks: dict[str, Target]) -> Target:
+    secret, problem = None, None
+    if upstream.api_key_ref is not None:
+        try:
+            secret = resolve(upstream.api_key_ref)
+        except SextantError as error:
+            problem = f"its key cannot be read: {error.message}"
+    target = Target(upstream, secret, problem)
+    if upstream.id in marks:
+        target.remember(marks[upstream.id])
+    return target

@@ -1,0 +1,79 @@
+"""What an engine answers, as far as the gateway looks at it: enough to count, to see the end and to notice
+garbage. An answer of a compliant engine is relayed as the bytes it came in; only these fields are decoded.
+
+Flow 1 (serve): `gateway.relay` decodes every chunk and every whole answer into one of these.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+
+NONE = msgspec.Raw(b"null")
+"""An absent usage and a null one look alike."""
+
+
+class Delta(Struct, gc=False):
+    content: str | None = None
+    reasoning_content: str | None = None
+    tool_calls: list[Any] | None = None
+
+
+class ChunkChoice(Struct, gc=False):
+    """`delta` of a chat chunk, `text` of a completions chunk."""
+
+    index: int = 0
+    delta: Delta | None = None
+    text: str | None = None
+    finish_reason: str | None = None
+
+
+class Chunk(Struct, gc=False):
+    """One streamed chunk; `error` is what engines send instead when they fail midway."""
+
+    choices: list[ChunkChoice] = []
+    usage: msgspec.Raw = NONE
+    error: Any = None
+
+
+class Message(Struct, gc=False):
+    role: str
+    content: Any = None
+    reasoning_content: str | None = None
+    tool_calls: list[Any] | None = None
+
+
+class WholeChoice(Struct, gc=False):
+    finish_reason: str | None
+    message: Message | None = None
+    text: str | None = None
+
+
+class Whole(Struct, gc=False):
+    """A whole chat or text completion."""
+
+    id: str
+    choices: list[WholeChoice]
+    usage: msgspec.Raw = NONE
+
+
+class InputDetails(Struct, gc=False):
+    cached_tokens: int | None = None
+
+
+class OutputDetails(Struct, gc=False):
+    reasoning_tokens: int | None = None
+
+
+class EngineUsage(Struct, gc=False):
+    """`usage` as engines report it."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    prompt_cache_hit_tokens: int | None = None
+    prompt_cache_miss_tokens: int | None = None
+    prompt_tokens_details: InputDetails | None = None
+    completion_tokens_details: OutputDetails | None = None

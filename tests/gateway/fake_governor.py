@@ -1,0 +1,55 @@
+"""A governor that keeps everything in memory and fails on demand, behind the same protocol as the real one."""
+
+from __future__ import annotations
+
+import asyncio
+
+from sextant.base.errors import LedgerUnavailable, SextantError, Unauthenticated
+from sextant.governance.door import Admission, Claim, Outcome, Principal
+
+SECRET = "sk-test"
+
+
+class FakeGovernor:
+    def __init__(self) -> None:
+        self.rows: list[tuple[Claim, Outcome]] = []
+        self.refunds: list[Claim] = []
+        self.open = 0
+        self.ready = True
+        self.refusal: SextantError | None = None
+        self.settle_gate: asyncio.Event | None = None
+        self.settle_fails = False
+        self.prepaid: list[tuple[str, int]] | None = None
+
+    def identify(self, secret: bytes) -> Principal:
+        if secret != SECRET.encode():
+            raise Unauthenticated("no such API key")
+        return Principal("tenant", "key")
+
+    async def admit(self, principal: Principal, claim: Claim) -> Admission:
+        if self.refusal is not None:
+            raise self.refusal
+        self.open += 1
+        return Admission(principal, claim, 1)
+
+    async def settle(self, admission: Admission, outcome: Outcome) -> None:
+        self.settle_soon(admission, outcome)
+        if self.settle_gate is not None:
+            await self.settle_gate.wait()
+        if self.settle_fails:
+            raise LedgerUnavailable("the ledger is gone")
+
+    def settle_soon(self, admission: Admission, outcome: Outcome) -> None:
+        if not admission.closed:
+            admission.closed = True
+            self.open -= 1
+            self.rows.append((admission.claim, outcome))
+
+    def refund(self, admission: Admission) -> None:
+        if not admission.closed:
+            admission.closed = True
+            self.open -= 1
+            self.refunds.append(admission.claim)
+
+    def balance(self, principal: Principal) -> list[tuple[str, int]] | None:
+        return self.prepaid
