@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import json
 import typing
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
@@ -297,7 +298,7 @@ class _Words:
     def not_list(self, path: Path, detail: Detail) -> tuple[str, str, str]:
         value = detail["input"]
         said = f"{shown(value, dotted(path))} is not a list"
-        return said, "a list", f"`{path[-1]}: [{value}]`" if isinstance(value, str | int) else "`[]` for none"
+        return said, "a list", f"`{path[-1]}: [{json.dumps(value)}]`" if isinstance(value, str | int) else ""
 
     def not_text(self, path: Path, detail: Detail) -> tuple[str, str, str]:
         value = detail["input"]

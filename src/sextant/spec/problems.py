@@ -14,6 +14,10 @@ PROBLEMS_SHOWN = 20
 """More problems than these are counted, not listed."""
 VALUE_CHARS = 60
 """Longer values are cut in messages."""
+SECRET_CHARS = 4096
+"""How much of a value is looked at to tell whether it is a secret; far less of it is shown."""
+SOURCE_CHARS = 100
+"""Longer source lines are cut before anything else looks at them."""
 
 SECRET_NAME = re.compile(
     r"(?i)(api_?key|secret|token|passw|credential|private_?key)(?!s?_?(per|count|file|ms))"
@@ -55,7 +59,7 @@ def render(problems: Sequence[Problem], name: str, text: str) -> str:
 
 def shown(value: object, field: str) -> str:
     """A value for a message: short, and hidden when it may be a secret."""
-    if may_be_secret(str(value), field):
+    if may_be_secret(str(value)[:SECRET_CHARS], field):
         return "(hidden: it may be a secret)"
     if isinstance(value, dict):
         return "a mapping"
@@ -95,12 +99,12 @@ def _one(problem: Problem, name: str, lines: list[str]) -> str:
 
 
 def _safe_source(line: str) -> str:
-    """A source line without what may be a secret and without control characters, at most 100 characters."""
-    line = "".join(char if char.isprintable() else "�" for char in line)
+    """A source line without what may be a secret and without control characters, cut at SOURCE_CHARS."""
+    line = "".join(char if char.isprintable() else "�" for char in line[:SOURCE_CHARS])
     line = _PAIR.sub(_masked, line)
     if SECRET_VALUE.search(line):
         line = "(hidden: it may hold a secret)"
-    return line if len(line) <= 100 else line[:99] + "…"
+    return line if len(line) < SOURCE_CHARS else line[: SOURCE_CHARS - 1] + "…"
 
 
 def _masked(pair: re.Match[str]) -> str:

@@ -1,7 +1,7 @@
 """The metric table: every metric of Sextant, declared once with kind, unit, labels and help.
 
-Code gets its collectors from `Registry`; dashboards, alerts and the reference page are generated from `TABLE`.
-Names follow OpenTelemetry's GenAI semantic conventions in Prometheus form where one exists
+Code gets its collectors from `Registry`; dashboards, alerts and the reference page are generated from
+`TABLE`. Names follow OpenTelemetry's GenAI semantic conventions in Prometheus form where one exists
 (`gen_ai.server.request.duration` is `gen_ai_server_request_duration_seconds`).
 """
 
@@ -14,7 +14,25 @@ import prometheus_client as prom
 
 Kind = Literal["counter", "gauge", "histogram"]
 
-LATENCY_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
+LATENCY_BUCKETS_S = (
+    0.001,
+    0.0025,
+    0.005,
+    0.01,
+    0.025,
+    0.05,
+    0.1,
+    0.25,
+    0.5,
+    1.0,
+    2.5,
+    5.0,
+    10.0,
+    30.0,
+    60.0,
+    120.0,
+    300.0,
+)
 TOKEN_BUCKETS = (1.0, 4.0, 16.0, 64.0, 256.0, 1024.0, 4096.0, 16384.0, 65536.0, 262144.0, 1048576.0)
 
 
@@ -43,56 +61,80 @@ def _histogram(name: str, help_: str, *labels: str, unit: str, buckets: tuple[fl
 
 
 TABLE: tuple[Metric, ...] = (
-    # gateway: requests
+    # Requests, as the gateway sees them.
     _histogram(
-        "gen_ai_server_request_duration_seconds", "Time from a request's last byte to its answer's last byte.",
-        "endpoint", "model", "outcome", unit="s", buckets=LATENCY_BUCKETS_S,
+        "gen_ai_server_request_duration_seconds",
+        "Time from a request's last byte to its answer's last byte.",
+        "endpoint",
+        "model",
+        "outcome",
+        unit="s",
+        buckets=LATENCY_BUCKETS_S,
     ),
     _histogram(
-        "gen_ai_server_time_to_first_token_seconds", "Time from a request's last byte to the first token sent.",
-        "endpoint", "model", unit="s", buckets=LATENCY_BUCKETS_S,
+        "gen_ai_server_time_to_first_token_seconds",
+        "Time from a request's last byte to the first token sent.",
+        "endpoint",
+        "model",
+        unit="s",
+        buckets=LATENCY_BUCKETS_S,
     ),
     _histogram(
-        "gen_ai_server_time_per_output_token_seconds", "Mean time between output tokens of one streamed answer.",
-        "endpoint", "model", unit="s", buckets=LATENCY_BUCKETS_S,
+        "gen_ai_server_time_per_output_token_seconds",
+        "Mean time between output tokens of one streamed answer.",
+        "endpoint",
+        "model",
+        unit="s",
+        buckets=LATENCY_BUCKETS_S,
     ),
     _histogram(
-        "inference_latency_seconds", "Time spent in the engine per request, as the gateway sees it.",
-        "model", unit="s", buckets=LATENCY_BUCKETS_S,
+        "inference_latency_seconds",
+        "Time spent in the engine per request, as the gateway sees it.",
+        "model",
+        unit="s",
+        buckets=LATENCY_BUCKETS_S,
     ),
     _counter("gen_ai_client_token_usage_tokens", "Tokens used.", "model", "type", unit="token"),
     _counter("sextant_gateway_requests", "Answers by status code.", "endpoint", "status"),
     _counter("sextant_gateway_errors", "Errors by code.", "endpoint", "code"),
     _gauge("sextant_gateway_requests_in_progress", "Requests with an engine call under way."),
     _gauge("sextant_gateway_queue_length", "Requests waiting for a place."),
-    _counter("sextant_gateway_client_disconnects", "Clients that left before their answer ended.", "endpoint"),
+    _counter(
+        "sextant_gateway_client_disconnects", "Clients that left before their answer ended.", "endpoint"
+    ),
     _counter("sextant_gateway_keepalives", "Keep-alive comments and blank lines sent."),
     _gauge("sextant_gateway_snapshot_version", "Version in use of a snapshot.", "snapshot"),
     _gauge("sextant_gateway_ready", "1 while the gateway can serve."),
-    # transport
+    # Transport.
     _gauge("sextant_transport_connections", "Open client connections."),
     _counter("sextant_transport_rejected_requests", "Requests refused before a handler saw them.", "reason"),
     _counter("sextant_transport_upstream_connects", "New upstream connections.", "result"),
-    _counter("sextant_transport_upstream_retries", "Requests sent again because a pooled connection was stale."),
+    _counter(
+        "sextant_transport_upstream_retries", "Requests sent again because a pooled connection was stale."
+    ),
     _gauge("sextant_transport_upstream_idle_connections", "Pooled upstream connections."),
-    # governance and ledger
+    # Governance and the ledger.
     _counter("sextant_governance_refusals", "Requests refused by governance.", "code"),
     _gauge("sextant_governance_open_admissions", "Requests admitted and neither settled nor refunded yet."),
     _counter("sextant_ledger_rows", "Usage rows made durable."),
     _gauge("sextant_ledger_pending_rows", "Usage rows not yet durable."),
     _gauge("sextant_ledger_connected", "1 while the ledger acknowledges."),
     _histogram(
-        "sextant_ledger_commit_seconds", "Time from a batch's dispatch to its acknowledgement.",
-        unit="s", buckets=LATENCY_BUCKETS_S,
+        "sextant_ledger_commit_seconds",
+        "Time from a batch's dispatch to its acknowledgement.",
+        unit="s",
+        buckets=LATENCY_BUCKETS_S,
     ),
-    # supervisor and engines
-    _gauge("sextant_engine_ready", "1 while an engine replica answers its health check.", "model", "upstream"),
+    # Supervisor and engines.
+    _gauge(
+        "sextant_engine_ready", "1 while an engine replica answers its health check.", "model", "upstream"
+    ),
     _counter("sextant_engine_restarts", "Times a process was started again after it died.", "process"),
 )
 
 
 class Registry:
-    """Collectors made from the table for one process; unknown names are a KeyError at start, not at run time."""
+    """Collectors made from the table for one process; an unknown name is a KeyError at start, not later."""
 
     def __init__(self, table: tuple[Metric, ...] = TABLE) -> None:
         self.prometheus = prom.CollectorRegistry(auto_describe=True)
