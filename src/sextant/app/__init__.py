@@ -1,0 +1,1 @@
+"""Process entries and the supervisor of `sextant up`."""

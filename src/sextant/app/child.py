@@ -1,0 +1,268 @@
+"""One supervised process: started, watched, restarted with backoff, stopped.
+
+`Child.run` is the loop of one process's lives; `Program` says what to start and how to ask whether it is
+well. Death is seen at once through a pidfd, a hang through the probe. Neighbours: `supervisor.py` owns the
+children.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import os
+import re
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from sextant.app.backoff import Backoff
+from sextant.app.probe import Probe, ProbeFailed
+from sextant.app.state import write_private
+from sextant.base.config import child_environment
+from sextant.base.lifeline import PARENT_VARIABLE
+
+State = Literal["stopped", "starting", "ready", "unwell", "waiting"]
+
+LOG_BYTES_MAX = 16 * 1024 * 1024
+"""A log over this is moved to `NAME.log.1` when its process next starts."""
+CAUSE_CHARS_MAX = 300
+TAIL_BYTES = 8192
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """What to start. `files` (path to content) are written before each start, mode 0600."""
+
+    name: str
+    argv: tuple[str, ...]
+    log_file: Path
+    probe: Probe
+    env: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    files: Mapping[str, bytes] = dataclasses.field(default_factory=dict)
+    ready_timeout_s: float = 30.0
+    stop_timeout_s: float = 5.0
+    hang_timeout_s: float = 30.0
+    """A process that was ready and answers no probe for so long is killed and started again."""
+    probe_interval_s: float = 0.5
+
+
+@dataclasses.dataclass(frozen=True)
+class Condition:
+    """How a child is. `reason` says why it is not ready; `restarts` counts lives after the first."""
+
+    state: State = "stopped"
+    pid: int = 0
+    restarts: int = 0
+    reason: str = ""
+    exit_code: int | None = None
+
+
+class Child:
+    """Keeps one `Program` running. `on_change` is called, in the loop, after each change of `condition`."""
+
+    def __init__(
+        self, program: Program, on_change: Callable[[Child], None], backoff: Backoff | None = None
+    ) -> None:
+        self.program = program
+        self.condition = Condition()
+        self._on_change = on_change
+        self._backoff = backoff or Backoff()
+        self._stopping = asyncio.Event()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._ready_since_s: float | None = None
+        self._log_offset = 0
+
+    async def run(self) -> None:
+        """Lives until `stop`. Never raises for a process that fails: that is what it is for."""
+        wait_s = 0.0
+        while not self._stopping.is_set():
+            self._ready_since_s = None
+            reason, exit_code = await self._live()
+            if self._stopping.is_set():
+                break
+            since = self._ready_since_s
+            wait_s = self._backoff.next_s(wait_s, 0.0 if since is None else time.monotonic() - since)
+            self._become("waiting", reason=reason, exit_code=exit_code)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(wait_s):
+                    await self._stopping.wait()
+            if not self._stopping.is_set():
+                self.condition = dataclasses.replace(self.condition, restarts=self.condition.restarts + 1)
+        self._become("stopped")
+
+    def signal(self, number: int) -> None:
+        """Sends a signal to the process, if there is one."""
+        process = self._process
+        if process is not None and process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process.pid, number)
+
+    def stop(self) -> None:
+        """Asks the process to end and `run` to return; it is killed after `stop_timeout_s`."""
+        self._stopping.set()
+
+    def kill(self) -> None:
+        """Ends the process at once; `run` goes on to the next life unless `stop` was called."""
+        self.signal(signal.SIGKILL)
+
+    async def _live(self) -> tuple[str, int | None]:
+        """One life: from the start to the death. Returns why it ended and the exit code."""
+        try:
+            process = self._process = self._start()
+        except OSError as error:
+            return f"cannot be started: {error.strerror or error}", None
+        self._become("starting", pid=process.pid, reason="it is starting")
+        with _watched_exit(process) as exited:
+            watching = asyncio.ensure_future(self._watch())
+            stopping = asyncio.ensure_future(self._stopping.wait())
+            try:
+                ends: set[asyncio.Future[Any]] = {watching, stopping, exited}
+                await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+                if exited.done():
+                    code = _reap(process)
+                    return self._cause(code), code
+                if watching.done():
+                    self._become("unwell", reason=watching.result())
+                    _reap(process)
+                    return watching.result(), None
+                await self._end(process, exited)
+                return "stopped", process.returncode
+            finally:
+                for task in (watching, stopping):
+                    task.cancel()
+                await asyncio.gather(watching, stopping, return_exceptions=True)
+                _reap(process)
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        program = self.program
+        for path, content in program.files.items():
+            write_private(Path(path), content)
+        with contextlib.suppress(OSError):
+            if program.log_file.stat().st_size > LOG_BYTES_MAX:
+                program.log_file.replace(program.log_file.with_name(program.log_file.name + ".1"))
+        log = os.open(program.log_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        try:
+            self._log_offset = os.fstat(log).st_size
+            return subprocess.Popen(
+                program.argv,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,  # a Ctrl-C at the terminal is for the supervisor alone
+                env=child_environment({**program.env, PARENT_VARIABLE: str(os.getpid())}),
+            )
+        finally:
+            os.close(log)
+
+    async def _watch(self) -> str:
+        """Probes for ever; returns the reason once the process must be killed."""
+        started = time.monotonic()
+        unwell_since: float | None = None
+        while True:
+            try:
+                await self.program.probe()
+            except ProbeFailed as failed:
+                now = time.monotonic()
+                if self._ready_since_s is None:
+                    if now - started > self.program.ready_timeout_s:
+                        return f"not ready within {self.program.ready_timeout_s:g} s: {failed}"
+                    await asyncio.sleep(min(0.03 + (now - started) / 10, self.program.probe_interval_s))
+                    continue
+                if unwell_since is None:
+                    unwell_since = now  # a single miss is forgiven
+                else:
+                    if now - unwell_since > self.program.hang_timeout_s:
+                        return f"it hung: {failed}, for {now - unwell_since:.0f} s"
+                    self._become("unwell", reason=str(failed))
+            else:
+                unwell_since = None
+                if self._ready_since_s is None:
+                    self._ready_since_s = time.monotonic()
+                self._become("ready", reason="")
+            await asyncio.sleep(self.program.probe_interval_s)
+
+    async def _end(self, process: subprocess.Popen[bytes], exited: asyncio.Future[None]) -> None:
+        self.signal(signal.SIGTERM)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self.program.stop_timeout_s):
+                await asyncio.shield(exited)
+        _reap(process)
+
+    def _cause(self, code: int) -> str:
+        how = f"exit status {code}"
+        if code < 0:
+            how = f"killed by {signal.Signals(-code).name if -code in _SIGNALS else f'signal {-code}'}"
+        last = last_words(self.program.log_file, self._log_offset)
+        return f"{how}: {last}" if last else how
+
+    def _become(
+        self, state: State, *, reason: str = "", pid: int | None = None, exit_code: int | None = None
+    ) -> None:
+        alive = state in ("starting", "ready", "unwell")
+        new = dataclasses.replace(
+            self.condition,
+            state=state,
+            reason=reason,
+            pid=(self.condition.pid if pid is None else pid) if alive else 0,
+            exit_code=exit_code,
+        )
+        if new != self.condition:
+            self.condition = new
+            self._on_change(self)
+
+
+def last_words(log_file: Path, offset: int) -> str:
+    """The line of a log, from `offset` on, that best says why its process ended; empty when there is none.
+
+    Our own processes end with a line that begins with `sextant: `; for others it is the last line of all.
+    """
+    try:
+        with log_file.open("rb") as file:
+            end = file.seek(0, os.SEEK_END)
+            file.seek(max(offset, end - TAIL_BYTES))
+            lines = file.read(TAIL_BYTES).decode(errors="replace").splitlines()
+    except OSError:
+        return ""
+    spoken = [re.sub(r"[^\x20-\x7e\u00a0-\U0010ffff]+", " ", line).strip() for line in lines]
+    spoken = [line for line in spoken if line]
+    ours = [line.removeprefix("sextant: ") for line in spoken if line.startswith("sextant: ")]
+    said = [line for line in ours if not line.startswith(("engine answers", "engine stops"))] or spoken
+    return said[-1][:CAUSE_CHARS_MAX] if said else ""
+
+
+_SIGNALS = frozenset(int(number) for number in signal.Signals)
+
+
+@contextlib.contextmanager
+def _watched_exit(process: subprocess.Popen[bytes]) -> Iterator[asyncio.Future[None]]:
+    """A future that completes when the process has died, through a pidfd: no thread, no polling."""
+    loop = asyncio.get_running_loop()
+    exited: asyncio.Future[None] = loop.create_future()
+    descriptor = os.pidfd_open(process.pid)
+
+    def dead() -> None:
+        loop.remove_reader(descriptor)
+        if not exited.done():
+            exited.set_result(None)
+
+    loop.add_reader(descriptor, dead)
+    try:
+        yield exited
+    finally:
+        loop.remove_reader(descriptor)
+        os.close(descriptor)
+
+
+def _reap(process: subprocess.Popen[bytes]) -> int:
+    """Kills what is left of the process and of all that it started, and collects it. Idempotent.
+
+    The group is killed before the leader is collected: until then its number cannot belong to another.
+    """
+    if process.returncode is None:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, signal.SIGKILL)
+    return process.wait()

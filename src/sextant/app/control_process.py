@@ -1,0 +1,61 @@
+"""The control process: `python -m sextant.app.control_process --settings run/control.json`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+import uvicorn
+
+from sextant.app.entry import run_entry
+from sextant.app.tls import server_context
+from sextant.base.errors import Misconfigured
+from sextant.control.app import build_app
+from sextant.control.settings import ControlSettings, read_control_settings
+from sextant.store.accounts import Accounts, publish
+
+STOP_GRACE_S = 3
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="sextant.app.control_process")
+    parser.add_argument("--settings", required=True, type=Path)
+    parser.add_argument("--log-level", default="info")
+    given = parser.parse_args(argv)
+    return run_entry(lambda: run_control(read_control_settings(given.settings)), log_level=given.log_level)
+
+
+def run_control(settings: ControlSettings) -> None:
+    """Serves until SIGTERM or SIGINT; the supervisor has migrated the accounts. Raises Misconfigured."""
+    accounts = Accounts(settings.accounts_db)
+    try:
+        publish(accounts.policy_snapshot(), settings.policy_file)  # a crash may have come between the two
+        config = uvicorn.Config(
+            build_app(settings, accounts),
+            host=settings.host,
+            port=settings.port,
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            timeout_graceful_shutdown=STOP_GRACE_S,
+            timeout_keep_alive=5,
+            limit_concurrency=256,
+            ws="none",
+        )
+        config.load()
+        if settings.tls is not None:
+            config.ssl = server_context(settings.tls)
+        server = uvicorn.Server(config)
+        try:
+            server.run()
+        except SystemExit:
+            server.started = False
+        if not server.started:
+            raise Misconfigured(f"cannot listen on {settings.host}:{settings.port}; is the port taken?")
+    finally:
+        accounts.close()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

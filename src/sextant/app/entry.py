@@ -1,0 +1,49 @@
+"""What every process entry does first and last: die with the parent, log to stderr, end with one clear
+line."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Callable
+
+from sextant.base.config import variable
+from sextant.base.errors import Permanent, SextantError
+from sextant.base.lifeline import PARENT_VARIABLE, bind_to_parent
+
+DRAIN_GRACE_S = 30.0
+"""Requests under way when a gateway is told to stop may take so long to end."""
+
+
+def run_entry(body: Callable[[], None], *, log_level: str = "info") -> int:
+    """Runs one process to its end and returns its exit status.
+
+    0: stopped as asked. 78 (EX_CONFIG): cannot work as configured, so a restart is pointless. 70
+    (EX_SOFTWARE): anything else. The last line on stderr begins with `sextant: ` and says why; the supervisor
+    shows it.
+    """
+    parent = variable(PARENT_VARIABLE)
+    bind_to_parent(int(parent) if parent else None)
+    logging.basicConfig(
+        level=log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
+    )
+    for chatty in ("alembic", "uvicorn"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
+    try:
+        body()
+    except Permanent as error:
+        return _end(error.message, os.EX_CONFIG)
+    except SextantError as error:
+        return _end(error.message, os.EX_SOFTWARE)
+    except KeyboardInterrupt:
+        return 0
+    except Exception as error:
+        logging.getLogger(__name__).exception("unexpected")
+        return _end(f"unexpected {type(error).__name__}: {error}", os.EX_SOFTWARE)
+    return 0
+
+
+def _end(message: str, status: int) -> int:
+    print(f"sextant: {' '.join(message.split())}", file=sys.stderr, flush=True)
+    return status

@@ -1,0 +1,127 @@
+"""One gateway worker: `python -m sextant.app.gateway_process --settings run/gateway.json`.
+
+Joins the pieces of flow 1 (serve): transport, gateway, governance and the ledger client, on uvloop; polls the
+two snapshots; on SIGTERM stops accepting, lets requests under way end within the grace, then leaves. A second
+SIGTERM ends the grace.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import gc
+import signal
+import sys
+from collections.abc import Callable, Coroutine, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import uvloop
+
+from sextant.app.entry import DRAIN_GRACE_S, run_entry
+from sextant.app.snapshots import POLL_INTERVAL_S, SnapshotFile
+from sextant.app.tls import server_context
+from sextant.base.errors import Misconfigured
+from sextant.gateway.app import build_handler
+from sextant.governance.governor import LocalGovernor
+from sextant.governance.ledger_client import LedgerClient
+from sextant.spec.snapshot import GatewaySettings, PolicySnapshot, RouteTable
+from sextant.telemetry.table import Registry
+from sextant.transport.client import Pool
+from sextant.transport.server import serve
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="sextant.app.gateway_process")
+    parser.add_argument("--settings", required=True, type=Path)
+    parser.add_argument("--log-level", default="info")
+    given = parser.parse_args(argv)
+
+    def body() -> None:
+        settings = read_settings(given.settings)
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(run_gateway(settings))
+
+    return run_entry(body, log_level=given.log_level)
+
+
+def read_settings(path: Path) -> GatewaySettings:
+    """Raises Misconfigured."""
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=GatewaySettings)
+    except (OSError, msgspec.DecodeError) as error:
+        raise Misconfigured(f"the gateway settings {path} cannot be read: {error}") from None
+
+
+async def run_gateway(settings: GatewaySettings) -> None:
+    """Serves until SIGTERM or SIGINT. Raises Misconfigured when it cannot start."""
+    registry = Registry()
+    stop, hurry = asyncio.Event(), asyncio.Event()
+    _on_stop_signals(lambda: hurry.set() if stop.is_set() else stop.set())
+    policy_file = SnapshotFile(
+        settings.policy_file, PolicySnapshot, lambda policy: governor.swap_policy(policy)
+    )
+    routes_file = SnapshotFile(settings.routes_file, RouteTable, lambda routes: app.swap_routes(routes))
+    ledger = LedgerClient(settings.ledger_socket, registry)
+    await ledger.start()
+    governor = LocalGovernor(policy_file.load(), ledger, registry)
+    pool = Pool(settings.limits, registry)
+    app = build_handler(settings, governor, pool, registry)
+    app.swap_routes(routes_file.load())
+    try:
+        server = await serve(
+            app,
+            host=settings.host,
+            port=settings.port,
+            limits=settings.limits,
+            registry=registry,
+            ssl_context=None if settings.tls is None else server_context(settings.tls),
+            reuse_port=settings.reuse_port,
+        )
+    except OSError as error:
+        raise Misconfigured(
+            f"cannot listen on {settings.host}:{settings.port}: {error.strerror or error}"
+        ) from None
+    gc.freeze()  # what start-up made lives as long as the process: no collection need look at it again
+    polling = asyncio.ensure_future(_poll_snapshots([policy_file, routes_file]))
+    try:
+        await stop.wait()
+        await _drain(server.close, hurry)
+    finally:
+        polling.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await polling
+        app.close()
+        pool.close()
+        await ledger.close()
+
+
+async def _drain(close: Callable[[float], Coroutine[Any, Any, None]], hurry: asyncio.Event) -> None:
+    """Closes with the grace; `hurry` ends the grace."""
+    closing = asyncio.ensure_future(close(DRAIN_GRACE_S))
+    hurrying = asyncio.ensure_future(hurry.wait())
+    ends: set[asyncio.Future[Any]] = {closing, hurrying}
+    await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+    if not closing.done():
+        await close(0.0)
+    await closing
+    hurrying.cancel()
+
+
+async def _poll_snapshots(files: Sequence[SnapshotFile[Any]]) -> None:
+    while True:
+        await asyncio.sleep(POLL_INTERVAL_S)
+        for file in files:
+            file.poll()
+
+
+def _on_stop_signals(callback: Callable[[], None]) -> None:
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, callback)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

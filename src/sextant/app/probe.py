@@ -1,0 +1,119 @@
+"""Health probes: one small HTTP GET or a connect, bounded in time and bytes.
+
+The supervisor asks each process whether it answers. Written on asyncio's streams so that the supervisor has
+no thread (its children's death signal is tied to the thread that forked them) and needs no HTTP library.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import re
+import ssl
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
+from urllib.parse import urlsplit
+
+ANSWER_BYTES_MAX = 1024 * 1024
+"""A longer answer counts as a failed probe."""
+
+Probe = Callable[[], Awaitable[None]]
+"""Returns when the process answers; raises ProbeFailed with the reason otherwise."""
+
+
+class ProbeFailed(Exception):
+    """The process did not answer as it should; the text says how."""
+
+
+def http_probe(url: str, headers: Callable[[], Mapping[str, str]] = dict, *, timeout_s: float = 2.0) -> Probe:
+    """A probe that is content with a 200 from `url`. Certificates of our own processes are not verified."""
+    parts = urlsplit(url)
+    verify = parts.hostname not in ("127.0.0.1", "::1", "localhost")
+
+    async def probe() -> None:
+        try:
+            async with asyncio.timeout(timeout_s):
+                status = await _get_status(url, headers(), verify=verify)
+        except TimeoutError:
+            raise ProbeFailed(f"no answer within {timeout_s:g} s") from None
+        except (OSError, ValueError, asyncio.IncompleteReadError) as error:
+            raise ProbeFailed(_reason(error)) from None
+        if status != 200:
+            raise ProbeFailed(f"the health check was answered {status}{_hint(status)}")
+
+    return probe
+
+
+def connect_probe(host: str, port: int, *, timeout_s: float = 2.0) -> Probe:
+    """A probe that is content when a TCP connection is accepted."""
+
+    async def probe() -> None:
+        await _connected(asyncio.open_connection(host, port), timeout_s)
+
+    return probe
+
+
+def socket_probe(path: Path, *, timeout_s: float = 2.0) -> Probe:
+    """A probe that is content when the Unix socket accepts a connection."""
+
+    async def probe() -> None:
+        await _connected(asyncio.open_unix_connection(path), timeout_s)
+
+    return probe
+
+
+async def _connected(
+    opening: Awaitable[tuple[asyncio.StreamReader, asyncio.StreamWriter]], timeout_s: float
+) -> None:
+    try:
+        async with asyncio.timeout(timeout_s):
+            _, writer = await opening
+    except TimeoutError:
+        raise ProbeFailed(f"no connection within {timeout_s:g} s") from None
+    except OSError as error:
+        raise ProbeFailed(_reason(error)) from None
+    writer.close()
+
+
+async def _get_status(url: str, headers: Mapping[str, str], *, verify: bool) -> int:
+    parts = urlsplit(url)
+    context: ssl.SSLContext | None = None
+    if parts.scheme == "https":
+        context = ssl.create_default_context()
+        if not verify:
+            context.check_hostname = False
+            context.verify_mode = ssl.CERT_NONE
+    host = parts.hostname or ""
+    reader, writer = await asyncio.open_connection(
+        host, parts.port or (443 if context else 80), ssl=context, limit=ANSWER_BYTES_MAX
+    )
+    try:
+        fields = {"Host": parts.netloc, "Accept": "application/json", "Connection": "close", **headers}
+        head = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
+        target = parts.path or "/"
+        writer.write(f"GET {target} HTTP/1.1\r\n{head}\r\n".encode("latin-1"))
+        line = await reader.readline()
+        found = re.match(rb"HTTP/1\.[01] (\d{3})(?: |\r|\n|$)", line)
+        if found is None:
+            raise ValueError(f"the answer is not HTTP: {line[:40]!r}")
+        return int(found.group(1))
+    finally:
+        writer.close()
+        with contextlib.suppress(OSError):
+            await writer.wait_closed()
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, ConnectionRefusedError):
+        return "nothing listens there"
+    if isinstance(error, ssl.SSLError):
+        return f"TLS: {error.reason or error}"
+    return str(getattr(error, "strerror", None) or error)
+
+
+def _hint(status: int) -> str:
+    if status in (401, 403):
+        return ": its API key is not accepted"
+    if status == 404:
+        return ": there is no such path; is the base URL the API's root?"
+    return ""

@@ -1,0 +1,336 @@
+"""The supervisor of `sextant up`: starts the ledger, the engines, the gateway and control, watches them,
+starts again what dies, and stops all of them in the reverse order.
+
+It decides nothing about requests: what it sees of the engines goes into `routes.json`, which gateways poll.
+Neighbours: `child.py` (one process), `remote_watch.py` (an endpoint elsewhere), `plan.py` (what to run),
+`up.py` (the frame around it: lock, first start, ports).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Literal
+from urllib.parse import urlsplit
+
+import msgspec
+
+import sextant
+from sextant.app.bootstrap import FirstRun
+from sextant.app.child import Child, Condition, Program
+from sextant.app.entry import DRAIN_GRACE_S
+from sextant.app.events import Changed, Serving, Stopping, Tell
+from sextant.app.plan import EnginePlan, Plan
+from sextant.app.probe import Probe, ProbeFailed, connect_probe, http_probe, socket_probe
+from sextant.app.remote_watch import RemoteWatch
+from sextant.app.routes import RouteBook, Verdict
+from sextant.app.state import StateDir, write_private
+from sextant.base.config import resolve_secret, variable
+from sextant.base.errors import Misconfigured, SextantError
+from sextant.control.settings import ProcessStatus, Status
+
+Kind = Literal["ledger", "engine", "gateway", "control"]
+
+STOP_ORDER: tuple[Kind, ...] = ("control", "gateway", "engine", "ledger")
+START_ATTEMPTS = 3
+"""A process that dies so often before it was ever ready fails the start."""
+GATEWAY_READY_TIMEOUT_S = 10.0
+
+_log = logging.getLogger(__name__)
+
+
+class Member(msgspec.Struct):
+    """One supervised thing and what it is for."""
+
+    name: str
+    kind: Kind
+    runner: Child | RemoteWatch
+    engine: EnginePlan | None = None
+    since_ms: int = 0
+    task: asyncio.Task[None] | None = None
+
+    @property
+    def condition(self) -> Condition:
+        return self.runner.condition
+
+
+class Supervisor:
+    """Runs one `Plan`. Use it once: `await run()`."""
+
+    def __init__(self, plan: Plan, state: StateDir, tell: Tell, *, first_run: FirstRun | None = None) -> None:
+        self._plan = plan
+        self._state = state
+        self._tell = tell
+        self._first_run = first_run
+        self._began = time.monotonic()
+        self._started_ms = time.time_ns() // 1_000_000
+        self._routes = RouteBook(state.routes_file, plan.models)
+        self._changed = asyncio.Event()
+        self._stop, self._hurry = asyncio.Event(), asyncio.Event()
+        self._stopping = False
+        self._members = list(self._make_members())
+
+    async def run(self) -> None:
+        """Until SIGTERM, SIGINT or SIGHUP. Raises SextantError; then nothing that was started is left."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            loop.add_signal_handler(number, self._on_stop_signal)
+        self._routes.publish()
+        for member in self._members:
+            member.task = loop.create_task(member.runner.run(), name=member.name)
+        try:
+            if await self._until_serving():
+                await self._stop.wait()
+                self._tell(Stopping(DRAIN_GRACE_S))
+        finally:
+            await self._stop_all()
+
+    def _on_stop_signal(self) -> None:
+        if self._stop.is_set():
+            self._hurry.set()
+        self._stop.set()
+
+    async def _until_serving(self) -> bool:
+        """True once everything answers; False when asked to stop before. Raises SextantError."""
+        while not self._stop.is_set():
+            self._check_start()
+            if all(_settled(member) for member in self._members):
+                break
+            await self._next_change()
+        if self._stop.is_set():
+            return False
+        waiting = [m for m in self._members if m.kind == "engine" and m.condition.state != "ready"]
+        if not waiting:
+            await self._gateway_ready()
+        self._tell(
+            Serving(
+                url=self._plan.url,
+                control_url=self._plan.control_url,
+                model=self._plan.models[0].id,
+                state_dir=str(self._state.root),
+                after_s=time.monotonic() - self._began,
+                not_ready=tuple(f"{m.name}: {m.condition.reason}" for m in waiting),
+                first_run=self._first_run,
+            )
+        )
+        return True
+
+    async def _next_change(self) -> None:
+        changed = asyncio.ensure_future(self._changed.wait())
+        stopped = asyncio.ensure_future(self._stop.wait())
+        await asyncio.wait({changed, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        changed.cancel()
+        stopped.cancel()
+        self._changed.clear()
+
+    def _check_start(self) -> None:
+        for member in self._members:
+            condition = member.condition
+            if condition.state != "waiting":
+                continue
+            if condition.exit_code == os.EX_CONFIG:
+                raise _start_failed(f"{member.name}: {_without_status(condition.reason)}")
+            if condition.exit_code is None or condition.restarts + 1 >= START_ATTEMPTS:
+                log = self._state.logs / f"{member.name}.log"
+                raise _start_failed(f"{member.name} does not start: {condition.reason}; its log is {log}")
+
+    async def _gateway_ready(self) -> None:
+        """Waits for the gateway's own `/ready`: it has seen the routes and reaches the ledger."""
+        probe = self._gateway_probe("/ready")
+        deadline = time.monotonic() + GATEWAY_READY_TIMEOUT_S
+        while not self._stop.is_set():
+            try:
+                await probe()
+                return
+            except ProbeFailed as failed:
+                if time.monotonic() > deadline:
+                    raise _start_failed(f"the gateway is up, but not ready: {failed}") from None
+            await asyncio.sleep(0.03)
+
+    def _on_change(self, runner: Child | RemoteWatch) -> None:
+        member = next(member for member in self._members if member.runner is runner)
+        member.since_ms = time.time_ns() // 1_000_000
+        condition = member.condition
+        log = _log.info if condition.state in ("ready", "starting", "stopped") else _log.warning
+        log("%s is %s%s", member.name, condition.state, f": {condition.reason}" if condition.reason else "")
+        if member.kind == "engine":
+            self._routes.set(self._verdicts())
+        self.write_status()
+        if not self._stopping:
+            after_s = time.monotonic() - self._began
+            self._tell(Changed(member.name, condition.state, condition.reason, condition.restarts, after_s))
+        self._changed.set()
+
+    def _verdicts(self) -> dict[str, Verdict]:
+        return {
+            member.engine.upstream_id: Verdict(
+                member.condition.state == "ready",
+                "" if member.condition.state == "ready" else member.condition.reason or "it is stopped",
+            )
+            for member in self._members
+            if member.engine is not None
+        }
+
+    def write_status(self) -> None:
+        status = Status(
+            version=sextant.__version__,
+            pid=os.getpid(),
+            started_ms=self._started_ms,
+            url=self._plan.url,
+            control_url=self._plan.control_url,
+            processes=tuple(_status_of(member) for member in self._members),
+        )
+        write_private(self._state.status_file, msgspec.json.encode(status))
+
+    async def _stop_all(self) -> None:
+        """Stops kind by kind, the gateway before the engines so that requests under way can end."""
+        self._stopping = True
+        hurrying = asyncio.ensure_future(self._hurry_up())
+        for kind in STOP_ORDER:
+            group = [member for member in self._members if member.kind == kind]
+            for member in group:
+                member.runner.stop()
+            await asyncio.gather(*(member.task for member in group if member.task is not None))
+        hurrying.cancel()
+
+    async def _hurry_up(self) -> None:
+        """On a second signal: gateways cut what is under way, everything else is killed."""
+        await self._hurry.wait()
+        for member in self._members:
+            if isinstance(member.runner, Child):
+                gateway = member.kind == "gateway"
+                member.runner.signal(signal.SIGTERM if gateway else signal.SIGKILL)
+
+    # What to start.
+
+    def _make_members(self) -> Iterator[Member]:
+        state, level = self._state, self._plan.log_level
+        ledger = ("--db", state.ledger_db, "--socket", state.ledger_socket, "--log-level", level)
+        yield self._child(
+            "ledger",
+            "ledger",
+            _module("sextant.app.ledger_process", *ledger),
+            socket_probe(state.ledger_socket),
+        )
+        for engine in self._plan.engines:
+            yield self._engine(engine)
+        settings = msgspec.json.encode(self._plan.gateway)
+        yield self._child(
+            "gateway",
+            "gateway",
+            _module("sextant.app.gateway_process", "--settings", state.gateway_file, "--log-level", level),
+            self._gateway_probe("/health"),
+            files={str(state.gateway_file): settings},
+            env=self._secret_variables(),
+            stop_timeout_s=DRAIN_GRACE_S + 5.0,
+        )
+        yield self._child(
+            "control",
+            "control",
+            _module("sextant.app.control_process", "--settings", state.control_file, "--log-level", level),
+            http_probe(f"{self._plan.control_url}/health", self._admin_header),
+            files={str(state.control_file): msgspec.json.encode(self._plan.control)},
+        )
+
+    def _child(self, name: str, kind: Kind, argv: tuple[str, ...], probe: Probe, **options: object) -> Member:
+        program = Program(
+            name=name,
+            argv=argv,
+            log_file=self._state.logs / f"{name}.log",
+            probe=probe,
+            **options,  # type: ignore[arg-type]
+        )
+        return Member(name, kind, Child(program, self._on_change))
+
+    def _engine(self, engine: EnginePlan) -> Member:
+        launch, name = engine.launch, f"engine-{engine.upstream_id}"
+        origin = urlsplit(launch.base_url)
+        headers: Callable[[], Mapping[str, str]] = dict
+        if launch.health_needs_key and launch.api_key_ref is not None:
+            ref = launch.api_key_ref
+            resolve_secret(ref)  # a missing secret is told at the start, not by a failing probe
+
+            def headers() -> Mapping[str, str]:
+                return {"Authorization": f"Bearer {resolve_secret(ref)}"}
+
+        timeout_s = 10.0 if not launch.argv else 2.0
+        probe = http_probe(
+            f"{origin.scheme}://{origin.netloc}{launch.health_path}", headers, timeout_s=timeout_s
+        )
+        if not launch.argv:
+            return Member(name, "engine", RemoteWatch(name, probe, self._on_change), engine)
+        program = Program(
+            name=name,
+            argv=launch.argv,
+            log_file=self._state.logs / f"{name}.log",
+            probe=probe,
+            env=launch.env,
+            files=launch.files,
+            ready_timeout_s=launch.ready_timeout_s,
+            stop_timeout_s=launch.stop_timeout_s,
+        )
+        return Member(name, "engine", Child(program, self._on_change), engine)
+
+    def _gateway_probe(self, path: str) -> Probe:
+        tls = self._plan.gateway.tls
+        if tls is not None and tls.client_ca_file is not None:  # it would ask us for a certificate
+            parts = urlsplit(self._plan.url)
+            return connect_probe(parts.hostname or "", parts.port or 443)
+        return http_probe(f"{self._plan.url}{path}")
+
+    def _admin_header(self) -> Mapping[str, str]:
+        return {"Authorization": f"Bearer {resolve_secret(f'file:{self._state.admin_secret}')}"}
+
+    def _secret_variables(self) -> dict[str, str]:
+        """The environment secrets that routes refer to, for the gateway alone."""
+        names = {
+            upstream.api_key_ref.removeprefix("env:")
+            for model in self._plan.models
+            for upstream in model.upstreams
+            if upstream.api_key_ref is not None and upstream.api_key_ref.startswith("env:")
+        }
+        found = {name: variable(name) for name in names}
+        missing = sorted(name for name, value in found.items() if value is None)
+        if missing:
+            raise Misconfigured(f"the environment variable {missing[0]} is not set; set it before starting")
+        return {name: value for name, value in found.items() if value is not None}
+
+
+def _start_failed(message: str) -> SextantError:
+    return SextantError(message, code="start_failed")
+
+
+def _settled(member: Member) -> bool:
+    """Whether a start need not wait for it any longer: an endpoint elsewhere is only asked once."""
+    if isinstance(member.runner, RemoteWatch):
+        return member.condition.state in ("ready", "unwell")
+    return member.condition.state == "ready"
+
+
+def _status_of(member: Member) -> ProcessStatus:
+    condition = member.condition
+    return ProcessStatus(
+        name=member.name,
+        kind=member.kind,
+        state=condition.state,
+        pid=condition.pid,
+        restarts=condition.restarts,
+        reason=condition.reason,
+        since_ms=member.since_ms,
+        model=member.engine.model_id if member.engine else "",
+        upstream=member.engine.upstream_id if member.engine else "",
+    )
+
+
+def _without_status(reason: str) -> str:
+    return reason.partition(": ")[2] or reason
+
+
+def _module(name: str, *arguments: str | Path) -> tuple[str, ...]:
+    return (sys.executable, "-m", name, *map(str, arguments))

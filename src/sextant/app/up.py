@@ -1,0 +1,61 @@
+"""The frame of `sextant up`: state directory, lock, ports, first start, then the supervisor until it is told
+to stop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Iterator
+
+from sextant.app.bootstrap import FirstRun, bootstrap, forget_first_run
+from sextant.app.events import Event, Serving, Stopped, Tell, Warned
+from sextant.app.plan import Overrides, Plan, make_plan
+from sextant.app.state import StateDir, check_port_free, reserve_port
+from sextant.app.supervisor import Supervisor
+from sextant.spec.document import Deployment
+
+
+def run_up(document: Deployment, state: StateDir, overrides: Overrides, tell: Tell) -> None:
+    """Serves `document` until SIGTERM, SIGINT or SIGHUP. Raises SextantError when the start fails."""
+    state.prepare()
+    with state.lock(), reserve_port("127.0.0.1") as held, _own_log(state):
+        state.clear_run()
+        plan = make_plan(document, state, overrides, held.getsockname()[1])
+        for warning in plan.warnings:
+            tell(Warned(warning))
+        check_port_free(plan.gateway.host, plan.gateway.port, "--port")
+        check_port_free(plan.control.host, plan.control.port, "--control-port")
+        first_run = bootstrap(state)
+        try:
+            asyncio.run(_supervise(plan, state, tell, first_run))
+        finally:
+            state.clear_run()
+        tell(Stopped())
+
+
+async def _supervise(plan: Plan, state: StateDir, tell: Tell, first_run: FirstRun | None) -> None:
+    def tell_and_forget(event: Event) -> None:
+        tell(event)
+        if isinstance(event, Serving):
+            forget_first_run(state)
+
+    await Supervisor(plan, state, tell_and_forget, first_run=first_run).run()
+
+
+@contextlib.contextmanager
+def _own_log(state: StateDir) -> Iterator[None]:
+    """The supervisor's own log, beside those of its children."""
+    path = state.logs / "supervisor.log"
+    path.touch(mode=0o600)
+    handler = logging.FileHandler(path)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    logger = logging.getLogger("sextant.app")
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        handler.close()

@@ -1,0 +1,49 @@
+"""The `sextant` command: puts the verbs together and turns every error into one clear message.
+
+Importing this and asking for help stay quick: each verb imports what it needs when it runs.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from sextant.base.errors import SextantError
+from sextant.cli import chat, doctor, down, key, model, status, up, version
+from sextant.cli.output import fail, fail_unexpected
+
+app = typer.Typer(
+    name="sextant",
+    help="Your own DeepSeek: one command serves a model behind a governed, OpenAI-compatible API.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("up")(up.up)
+app.command("down")(down.down)
+app.command("chat")(chat.chat)
+app.command("status")(status.status)
+app.add_typer(key.app, name="key")
+app.add_typer(model.app, name="model")
+app.command("doctor")(doctor.doctor)
+app.command("version")(version.version)
+
+
+def main() -> None:
+    """Entry of the console script. Exit codes: 0 done, 1 failed, 2 wrong usage, 3 nothing runs, 130
+    interrupted."""
+    try:
+        app()
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(1)
+    except SextantError as error:
+        fail(error)
+    except Exception as error:  # noqa: BLE001 - the edge: a traceback goes to a file, a sentence to the user
+        fail_unexpected(error)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,97 @@
+"""How the command line speaks: consoles, JSON for scripts, and the two ways in which a command fails."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import sys
+import tempfile
+import traceback
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from sextant.base.config import variable
+from sextant.base.errors import SextantError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from sextant.app.state import StateDir
+
+EXIT_FAILED = 1
+EXIT_NOT_RUNNING = 3
+EXIT_INTERRUPTED = 130
+
+NOT_RUNNING = "not_running"
+"""Error code of a command that needs a running deployment."""
+
+
+def out() -> Console:
+    """Standard output, without guessed highlighting; plain when it is not a terminal."""
+    from rich.console import Console
+
+    return Console(highlight=False, soft_wrap=True)
+
+
+def err() -> Console:
+    """Standard error, in the same manner."""
+    from rich.console import Console
+
+    return Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def print_json(value: Any) -> None:
+    """One JSON document and a newline, for scripts."""
+    import msgspec
+
+    text = msgspec.json.format(msgspec.json.encode(value), indent=2)
+    sys.stdout.write(text.decode() + "\n")
+
+
+def fail(error: SextantError) -> NoReturn:
+    """Ends the command with the error's own sentence."""
+    mark = "\x1b[1;31merror:\x1b[0m" if sys.stderr.isatty() and variable("NO_COLOR") is None else "error:"
+    print(f"{mark} {error.message}", file=sys.stderr)
+    sys.exit(EXIT_NOT_RUNNING if error.code == NOT_RUNNING else EXIT_FAILED)
+
+
+def fail_unexpected(error: Exception) -> NoReturn:
+    """Ends the command for a fault that is ours: the traceback goes to a file, a sentence to the user."""
+    text = "".join(traceback.format_exception(error))
+    with tempfile.NamedTemporaryFile(
+        "w", prefix="sextant-crash-", suffix=".log", delete=False, encoding="utf-8"
+    ) as file:
+        file.write(f"{shlex.join(sys.argv[:2])}\n{text}")
+    fail(
+        SextantError(
+            f"this should not have happened ({type(error).__name__}); the details are in {file.name}: please "
+            f"report them"
+        )
+    )
+
+
+def this_command() -> str:
+    """How to call this program again from here: `sextant` when that is it, else its path, relative if
+    below."""
+    program = Path(sys.argv[0])
+    if program.name != "sextant":
+        program = Path(sys.executable).with_name("sextant")
+    found = shutil.which("sextant")
+    if found is not None and Path(found).resolve() == program.resolve():
+        return "sextant"
+    absolute = Path(os.path.abspath(program))  # noqa: PTH100 - a venv's links must not be followed
+    here = Path.cwd()
+    return shlex.quote(str(absolute.relative_to(here) if absolute.is_relative_to(here) else absolute))
+
+
+def with_state(command: str, state: StateDir) -> str:
+    """`sextant COMMAND`, with `--state` where this state directory is not the usual one."""
+    from sextant.app.state import DEFAULT_STATE
+
+    line = f"{this_command()} {command}"
+    if state.root == DEFAULT_STATE.absolute():
+        return line
+    here = Path.cwd()
+    root = state.root.relative_to(here) if state.root.is_relative_to(here) else state.root
+    return f"{line} --state {shlex.quote(str(root))}"

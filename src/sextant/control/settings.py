@@ -1,0 +1,72 @@
+"""What control is told, and what it is shown: its settings, and the supervisor's status file.
+
+The supervisor (`sextant.app`) writes both; control and `sextant status` read the status.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+
+from sextant.base.errors import Misconfigured
+from sextant.spec.snapshot import TlsFiles
+
+
+class ControlSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What the supervisor tells control, as a JSON file."""
+
+    host: str
+    port: int
+    accounts_db: str
+    ledger_db: str
+    policy_file: str
+    routes_file: str
+    status_file: str
+    tls: TlsFiles | None = None
+
+
+class ProcessStatus(msgspec.Struct, frozen=True):
+    """One process as the supervisor sees it. `state` is starting, ready, unwell, waiting (to be started
+    again), stopped, or, for an endpoint that runs elsewhere, ready or unwell with pid 0."""
+
+    name: str
+    kind: str  # "ledger" | "engine" | "gateway" | "control"
+    state: str
+    pid: int
+    restarts: int
+    reason: str
+    since_ms: int
+    model: str = ""
+    upstream: str = ""
+
+
+class Status(msgspec.Struct, frozen=True):
+    """The deployment as the supervisor sees it, rewritten at each change."""
+
+    version: str
+    pid: int
+    started_ms: int
+    url: str
+    control_url: str
+    processes: tuple[ProcessStatus, ...]
+
+    @property
+    def ready(self) -> bool:
+        return bool(self.processes) and all(process.state == "ready" for process in self.processes)
+
+
+def read_status(path: Path) -> Status | None:
+    """The status, or None where there is none or it cannot be read."""
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Status)
+    except (OSError, msgspec.DecodeError):
+        return None
+
+
+def read_control_settings(path: Path) -> ControlSettings:
+    """Raises Misconfigured."""
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=ControlSettings)
+    except (OSError, msgspec.DecodeError) as error:
+        raise Misconfigured(f"the control settings {path} cannot be read: {error}") from None
