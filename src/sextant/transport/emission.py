@@ -61,6 +61,12 @@ def request_fields(headers: Headers) -> bytes:
     return _fields(headers, _request_names)
 
 
+def check_status(status: int) -> None:
+    """Raises UnsafeHeader unless `status` may end an exchange (no 1xx)."""
+    if not STATUS_MIN <= status <= STATUS_MAX:
+        raise UnsafeHeader(f"status {status} is no final HTTP status")
+
+
 def check_target(target: bytes) -> None:
     """Raises UnsafeHeader unless `target` is an origin-form request target of visible ASCII."""
     if _TARGET.fullmatch(target) is None:
@@ -92,7 +98,6 @@ class StatusLines(dict[int, bytes]):
             self.clear()
 
     def __missing__(self, status: int) -> bytes:
-        if not STATUS_MIN <= status <= STATUS_MAX:
-            raise UnsafeHeader(f"status {status} is no final HTTP status")
+        check_status(status)
         line = self[status] = b"HTTP/1.1 %d %b\r\n%b" % (status, _REASONS.get(status, b"Unknown"), self._date)
         return line

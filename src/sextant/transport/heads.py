@@ -134,6 +134,23 @@ def parse_request_head(data: bytes, end: int, limits: GatewayLimits) -> RequestH
     return head
 
 
+def request_head(first: bytes, headers: list[Header]) -> RequestHead:
+    """The same reading for a head that someone else has split (the ASGI twin). Raises Refusal."""
+    line = _request_lines[first]
+    head = RequestHead(line, headers)
+    _check_host(head, line[3])
+    _frame_request(head)
+    return head
+
+
+def clean_fields(headers: list[Header]) -> list[Header]:
+    """The same headers as our own reading gives them (not every server trims values). Raises Refusal."""
+    try:
+        return [field_line(b"%b:%b" % header) for header in headers]
+    except BadHead:
+        raise Refusal("bad_header") from None
+
+
 def parse_response_head(data: bytes, end: int) -> ResponseHead:
     """Reads `data[:end]`, an answer's head with its blank line. Raises BadHead."""
     lines = data[: end - 4].split(b"\r\n")
