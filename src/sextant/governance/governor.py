@@ -139,8 +139,8 @@ class LocalGovernor:
                     retry_after_s=1.0,
                 )
             )
-        self._open += 1
         tenant_id = principal.tenant_id
+        self._open += 1
         self._open_by_tenant[tenant_id] = self._open_by_tenant.get(tenant_id, 0) + 1
         return Admission(principal, claim, self._now_ms())
 

@@ -92,6 +92,8 @@ class LedgerClient:
         self._seq = 0
         self._sent_s = 0.0
         self._batch_rows = bounds.batch_rows
+        self._pending_rows_max = bounds.pending_rows
+        self._settle_deadline_s = bounds.settle_deadline_s
         self._link: _Link | None = None
         self._dispatch_due = False
         self._sweeping = False
@@ -147,15 +149,16 @@ class LedgerClient:
     @property
     def ready(self) -> bool:
         """True while a new request's row can be expected to become durable in time."""
-        if self._link is None or self._refused_because or self._closing:
-            return False
-        if self._flying and self._loop.time() - self._flying[0].since_s > self._bounds.settle_deadline_s:
-            return False
-        return len(self._waiting) + len(self._flying) < self._bounds.pending_rows
+        return self.room_for(0)
 
     def room_for(self, open_admissions: int) -> bool:
         """Whether one more request may be admitted while each of `open_admissions` still owes a row."""
-        return self.ready and self.pending_rows + open_admissions < self._bounds.pending_rows
+        if self._link is None or self._refused_because or self._closing:
+            return False
+        flying = self._flying
+        if flying and self._loop.time() - flying[0].since_s > self._settle_deadline_s:
+            return False
+        return len(self._waiting) + len(flying) + open_admissions < self._pending_rows_max
 
     @property
     def trouble(self) -> str:
@@ -179,7 +182,7 @@ class LedgerClient:
 
     def _enqueue(self, row: UsageRow, future: asyncio.Future[None] | None) -> None:
         waiting = self._waiting
-        if len(waiting) + len(self._flying) >= self._bounds.pending_rows:
+        if len(waiting) + len(self._flying) >= self._pending_rows_max:
             raise LedgerUnavailable(
                 f"{self.pending_rows} usage rows wait, the most that are kept; look after the ledger process",
                 retry_after_s=self._bounds.retry_max_s,
@@ -316,7 +319,7 @@ class LedgerClient:
     def _sweep(self) -> None:
         """Tells waiters past their deadline; runs a few times a second, only while rows are pending."""
         self._sweeping = False
-        overdue_s = self._loop.time() - self._bounds.settle_deadline_s
+        overdue_s = self._loop.time() - self._settle_deadline_s
         if not self._fail_overdue(self._flying, overdue_s):
             self._fail_overdue(self._waiting, overdue_s)
         if not self._closing:

@@ -227,7 +227,7 @@ def publish(policy: PolicySnapshot, path: str | os.PathLike[str]) -> None:
 def _digest(secret: str) -> str:
     """SHA-256 is enough: a secret of ours is 240 random bits, which no guessing reaches, so the slow, salted
     hashes that protect weak human passwords would only make each check dear."""
-    return hashlib.sha256(secret.encode()).hexdigest()
+    return hashlib.sha256(secret.encode(errors="surrogatepass")).hexdigest()
 
 
 def _hint(secret: str) -> str:

@@ -15,6 +15,7 @@ import selectors
 import signal
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
@@ -38,6 +39,7 @@ from sextant.store.ledger_file import CHECKPOINT_PAGES, LedgerFile
 
 CLIENTS_MAX = 256
 READ_BYTES = 256 * 1024
+LOCK_WAIT_S = 1.0
 IDLE_CHECKPOINT_S = 1.0
 """Quiet time after which the log is copied into the file even when it is short."""
 
@@ -236,7 +238,7 @@ def _single_instance(db_path: Path) -> Iterator[None]:
         raise Misconfigured(f"cannot open {lock_path}: {error.strerror}") from error
     try:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _lock_soon(lock)
         except BlockingIOError as error:
             holder = os.pread(lock, 32, 0).decode("ascii", "replace").strip() or "unknown"
             raise Misconfigured(
@@ -248,6 +250,19 @@ def _single_instance(db_path: Path) -> Iterator[None]:
         yield
     finally:
         os.close(lock)
+
+
+def _lock_soon(lock: int) -> None:
+    """Takes the lock; a predecessor that is just ending gets `LOCK_WAIT_S`. Raises BlockingIOError."""
+    give_up_s = time.monotonic() + LOCK_WAIT_S
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if time.monotonic() > give_up_s:
+                raise
+        time.sleep(0.02)
 
 
 def _listen(path: Path) -> socket.socket:

@@ -55,7 +55,8 @@ class LedgerFile:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         """Opens or creates the file (mode 0600) and migrates it. Raises Misconfigured when SQLite is too old,
-        the file is no ledger, or its schema is newer than this program's."""
+        the file is no ledger, or its schema is newer than this program's; LedgerUnavailable when the disk is
+        full or fails."""
         check_sqlite_version()
         self._path = Path(path)
         self.log_pages = 0
@@ -64,6 +65,8 @@ class LedgerFile:
             os.close(os.open(self._path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
             self._db = apsw.Connection(str(self._path))
             self._prepare()
+        except (apsw.FullError, apsw.IOError, apsw.BusyError) as error:
+            raise LedgerUnavailable(f"cannot open the ledger {self._path} now: {error}") from error
         except (OSError, apsw.Error) as error:
             raise Misconfigured(f"cannot open the ledger {self._path}: {error}") from error
 
