@@ -167,19 +167,16 @@ class _Words:
         context = detail.get("ctx", {})
         if "at" in context:
             path = tuple(str(context["at"]).split("."))
+        elif detail["type"] in ("union_tag_invalid", "union_tag_not_found"):
+            path = (*path, "kind")
         field = dotted(path)
         wording = _BY_TYPE.get(detail["type"])
         if wording is not None:
             said, expected, write = wording(self, path, detail)
         elif "expected" in context and "write" in context:
             said, expected, write = detail["msg"], context["expected"], context["write"]
-            value = detail["input"]
-            if (
-                "at" not in context
-                and detail["type"] != "secret_inlined"
-                and not isinstance(value, BaseModel)
-            ):
-                said = f"{shown(value, field)} is {said}"
+            if said.startswith("not "):
+                said = f"{shown(detail['input'], field)} is {said}"
         else:
             said, expected, write = detail["msg"], "", ""
         return Problem(self._place(path, detail["type"]), field, said, expected, write)
@@ -262,10 +259,10 @@ class _Words:
         return self._choice(str(path[-1]), choices, path, detail["input"])
 
     def wrong_kind(self, path: Path, detail: Detail) -> tuple[str, str, str]:
-        choices = self._kinds(path)
-        given = detail["input"].get("kind")
-        said, expected, write = self._choice("kind", choices, (*path, "kind"), given)
-        return (f"its `kind`: {said}" if given is not None else "its `kind` is missing"), expected, write
+        if "kind" in detail["input"]:
+            return self._choice("kind", self._kinds(path[:-1]), path, detail["input"]["kind"])
+        _, expected, write = self._choice("kind", self._kinds(path[:-1]), path, None)
+        return "is missing", expected, write
 
     def _choice(self, key: str, choices: list[str], path: Path, given: object) -> tuple[str, str, str]:
         near = _nearest(str(given), choices) or (choices[0] if len(choices) == 1 else None)

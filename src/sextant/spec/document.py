@@ -360,10 +360,10 @@ def _conflict(spec: Spec) -> tuple[str, str, str, str] | None:
         )
     if spec.gateway.port == spec.control.port:
         return (
-            "spec.control.port",
-            f"port {spec.control.port} is also the gateway's",
+            "spec.gateway.port",
+            f"port {spec.gateway.port} is also the port of spec.control",
             "two different ports",
-            f"for example `port: {spec.control.port % 65535 + 1}`",
+            f"for example `port: {spec.gateway.port % 65535 + 1}`",
         )
     if spec.model.name in spec.model.aliases:
         return (

@@ -24,7 +24,7 @@ SECRET_NAME = re.compile(
 )
 SECRET_VALUE = re.compile(r"\b(sk-|ghp_|hf_|AKIA|eyJ|xox)[A-Za-z0-9_-]{8,}|-----BEGIN|://[^/@\s]*:[^/@\s]+@")
 
-_PAIR = re.compile(r"([\w.-]+)([\"']?\s*:\s*)([^,{}\[\]]+)")
+_KEY = re.compile(r"([\w.-]+)[\"']?\s*:\s*(?=\S)")
 
 
 @dataclasses.dataclass(frozen=True, order=True)
@@ -95,18 +95,21 @@ def _one(problem: Problem, name: str, lines: list[str]) -> str:
         rows.append(f"      expected: {problem.expected}")
     if problem.write:
         rows.append(f"      instead:  {problem.write}")
-    return "\n".join(rows)
+    return "\n".join(map(_printable, rows))
 
 
 def _safe_source(line: str) -> str:
     """A source line without what may be a secret and without control characters, cut at SOURCE_CHARS."""
-    line = "".join(char if char.isprintable() else "�" for char in line[:SOURCE_CHARS])
-    line = _PAIR.sub(_masked, line)
+    line = _printable(line[:SOURCE_CHARS])
+    for pair in _KEY.finditer(line):
+        if may_be_secret(line[pair.end() :].strip("\"' "), pair.group(1)):
+            line = f"{line[: pair.end()]}***"
+            break
     if SECRET_VALUE.search(line):
         line = "(hidden: it may hold a secret)"
     return line if len(line) < SOURCE_CHARS else line[: SOURCE_CHARS - 1] + "…"
 
 
-def _masked(pair: re.Match[str]) -> str:
-    name, colon, value = pair.groups()
-    return f"{name}{colon}***" if may_be_secret(value.strip("\"' "), name) else pair.group()
+def _printable(text: str) -> str:
+    """Text without control and direction characters, which could rewrite what a terminal shows."""
+    return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)

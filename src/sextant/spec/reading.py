@@ -110,7 +110,9 @@ def _check_bounds(text: str) -> Problem | None:
 def _syntax(error: yaml.YAMLError) -> Problem:
     mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
     said = getattr(error, "problem", None) or getattr(error, "reason", None) or "it cannot be read"
-    context = getattr(error, "context", None)
+    context, start = getattr(error, "context", None), getattr(error, "context_mark", None)
+    if context and start is not None:
+        context = f"{context} that starts in line {start.line + 1}"
     hint = ""
     if "\\t" in repr(said):
         hint = "indent with spaces, not tabs"
@@ -134,6 +136,8 @@ class _Build:
 
     def value(self, node: yaml.Node, path: Path) -> Any:
         self.values[path] = _place(node.start_mark)
+        if node.tag not in _OUR_TAGS:
+            return self._tagged(node, path)
         if isinstance(node, yaml.MappingNode):
             return self._mapping(node, path)
         if isinstance(node, yaml.SequenceNode):
@@ -165,20 +169,14 @@ class _Build:
                 found[key] = self.value(value_node, here)
         return found
 
-    def _scalar(self, node: yaml.Node, path: Path) -> Any:
+    def _tagged(self, node: yaml.Node, path: Path) -> str | None:
         if node.tag == _TIMESTAMP:
             return str(node.value)
-        if node.tag not in _OUR_TAGS:
-            self._refuse(
-                _place(node.start_mark),
-                path,
-                f"the tag {node.tag} is not accepted",
-                "plain values",
-                "delete the tag (`!…`)"
-                if node.tag.startswith("!") or "python" in node.tag
-                else "quote the value",
-            )
-            return None
+        place, said = _place(node.start_mark), f"the tag {node.tag} is not accepted"
+        self._refuse(place, path, said, "plain values", "delete the tag (`!…`), or quote the value")
+        return None
+
+    def _scalar(self, node: yaml.Node, path: Path) -> Any:
         try:
             return self._scalars.construct_object(node, deep=True)
         except (ValueError, OverflowError, yaml.YAMLError):
