@@ -57,8 +57,8 @@ class MessagesDialect:
 
     def parse(self, fields: dict[str, Any], body: bytes, model: ServedModel) -> Call:
         """Checks the request and makes the engine's. Raises BadRequest or Unprocessable naming the field."""
-        self._model = model.id
         self._ask = read_request(fields, model)
+        self._model = self._ask.turn.model
         return engine_call(self._ask.turn, model)
 
     def begin(self, request_id: str) -> bytes:

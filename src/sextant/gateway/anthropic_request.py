@@ -66,6 +66,7 @@ def read_request(values: dict[str, Any], model: ServedModel, *, counting: bool =
     tools, names = _read_tools(fields)
     tool_choice, parallel = _read_tool_choice(fields, names)
     turn = Turn(
+        model=fields.text("model") or model.id,
         messages=_read_system(fields) + _Reader(model).read_all(fields),
         stream=bool(fields.boolean("stream", False)),
         max_output_tokens=limit,

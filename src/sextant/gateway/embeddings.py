@@ -45,18 +45,18 @@ class EmbeddingsDialect:
                 field="model",
                 code="unsupported",
             )
-        self._model = model.id
         request = Fields(fields)
+        self._model = request.text("model") or model.id
         self._base64 = request.choice("encoding_format", ("float", "base64")) == "base64"
         request.integer("dimensions", 1)
         request.text("user")
         if fields.get("stream"):
             request.wrong("stream", "left out: embeddings are not streamed")
         _check_input(request)
-        sent = {**fields, "model": model.id, "encoding_format": "float"}
+        sent = {**fields, "encoding_format": "float"}
         for name in model.quirks.drop_params:
             sent.pop(name, None)
-        return Call(model=model.id, stream=False, target=TARGET, body=None, fields=sent)
+        return Call(model=self._model, stream=False, target=TARGET, body=None, fields=sent)
 
     def begin(self, request_id: str) -> bytes:
         self.request_id = request_id

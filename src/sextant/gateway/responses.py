@@ -49,8 +49,8 @@ class ResponsesDialect:
     def parse(self, fields: dict[str, Any], body: bytes, model: ServedModel) -> Call:
         """Checks the request and makes the engine's. Raises BadRequest or Unprocessable naming the field."""
         self._created_s = int(self._clock())
-        self._model = model.id
         self._ask = read_request(fields, model)
+        self._model = self._ask.turn.model
         return engine_call(self._ask.turn, model)
 
     def begin(self, request_id: str) -> bytes:

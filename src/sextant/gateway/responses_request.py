@@ -86,6 +86,7 @@ def read_request(values: dict[str, Any], model: ServedModel) -> Ask:
     limit = fields.integer("max_output_tokens", 1)
     parallel = fields.boolean("parallel_tool_calls")
     turn = Turn(
+        model=fields.text("model") or model.id,
         messages=_read_messages(fields, model),
         stream=bool(fields.boolean("stream", False)),
         max_output_tokens=limit,
@@ -165,7 +166,7 @@ def _read_logprobs(fields: Fields) -> tuple[bool, int]:
     for index, name in enumerate(include):
         if name not in INCLUDABLE:
             field = f"include[{index}]"
-            raise BadRequest(f"`{field}` is {shown(name)}, which names nothing that can be included",
+            raise BadRequest(f"`{field}` is {shown(name)}, which names nothing that can be included.",
                              field=field, code="invalid_value")  # fmt: skip
     top_logprobs = fields.integer("top_logprobs", 0, MAX_TOP_LOGPROBS)
     return _LOGPROBS in include or bool(top_logprobs), top_logprobs or 0

@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 import msgspec
 
 from sextant.base.errors import BadRequest, Unprocessable
+from sextant.gateway.chat import ALIAS_THINKS
 from sextant.gateway.dialect import Call
 from sextant.gateway.request_fields import Fields
 from sextant.spec.snapshot import ServedModel
@@ -26,9 +27,10 @@ _ENGINE_EFFORT = {"minimal": "low", "medium": "high", "xhigh": "high"}
 
 
 class Turn(msgspec.Struct):
-    """One request in chat terms. `extra` holds the other chat fields (sampling, stop, unknown ones);
-    `thinking` None means the model's default."""
+    """One request in chat terms. `model` is the name the caller used; `extra` holds the other chat fields
+    (sampling, stop, unknown ones); `thinking` None means the model's default."""
 
+    model: str
     messages: list[dict[str, Any]]
     stream: bool = False
     max_output_tokens: int | None = None
@@ -44,7 +46,7 @@ class Turn(msgspec.Struct):
 def engine_call(turn: Turn, model: ServedModel) -> Call:
     """The engine's chat request for a turn. Raises Unprocessable for what this model cannot do."""
     _check_capabilities(turn, model)
-    fields: dict[str, Any] = {**turn.extra, "model": model.id, "messages": turn.messages}
+    fields: dict[str, Any] = {**turn.extra, "model": turn.model, "messages": turn.messages}
     if turn.stream:
         fields["stream"] = True
         fields["stream_options"] = {"include_usage": True}
@@ -62,7 +64,7 @@ def engine_call(turn: Turn, model: ServedModel) -> Call:
     for name in model.quirks.drop_params:
         fields.pop(name, None)
     return Call(
-        model=model.id,
+        model=turn.model,
         stream=turn.stream,
         target=CHAT_TARGET,
         body=None,
@@ -72,15 +74,23 @@ def engine_call(turn: Turn, model: ServedModel) -> Call:
 
 
 def _set_thinking(fields: dict[str, Any], turn: Turn, model: ServedModel) -> None:
-    if not model.capabilities.reasoning:
+    thinks = turn.thinking
+    if thinks is None:
+        thinks = True if turn.effort is not None else ALIAS_THINKS.get(turn.model)
+    if thinks is None or not model.capabilities.reasoning:
         return
-    if turn.thinking is False:
-        fields.update(model.quirks.reasoning_off or {"thinking": {"type": "disabled"}})
-        return
-    if turn.effort is not None:
+    if thinks and turn.effort is not None:
         fields["reasoning_effort"] = _ENGINE_EFFORT.get(turn.effort, turn.effort)
-    if turn.thinking and not model.quirks.reasoning_off:
-        fields["thinking"] = {"type": "enabled"}
+    quirks = model.quirks
+    wanted = quirks.reasoning_on if thinks else quirks.reasoning_off
+    if not (quirks.reasoning_on or quirks.reasoning_off):  # an endpoint that may know DeepSeek's own field
+        wanted = {"thinking": {"type": "enabled" if thinks else "disabled"}}
+    for name, value in wanted.items():
+        given = fields.get(name)
+        if isinstance(value, dict) and isinstance(given, dict):
+            fields[name] = {**value, **given}
+        elif given is None:
+            fields[name] = value
 
 
 def _check_capabilities(turn: Turn, model: ServedModel) -> None:
