@@ -1,8 +1,8 @@
 """Strict reading of answers with the clients' own published types.
 
-The clients build their models leniently (`construct`), so a missing or misspelt field goes unseen. Here a value
-must validate in pydantic's strict mode, must come back unchanged when dumped (so the right member of every
-union was chosen), and may hold no field that the types do not know, except those named in `EXTRA`.
+The clients build their models leniently (`construct`), so a missing or misspelt field goes unseen. Here a
+value must validate in pydantic's strict mode, must come back unchanged when dumped (so the right member of
+every union was chosen), and may hold no field that the types do not know, except those named in `EXTRA`.
 """
 
 from __future__ import annotations

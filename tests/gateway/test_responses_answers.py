@@ -213,6 +213,20 @@ def test_an_error_in_the_stream_ends_it_as_failed(error: Any, code: str) -> None
     assert last["response"]["usage"] is None
 
 
+def test_an_error_before_the_first_event_still_begins_the_stream() -> None:
+    kinds = [event["type"] for event in events_of(opened().stream_error(UpstreamError("Lost.")))]
+    assert kinds == ["response.created", "response.in_progress", "response.failed"]
+
+
+def test_ids_are_made_of_the_request_id() -> None:
+    dialect = opened()
+    dialect.request_id = "req_01x"
+    answer = json.loads(dialect.answer(completion(text="4", calls=[call("", "add", "{}")]), USAGE))
+    assert answer["id"] == "resp_01x"
+    assert [item["id"] for item in answer["output"]] == ["msg_01x_0", "fc_01x_1"]
+    assert answer["output"][1]["call_id"] == "call_01x_1"
+
+
 def test_mixed_up_tool_calls_are_an_engine_error() -> None:
     dialect = opened()
     dialect.begin("r1")

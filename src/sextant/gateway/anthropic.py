@@ -124,12 +124,17 @@ class MessagesDialect:
         return _event("content_block_delta", index=part.index, delta=delta) + stop
 
     @property
+    def _serial(self) -> str:
+        """The request id without its prefix: every id in the answer is made of it."""
+        return self.request_id.removeprefix("req_")
+
+    @property
     def _shows_thinking(self) -> bool:
         return self._ask is None or self._ask.show_thinking
 
     def _signature(self, part: Part) -> str:
         """Required by the types and sent back by clients; it says where the thinking came from."""
-        return f"{self.request_id}-{part.index}"
+        return f"{self._serial}-{part.index}"
 
     def _opening(self, part: Part) -> dict[str, Any]:
         block = self._block(Part(part.index, part.kind, "", part.call_id, part.name))
@@ -143,7 +148,7 @@ class MessagesDialect:
         if part.kind == "reasoning":
             thinking = part.text if self._shows_thinking else ""
             return {"type": "thinking", "thinking": thinking, "signature": self._signature(part)}
-        call_id = part.call_id or f"toolu_{self.request_id}_{part.index}"
+        call_id = part.call_id or f"toolu_{self._serial}_{part.index}"
         return {
             "type": "tool_use",
             "id": call_id,
@@ -170,7 +175,7 @@ class MessagesDialect:
         self, content: list[dict[str, Any]], reason: str | None, sequence: str | None, usage: Usage
     ) -> dict[str, Any]:
         return {
-            "id": f"msg_{self.request_id}",
+            "id": f"msg_{self._serial}",
             "type": "message",
             "role": "assistant",
             "model": self._model,

@@ -77,9 +77,10 @@ class ResponsesDialect:
         return b"".join(events)
 
     def stream_error(self, error: SextantError) -> bytes:
+        begun = self.begin(self.request_id) if self._sequence == 0 else b""
         response = self._response("failed")
         response["error"] = {"code": _failure_code(error), "message": error.message}
-        return self._event("response.failed", response=response)
+        return begun + self._event("response.failed", response=response)
 
     def answer(self, completion: dict[str, Any], usage: Usage) -> bytes:
         self._assembly = read_completion(completion)
@@ -148,16 +149,21 @@ class ResponsesDialect:
             events += self._event("response.content_part.done", **place, content_index=0, part=content)
         return events + self._event("response.output_item.done", output_index=part.index, item=item)
 
+    @property
+    def _serial(self) -> str:
+        """The request id without its prefix: every id in the answer is made of it."""
+        return self.request_id.removeprefix("req_")
+
     def _place(self, part: Part) -> dict[str, Any]:
         return {"item_id": self._item_id(part), "output_index": part.index}
 
     def _item_id(self, part: Part) -> str:
-        return f"{_ITEM_PREFIX[part.kind]}_{self.request_id}_{part.index}"
+        return f"{_ITEM_PREFIX[part.kind]}_{self._serial}_{part.index}"
 
     def _item(self, part: Part, status: str) -> dict[str, Any]:
         item: dict[str, Any] = {"id": self._item_id(part), "type": "", "status": status}
         if part.kind == "tool":
-            call_id = part.call_id or f"call_{self.request_id}_{part.index}"
+            call_id = part.call_id or f"call_{self._serial}_{part.index}"
             return item | {
                 "type": "function_call",
                 "call_id": call_id,
@@ -193,7 +199,7 @@ class ResponsesDialect:
         finished = status in ("completed", "incomplete")
         reason = _INCOMPLETE.get(self._assembly.finish_reason or "") if status == "incomplete" else None
         return {
-            "id": f"resp_{self.request_id}",
+            "id": f"resp_{self._serial}",
             "object": "response",
             "created_at": self._created_s,
             "status": status,
