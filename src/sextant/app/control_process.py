@@ -23,7 +23,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--settings", required=True, type=Path)
     parser.add_argument("--log-level", default="info")
     given = parser.parse_args(argv)
-    return run_entry(lambda: run_control(read_control_settings(given.settings)), log_level=given.log_level)
+    return run_entry(
+        "control", lambda: run_control(read_control_settings(given.settings)), log_level=given.log_level
+    )
 
 
 def run_control(settings: ControlSettings) -> None:

@@ -11,12 +11,13 @@ from collections.abc import Callable
 from sextant.base.config import variable
 from sextant.base.errors import Permanent, SextantError
 from sextant.base.lifeline import PARENT_VARIABLE, bind_to_parent
+from sextant.telemetry.logs import redact, start_logging
 
 DRAIN_GRACE_S = 30.0
 """Requests under way when a gateway is told to stop may take so long to end."""
 
 
-def run_entry(body: Callable[[], None], *, log_level: str = "info") -> int:
+def run_entry(name: str, body: Callable[[], None], *, log_level: str = "info") -> int:
     """Runs one process to its end and returns its exit status.
 
     0: stopped as asked. 78 (EX_CONFIG): cannot work as configured, so a restart is pointless. 70
@@ -25,11 +26,7 @@ def run_entry(body: Callable[[], None], *, log_level: str = "info") -> int:
     """
     parent = variable(PARENT_VARIABLE)
     bind_to_parent(int(parent) if parent else None)
-    logging.basicConfig(
-        level=log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
-    )
-    for chatty in ("alembic", "uvicorn"):
-        logging.getLogger(chatty).setLevel(logging.WARNING)
+    start_logging(name, level=log_level)
     try:
         body()
     except Permanent as error:
@@ -45,5 +42,5 @@ def run_entry(body: Callable[[], None], *, log_level: str = "info") -> int:
 
 
 def _end(message: str, status: int) -> int:
-    print(f"sextant: {' '.join(message.split())}", file=sys.stderr, flush=True)
+    print(f"sextant: {redact(' '.join(message.split()))}", file=sys.stderr, flush=True)
     return status

@@ -44,7 +44,7 @@ def main(argv: list[str] | None = None) -> int:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(run_gateway(settings))
 
-    return run_entry(body, log_level=given.log_level)
+    return run_entry("gateway", body, log_level=given.log_level)
 
 
 def read_settings(path: Path) -> GatewaySettings:

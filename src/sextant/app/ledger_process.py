@@ -16,7 +16,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--socket", required=True, type=Path)
     parser.add_argument("--log-level", default="info")
     given = parser.parse_args(argv)
-    return run_entry(lambda: run_ledger(given.db, given.socket), log_level=given.log_level)
+    return run_entry("ledger", lambda: run_ledger(given.db, given.socket), log_level=given.log_level)
 
 
 if __name__ == "__main__":

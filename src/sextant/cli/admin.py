@@ -1,0 +1,92 @@
+"""Talking to the admin API of the deployment in a state directory, with its local credential."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import ssl
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from sextant.base.config import resolve_secret
+from sextant.base.errors import NotFound, Permanent, SextantError
+from sextant.cli.output import NOT_RUNNING, with_state
+
+if TYPE_CHECKING:
+    from sextant.app.state import StateDir
+    from sextant.store.accounts import Accounts
+
+TIMEOUT_S = 10.0
+
+
+def not_running(state: StateDir) -> SextantError:
+    """The error of a command that needs a running deployment."""
+    return SextantError(
+        f"nothing runs with the state directory {state.root}; start it with `{with_state('up', state)}`",
+        code=NOT_RUNNING,
+    )
+
+
+class AdminApi:
+    """One deployment's admin API. Raises SextantError for whatever goes wrong, in the API's own words."""
+
+    def __init__(self, state: StateDir) -> None:
+        from sextant.control.settings import read_status
+
+        status = read_status(state.status_file)
+        if state.holder() is None or status is None:
+            raise not_running(state)
+        self.status = status
+        self._url = urlsplit(status.control_url)
+        self._secret = resolve_secret(f"file:{state.admin_secret}")
+
+    def call(self, method: str, target: str, body: Any = None) -> Any:
+        """The decoded answer."""
+        connection = self._connection()
+        try:
+            payload = None if body is None else json.dumps(body)
+            headers = {"Authorization": f"Bearer {self._secret}", "Content-Type": "application/json"}
+            connection.request(method, target, payload, headers)
+            answer = connection.getresponse()
+            decoded = json.loads(answer.read())
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            raise SextantError(
+                f"the admin API at {self.status.control_url} does not answer ({error}); see `sextant status`"
+            ) from None
+        finally:
+            connection.close()
+        if answer.status >= 400:
+            told = decoded.get("error", {})
+            kind = NotFound if answer.status == 404 else Permanent
+            raise kind(str(told.get("message", f"status {answer.status}")), field=told.get("param"))
+        return decoded
+
+    def _connection(self) -> http.client.HTTPConnection:
+        host, port = self._url.hostname or "", self._url.port or 8001
+        if self._url.scheme != "https":
+            return http.client.HTTPConnection(host, port, timeout=TIMEOUT_S)
+        context = ssl.create_default_context()
+        context.check_hostname = False  # our own process on this machine, found through the state directory
+        context.verify_mode = ssl.CERT_NONE
+        return http.client.HTTPSConnection(host, port, timeout=TIMEOUT_S, context=context)
+
+
+@contextlib.contextmanager
+def local_accounts(state: StateDir) -> Iterator[Accounts]:
+    """The accounts file itself, for a deployment that does not run; its lock is held meanwhile.
+
+    Raises SextantError when there is no deployment here yet, or one runs after all.
+    """
+    from sextant.store.accounts import Accounts
+
+    if not state.accounts_db.exists():
+        raise not_running(state)
+    with state.lock():
+        accounts = Accounts(state.accounts_db)
+        try:
+            accounts.migrate()
+            yield accounts
+        finally:
+            accounts.close()

@@ -1,0 +1,73 @@
+"""`sextant status`: what runs, and how it is."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+import typer
+
+from sextant.cli.options import Json, State, state_dir
+from sextant.cli.output import EXIT_FAILED, out, print_json
+
+if TYPE_CHECKING:
+    from sextant.control.settings import Status
+
+_COLOURS = {"ready": "green", "starting": "cyan", "unwell": "yellow", "waiting": "red", "stopped": "dim"}
+
+
+def status(state: State = None, json: Json = False) -> None:
+    """Show what runs and how it is. Exit status: 0 all ready, 1 something is not, 3 nothing runs."""
+    from sextant.cli.admin import not_running
+    from sextant.control.settings import read_status
+
+    folder = state_dir(state)
+    found = read_status(folder.status_file)
+    if folder.holder() is None or found is None:
+        if json:
+            print_json({"running": False})
+        raise not_running(folder)
+    if json:
+        import msgspec
+
+        print_json({"running": True, "ready": found.ready, **msgspec.to_builtins(found)})
+    else:
+        _show(found)
+    if not found.ready:
+        raise typer.Exit(EXIT_FAILED)
+
+
+def _show(found: Status) -> None:
+    from rich.markup import escape
+    from rich.table import Table
+
+    console = out()
+    mark = "[green]ready[/]" if found.ready else "[red]not ready[/]"
+    console.print(f"Sextant {found.version} is {mark}, up {_span(found.started_ms)} (pid {found.pid})")
+    console.print(f"  API         {found.url}/v1")
+    console.print(f"  Admin API   {found.control_url}\n")
+    table = Table(box=None, pad_edge=False)
+    for column in ("process", "state", "since", "pid", "restarts", ""):
+        table.add_column(column)
+    for process in found.processes:
+        colour = _COLOURS.get(process.state, "default")
+        table.add_row(
+            process.name,
+            f"[{colour}]{process.state}[/]",
+            _span(process.since_ms) if process.since_ms else "",
+            str(process.pid or ""),
+            str(process.restarts),
+            escape(process.reason),
+        )
+    console.print(table)
+
+
+def _span(since_ms: int) -> str:
+    """How long ago, in the largest two units."""
+    seconds = max(0, int(time.time() - since_ms / 1000))
+    days, hours, minutes = seconds // 86400, seconds // 3600 % 24, seconds // 60 % 60
+    if days:
+        return f"{days} d {hours} h"
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {seconds % 60} s" if minutes else f"{seconds} s"
