@@ -95,6 +95,8 @@ class FakeEngine:
         self.exchanges: list[Exchange] = []
         self.connections = 0
         self.working = 0
+        self.idle = asyncio.Event()
+        """Set while no request is being worked on."""
         self.closed: dict[asyncio.StreamWriter, asyncio.Event] = {}
         self._server: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -145,6 +147,7 @@ class FakeEngine:
         work = asyncio.ensure_future(self.script(exchange))
         gone = asyncio.ensure_future(reader.read(1))
         self.working += 1
+        self.idle.clear()
         try:
             await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
             if gone.done() and not work.done():
@@ -155,6 +158,8 @@ class FakeEngine:
             return not writer.is_closing()
         finally:
             self.working -= 1
+            if not self.working:
+                self.idle.set()
             for task in (work, gone):
                 task.cancel()
             await asyncio.gather(work, gone, return_exceptions=True)

@@ -1,4 +1,4 @@
-"""A governor that keeps everything in memory and fails on demand, behind the same protocol as the real one."""
+"""A governor in memory that fails on demand, behind the same protocol as the real one."""
 
 from __future__ import annotations
 

@@ -9,6 +9,8 @@ from typing import Any
 
 import httpx
 import msgspec
+from fake_engine import FakeEngine
+from fake_governor import SECRET, FakeGovernor
 
 from sextant.gateway.app import GatewayApp, build_handler
 from sextant.spec.snapshot import (
@@ -23,9 +25,6 @@ from sextant.spec.snapshot import (
 from sextant.telemetry.table import Registry
 from sextant.transport.client import Pool
 from sextant.transport.server import Server, serve
-
-from fake_engine import FakeEngine
-from fake_governor import SECRET, FakeGovernor
 
 COMPLIANT = Quirks(compliant=True)
 LLAMA = Quirks(
@@ -57,6 +56,10 @@ class Stack:
     async def chat(self, **fields: Any) -> httpx.Response:
         body = {"model": "nano", "messages": [{"role": "user", "content": "hi"}], **fields}
         return await self.client.post("/v1/chat/completions", json=body)
+
+    def chat_stream(self, **fields: Any) -> contextlib.AbstractAsyncContextManager[httpx.Response]:
+        body = {"model": "nano", "messages": [{"role": "user", "content": "hi"}], "stream": True, **fields}
+        return self.client.stream("POST", "/v1/chat/completions", json=body)
 
 
 def model(engines: list[FakeEngine], quirks: Quirks = COMPLIANT, **more: Any) -> ServedModel:

@@ -6,11 +6,10 @@ import json
 from typing import Any
 
 import openai
-from openai.types.chat import ChatCompletion, ChatCompletionChunk
-
 from fake_engine import HELLO, Exchange, FakeEngine, whole
 from fake_governor import SECRET
 from gateway_stack import stack
+from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
 
 async def answer_hello(exchange: Exchange) -> None:

@@ -132,7 +132,8 @@ def _check_messages(messages: list[wire.Message], model: ServedModel) -> None:
                 )
             if message.prefix and number != last:
                 raise BadRequest(
-                    "prefix is only allowed in the last message.", field=f"messages[{number}].prefix"
+                    f"messages[{number}].prefix is only allowed in the last message.",
+                    field=f"messages[{number}].prefix",
                 )
 
 

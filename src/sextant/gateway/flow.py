@@ -12,6 +12,7 @@ Neighbours: `app.py` calls `serve`; `relay.py` is the inner loop; `failures.py` 
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable
 
@@ -39,6 +40,7 @@ from sextant.spec.snapshot import GatewayLimits
 from sextant.spec.usage import Usage
 from sextant.transport.exchange import ClientGone, Header, Request, Responder, UpstreamPool, UpstreamResponse
 
+_log = logging.getLogger(__name__)
 ERROR_BODY_BYTES = 64 * 1024
 """The most that is read of an engine's error body."""
 _NOTHING_USED = Usage()
@@ -85,6 +87,10 @@ class Flow:
         except asyncio.CancelledError:
             run.result = "client_closed"
             raise
+        except Exception:  # noqa: BLE001 - the edge of one request: logged, and answered with 500
+            _log.exception("request %s failed on a defect of the gateway", request_id)
+            run.result = "internal_error"
+            self._fail(run, SextantError("The gateway failed; the operator finds the request id in its log."))
         finally:
             self.waiting.discard(run)
             self.observer.finished(run)
@@ -208,7 +214,7 @@ class Flow:
         run.settled = True
         if not run.asked or not run.metered:
             self.governor.refund(admission)
-        elif isinstance(error, SextantError):
+        elif not isinstance(error, asyncio.CancelledError | ClientGone):
             run.result = "engine_error"
             used = run.tally.usage(run.prompt_bytes) if run.tally.chunks else _NOTHING_USED
             try:

@@ -11,6 +11,9 @@ from sextant.base.errors import SextantError
 from sextant.gateway.meters import Buckets, Count, Meters
 from sextant.gateway.run import Run
 
+MAX_ERROR_CODES = 64
+"""Label values for error codes; engines bring their own, so they are bounded."""
+
 
 class _Series:
     """The children of one endpoint and model."""
@@ -63,6 +66,7 @@ class Observer:
 
     def __init__(self, meters: Meters) -> None:
         self._meters = meters
+        self._codes: set[str] = set()
         self._series: dict[tuple[str, str], _Series] = {}
         self.keepalives = meters.count("sextant_gateway_keepalives")
 
@@ -95,7 +99,12 @@ class Observer:
                 series.per_token.observe(spent_s / (usage.output_tokens - 1))
 
     def failed(self, run: Run, error: SextantError) -> None:
-        self._meters.count("sextant_gateway_errors", run.dialect.endpoint, error.code).value += 1
+        code = error.code
+        if code not in self._codes:
+            if len(self._codes) >= MAX_ERROR_CODES:
+                code = "other"
+            self._codes.add(code)
+        self._meters.count("sextant_gateway_errors", run.dialect.endpoint, code).value += 1
 
     def answered(self, endpoint: str, status: int) -> None:
         """An answer outside the flow (a list of models, a 404)."""

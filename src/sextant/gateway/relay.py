@@ -106,7 +106,9 @@ class WholeRelay:
             raise _garbage("an answer that is no completion") from error
         if not answer.choices:
             raise _garbage("a completion without choices")
-        body = renamed_answer(body, run)
+        assert run.call is not None
+        if answer.model != run.call.model:
+            body = renamed(body, answer.model, run.call.model)
         raw = answer.usage
         if raw == NONE:
             completion = _decode(body)
@@ -152,15 +154,13 @@ def spliced_usage(body: bytes, raw: msgspec.Raw, usage: Usage) -> bytes:
     return body[:place] + _encode(wire_usage(usage, _decode(old))) + body[place + len(old) :]
 
 
-def renamed_answer(body: bytes, run: Run) -> bytes:
+def renamed(body: bytes, engine_name: str, asked: str) -> bytes:
     """`body` with the engine's name for the model replaced by the one asked for. A quoted `"model":` cannot
     occur inside a JSON string, where quotes are escaped."""
-    assert run.route is not None
-    assert run.call is not None
-    for target in run.route.targets:
-        name = target.upstream.upstream_model
-        if name is not None and name != run.call.model:
-            return body.replace(b'"model":' + _encode(name), b'"model":' + _encode(run.call.model), 1)
+    name = _encode(engine_name)
+    for colon in (b'"model":', b'"model": '):
+        if colon + name in body:
+            return body.replace(colon + name, colon + _encode(asked), 1)
     return body
 
 
@@ -176,6 +176,7 @@ class StreamRelay:
         assert run.route is not None
         assert run.call is not None
         self._run = run
+        self._model = run.call.model
         self._splitter = sse.EventSplitter(limits.upstream_event_bytes)
         self._quirks = run.route.served.quirks
         self._raw = self._quirks.compliant and getattr(run.dialect, "relays_raw", False)
@@ -201,7 +202,7 @@ class StreamRelay:
                 run.write(out)
                 if responder.needs_drain():
                     await responder.drain()
-        if not self._ended and (self._open or not self._seen or self._splitter.pending):
+        if self._open or not self._seen or (self._splitter.pending and not self._ended):
             raise UpstreamError("The engine's answer ended before it was complete.", code="engine_truncated")
         if begin:
             run.write(begin)
@@ -239,7 +240,8 @@ class StreamRelay:
             raise _garbage("an event that is no chunk") from error
         if chunk.error is not None:
             raise _engine_error(chunk.error)
-        event = renamed_answer(event, self._run)
+        if chunk.model != self._model:
+            event = renamed(event, chunk.model, self._model)
         if not chunk.choices:
             if chunk.usage != NONE:
                 self._hold_usage(event, chunk.usage)

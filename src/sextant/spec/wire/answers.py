@@ -11,7 +11,6 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-
 NONE = msgspec.Raw(b"null")
 """An absent usage and a null one look alike."""
 
@@ -34,6 +33,7 @@ class ChunkChoice(Struct, gc=False):
 class Chunk(Struct, gc=False):
     """One streamed chunk; `error` is what engines send instead when they fail midway."""
 
+    model: str = ""
     choices: list[ChunkChoice] = []
     usage: msgspec.Raw = NONE
     error: Any = None
@@ -56,6 +56,7 @@ class Whole(Struct, gc=False):
     """A whole chat or text completion."""
 
     id: str
+    model: str
     choices: list[WholeChoice]
     usage: msgspec.Raw = NONE
 
