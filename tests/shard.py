@@ -1,8 +1,8 @@
 """Runs shards of the tests within their budgets: `python tests/shard.py all | fast | NAME …`.
 
-Shards, their paths and budgets stand in `budget.toml`. The last line of output is `N passed, N failed, N skipped`
-over everything that ran; the exit status is 1 when a test failed, a shard took half as long again as its
-budget, or a test file belongs to no shard.
+Shards, their paths and budgets stand in `budget.toml`. The last line of output is
+`N passed, N failed, N skipped` over everything that ran; the exit status is 1 when a test failed, a shard
+took half as long again as its budget, or a test file belongs to no shard.
 """
 
 from __future__ import annotations

@@ -20,6 +20,13 @@ SECRET_BYTES = 64 * 1024
 
 SECRET_REFERENCE = re.compile(r"env:[A-Za-z_][A-Za-z0-9_]*|file:.+")
 
+VARIABLES = {
+    "NO_COLOR": "Set to anything: messages without colour.",
+    "SEXTANT_PARENT_PID": "Set by the supervisor for its processes, which end when it does; not for users.",
+    "SEXTANT_STATE": "State directory of commands that are not given `--state`; `.sextant` when unset.",
+}
+"""Every environment variable that Sextant reads, apart from the secrets that a document names; documented."""
+
 _INHERITED = frozenset(
     {"PATH", "HOME", "USER", "LANG", "LANGUAGE", "TZ", "TMPDIR", "TERM", "VIRTUAL_ENV", "LD_LIBRARY_PATH"}
     | {"SSL_CERT_FILE", "SSL_CERT_DIR", "NO_COLOR", "CUDA_VISIBLE_DEVICES", "PYTHONPATH", "PYTHONWARNINGS"}
