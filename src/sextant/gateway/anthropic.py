@@ -47,6 +47,8 @@ class MessagesDialect:
     """One Messages request."""
 
     endpoint = "messages"
+    id_header = b"request-id"
+    """Anthropic's name for the request id header, beside ours."""
     keepalive = sse.event(b'{"type":"ping"}', b"ping")
 
     def __init__(self) -> None:
@@ -198,6 +200,7 @@ class CountTokensDialect:
     """POST …/messages/count_tokens: the engine counts the translated request with its own tokenizer."""
 
     endpoint = "messages.count_tokens"
+    id_header = MessagesDialect.id_header
     keepalive = MessagesDialect.keepalive
 
     def __init__(self) -> None:

@@ -75,6 +75,9 @@ class Flow:
         request_id = base_headers[0][1].decode("ascii")
         dialect = make()
         dialect.request_id = request_id
+        own_id_header: bytes | None = getattr(dialect, "id_header", None)
+        if own_id_header is not None:
+            base_headers.append((own_id_header, base_headers[0][1]))
         run = Run(request_id, dialect, responder, base_headers, self.observer.keepalives)
         run.metered = metered
         self.waiting.add(run)

@@ -1,0 +1,5 @@
+"""Fixtures for all tests."""
+
+from stack import stack
+
+__all__ = ["stack"]
