@@ -73,6 +73,8 @@ async def _connected(
     except OSError as error:
         raise ProbeFailed(_reason(error)) from None
     writer.close()
+    with contextlib.suppress(OSError):
+        await writer.wait_closed()
 
 
 async def _get_status(url: str, headers: Mapping[str, str], *, verify: bool) -> int:

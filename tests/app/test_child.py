@@ -1,0 +1,179 @@
+"""One supervised process: ready, dead, hung, stubborn, orphaned."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from sextant.app.backoff import Backoff
+from sextant.app.child import LOG_BYTES_MAX, Child, Condition, Program, last_words
+from sextant.app.probe import http_probe
+from stack_under_test import alive, free_port
+
+FAKE = Path(__file__).with_name("fake_process.py")
+QUICK = Backoff(first_s=0.02, most_s=0.1, stable_s=60)
+
+
+class Watched:
+    """A child and every condition that it came to."""
+
+    def __init__(self, tmp_path: Path, *modes: str, **options: float) -> None:
+        self.port = free_port()
+        self.seen: list[Condition] = []
+        self._news = asyncio.Event()
+        self.log = tmp_path / "fake.log"
+        program = Program(
+            name="fake",
+            argv=(sys.executable, "-I", "-S", str(FAKE), str(self.port), *modes),
+            log_file=self.log,
+            probe=http_probe(f"http://127.0.0.1:{self.port}/health", timeout_s=0.3),
+            probe_interval_s=0.05,
+            **options,  # type: ignore[arg-type]
+        )
+        self.child = Child(program, self._note, QUICK)
+
+    def _note(self, child: Child) -> None:
+        self.seen.append(child.condition)
+        self._news.set()
+
+    async def until(self, wanted: Callable[[Condition], bool]) -> Condition:
+        async with asyncio.timeout(10):
+            while not any(wanted(condition) for condition in self.seen):
+                self._news.clear()
+                await self._news.wait()
+        return next(condition for condition in self.seen if wanted(condition))
+
+
+@asynccontextmanager
+async def running(tmp_path: Path, *modes: str, **options: float) -> AsyncIterator[Watched]:
+    watched = Watched(tmp_path, *modes, **options)
+    task = asyncio.create_task(watched.child.run())
+    try:
+        yield watched
+    finally:
+        watched.child.stop()
+        async with asyncio.timeout(10):
+            await task
+
+
+async def test_becomes_ready_and_stops_on_sigterm(tmp_path: Path) -> None:
+    async with running(tmp_path) as watched:
+        ready = await watched.until(lambda c: c.state == "ready")
+        assert alive(ready.pid)
+    assert watched.seen[-1].state == "stopped"
+    assert not alive(ready.pid)
+
+
+async def test_death_is_seen_at_once_and_answered_with_a_new_life(tmp_path: Path) -> None:
+    async with running(tmp_path) as watched:
+        ready = await watched.until(lambda c: c.state == "ready")
+        os.kill(ready.pid, signal.SIGKILL)
+        loop = asyncio.get_running_loop()
+        killed = loop.time()
+        dead = await watched.until(lambda c: c.state == "waiting")
+        assert loop.time() - killed < 1.0
+        assert "SIGKILL" in dead.reason
+        again = await watched.until(lambda c: c.state == "ready" and c.restarts == 1)
+        assert again.pid != ready.pid
+
+
+async def test_last_words_are_in_the_reason(tmp_path: Path) -> None:
+    async with running(tmp_path, "say", "sextant: the model file is missing", "exit", "78") as watched:
+        dead = await watched.until(lambda c: c.state == "waiting")
+    assert dead.reason == "exit status 78: the model file is missing"
+    assert dead.exit_code == 78
+
+
+async def test_waits_grow_between_deaths(tmp_path: Path) -> None:
+    async with running(tmp_path, "exit", "1") as watched:
+        await watched.until(lambda c: c.restarts == 4)
+    assert [c.restarts for c in watched.seen if c.state == "waiting"][:4] == [0, 1, 2, 3]
+
+
+async def test_a_hung_process_is_unwell_then_killed_and_replaced(tmp_path: Path) -> None:
+    async with running(tmp_path, hang_timeout_s=0.5) as watched:
+        ready = await watched.until(lambda c: c.state == "ready")
+        os.kill(ready.pid, signal.SIGSTOP)
+        unwell = await watched.until(lambda c: c.state == "unwell")
+        assert "no answer" in unwell.reason
+        waiting = await watched.until(lambda c: c.state == "waiting")
+        assert "hung" in waiting.reason
+        await watched.until(lambda c: c.state == "ready" and c.restarts == 1)
+        assert not alive(ready.pid)
+
+
+async def test_a_process_that_never_answers_is_given_up(tmp_path: Path) -> None:
+    async with running(tmp_path, "deaf", ready_timeout_s=0.5) as watched:
+        waiting = await watched.until(lambda c: c.state == "waiting")
+    assert "not ready within 0.5 s" in waiting.reason
+    assert waiting.exit_code is None
+    assert not any(c.state == "ready" for c in watched.seen)
+
+
+async def test_a_stubborn_process_is_killed_after_its_time(tmp_path: Path) -> None:
+    async with running(tmp_path, "stubborn", stop_timeout_s=0.2) as watched:
+        ready = await watched.until(lambda c: c.state == "ready")
+    assert not alive(ready.pid)
+
+
+async def test_what_a_dead_process_had_started_dies_too(tmp_path: Path) -> None:
+    async with running(tmp_path, "child") as watched:
+        ready = await watched.until(lambda c: c.state == "ready")
+        grandchild = int(watched.log.read_text().split()[1])
+        assert alive(grandchild)
+        os.kill(ready.pid, signal.SIGKILL)
+        await watched.until(lambda c: c.state == "waiting")
+        assert not alive(grandchild) or await _gone(grandchild)
+
+
+async def _gone(pid: int) -> bool:
+    async with asyncio.timeout(5):
+        while alive(pid):
+            await asyncio.sleep(0.01)
+    return True
+
+
+async def test_a_program_that_does_not_exist_is_no_exception(tmp_path: Path) -> None:
+    watched = Watched(tmp_path)
+    program = Program(
+        name="none", argv=("/does/not/exist",), log_file=tmp_path / "x.log", probe=watched.child.program.probe
+    )
+    watched.child.program = program
+    task = asyncio.create_task(watched.child.run())
+    waiting = await watched.until(lambda c: c.state == "waiting")
+    assert "cannot be started" in waiting.reason
+    watched.child.stop()
+    await task
+
+
+async def test_a_large_log_is_set_aside_at_the_next_start(tmp_path: Path) -> None:
+    log = tmp_path / "fake.log"
+    with log.open("wb") as file:
+        file.truncate(LOG_BYTES_MAX + 1)
+    async with running(tmp_path) as watched:
+        await watched.until(lambda c: c.state == "ready")
+    assert (tmp_path / "fake.log.1").stat().st_size == LOG_BYTES_MAX + 1
+    assert log.stat().st_size < 1000
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", ""),
+        ("noise\nsextant: engine answers on X\nGGML_ASSERT failed\n", "GGML_ASSERT failed"),
+        ("sextant: no model\n{json}\n", "no model"),
+        ("a\x1b[31mb\x00c\n\n", "a [31mb c"),
+        ("x" * 1000, "x" * 300),
+    ],
+)
+def test_last_words(tmp_path: Path, text: str, expected: str) -> None:
+    log = tmp_path / "log"
+    log.write_text(f"an older life\n{text}")
+    assert last_words(log, len("an older life\n")) == expected
