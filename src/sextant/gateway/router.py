@@ -7,6 +7,7 @@ single replica is no outage. Neighbours: `flow.py` asks, `app.py` swaps the tabl
 
 from __future__ import annotations
 
+import logging
 import random
 import time
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from sextant.base.errors import NotFound, SextantError
 from sextant.spec.snapshot import RouteTable, ServedModel, Upstream
 from sextant.transport.exchange import Header
 
+_log = logging.getLogger(__name__)
 FIRST_REST_S = 0.5
 LONGEST_REST_S = 15.0
 
@@ -139,7 +141,8 @@ def _prepare(upstream: Upstream, resolve: Callable[[str], str], marks: dict[str,
         try:
             secret = resolve(upstream.api_key_ref)
         except SextantError as error:
-            problem = f"its key cannot be read: {error.message}"
+            _log.error("upstream %s is not ready, its key cannot be read: %s", upstream.id, error.message)
+            problem = "its key cannot be read"
     target = Target(upstream, secret, problem)
     if upstream.id in marks:
         target.remember(marks[upstream.id])
