@@ -16,7 +16,7 @@ TRAILER_BYTES = 4096
 """All trailer lines together; they are checked and dropped."""
 SIZE_MEMO_ENTRIES = 4096
 
-_SIZE_LINE = re.compile(rb"([0-9A-Fa-f]{1,8}+)(?:[ \t]*+;[\t\x20-\x7e]*+)?")
+_SIZE_LINE = re.compile(rb"([0-9A-Fa-f]{1,8}+)(?:;[\t\x20-\x7e]*+)?")
 
 
 class BadChunk(ValueError):
@@ -64,6 +64,11 @@ class ChunkedBody:
         self._remaining = 0
         self._state = _SIZE
         self._trailer_bytes = 0
+
+    @property
+    def announced_bytes(self) -> int:
+        """What has come and what the present chunk still promises."""
+        return self.payload_bytes + self._remaining
 
     def feed(self, data: bytes) -> int:
         """Takes the next bytes off the wire.

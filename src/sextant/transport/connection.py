@@ -62,10 +62,10 @@ class ServerConnection(asyncio.Protocol):
 
     __slots__ = (
         "_answer", "_buffer", "_certificate", "_chunks", "_deadline", "_deadline_reason",
-        "_drain_waiter", "_lingered_bytes", "_loop", "_opinion", "_parts", "_peer", "_pending_head",
-        "_reading_paused", "_remaining", "_request", "_requests_left", "_scanned", "_sent_bytes",
-        "_stall_at", "_stall_sent_bytes", "_task", "_transport", "_waiter", "_whole_deadline",
-        "keep_alive", "method", "minor", "server", "state", "writing_paused",
+        "_drain_waiter", "_head_begun", "_lingered_bytes", "_loop", "_opinion", "_parts", "_peer",
+        "_pending_head", "_reading_paused", "_remaining", "_request", "_requests_left", "_scanned",
+        "_sent_bytes", "_stall_at", "_stall_sent_bytes", "_task", "_transport", "_waiter",
+        "_whole_deadline", "keep_alive", "method", "minor", "server", "state", "writing_paused",
     )  # fmt: skip
 
     def __init__(self, server: Server) -> None:
@@ -84,6 +84,7 @@ class ServerConnection(asyncio.Protocol):
         # reading
         self._buffer = b""
         self._scanned = 0
+        self._head_begun = False
         self._pending_head: heads.RequestHead | None = None
         self._parts: list[bytes] = []
         self._remaining = 0
@@ -149,7 +150,7 @@ class ServerConnection(asyncio.Protocol):
     def eof_received(self) -> bool:
         if self.state == State.BUSY:
             self._client_left()
-        elif self.state == State.BODY or (self.state == State.HEAD and self._buffer):
+        elif self.is_waiting():
             self._refuse(Refusal("incomplete_request"), linger=False)
         return False
 
@@ -207,6 +208,10 @@ class ServerConnection(asyncio.Protocol):
             self._client_left()
             self._transport.close()
 
+    def is_waiting(self) -> bool:
+        """Whether a request has begun to arrive and is not complete."""
+        return self.state == State.BODY or (self.state == State.HEAD and bool(self._buffer))
+
     def retire(self) -> None:
         """Closes now when idle; otherwise after the answer under way."""
         if self.state in (State.HEAD, State.BODY):
@@ -228,6 +233,7 @@ class ServerConnection(asyncio.Protocol):
             self._keep_partial_head(data)
             return
         self._scanned = 0
+        self._head_begun = False
         head = heads.parse_request_head(data, end, limits)
         length = head.length
         if length >= 0:
@@ -248,15 +254,15 @@ class ServerConnection(asyncio.Protocol):
 
     def _keep_partial_head(self, data: bytes) -> None:
         limits = self.server.limits
-        if self._scanned == 0:
+        if not self._head_begun:
+            self._head_begun = True
             self._deadline = self._loop.time() + limits.head_timeout_s
             self._deadline_reason = "head_timeout"
-        line_end = data.find(b"\n")
-        heads.check_target_length(data if line_end < 0 else data[:line_end], limits)
         if len(data) >= limits.head_bytes:
+            heads.check_target_length(data.partition(b"\r\n")[0], limits)
             raise Refusal("head_too_large")
-        heads.check_partial(data, max(0, self._scanned - 1))
-        self._scanned = max(1, len(data) - 3)
+        heads.check_partial(data, max(0, self._scanned - 1), limits)
+        self._scanned = max(0, len(data) - 3)
         self._buffer = data
 
     def _begin_body(self, head: heads.RequestHead, data: bytes, end: int) -> None:
@@ -312,7 +318,7 @@ class ServerConnection(asyncio.Protocol):
             stop = chunks.feed(data)
         except BadChunk:
             raise Refusal("bad_chunk") from None
-        if chunks.payload_bytes > self.server.limits.body_bytes:
+        if chunks.announced_bytes > self.server.limits.body_bytes:
             raise Refusal("body_too_large")
         if chunks.framing_bytes > CHUNK_OVERHEAD_BYTES + chunks.payload_bytes:
             raise Refusal("body_too_large")
@@ -483,7 +489,7 @@ class ServerConnection(asyncio.Protocol):
         self._deadline = 0.0
         if self.state == State.LINGER:
             self._transport.abort()
-        elif self.state == State.BODY or self._buffer:
+        elif self.is_waiting():
             self._refuse(Refusal(self._deadline_reason), linger=False)
         else:
             self._close()

@@ -28,6 +28,7 @@ _QUERY = rb"[A-Za-z0-9\-._~%!$&'()*+,;=:@/?\[\]]*+"
 _ORIGIN_FORM = re.compile(rb"(" + _PATH + rb")(?:\?(" + _QUERY + rb"))?")
 _ABSOLUTE_FORM = re.compile(rb"https?://([^/?#@]++)(.*+)", re.IGNORECASE)
 _HOST = re.compile(rb"(?:[A-Za-z0-9\-._]++|\[[0-9A-Fa-f:.]++\])(?::[0-9]{1,5}+)?")
+_TOKEN_BYTE = re.compile(_TOKEN)
 _BARE_LINE_END = re.compile(rb"(?<!\r)\n|\r(?=[^\n])|\0")
 _LENGTH = re.compile(rb"[0-9]{1,15}")
 
@@ -173,8 +174,12 @@ def check_target_length(line: bytes, limits: GatewayLimits) -> None:
         raise Refusal("target_too_long")
 
 
-def check_partial(data: bytes, start: int) -> None:
-    """Refuses an unfinished head early when a line of it, looked at from `start`, cannot become valid."""
+def check_partial(data: bytes, start: int, limits: GatewayLimits) -> None:
+    """Refuses an unfinished head early when it, looked at from `start`, cannot become valid."""
+    if _TOKEN_BYTE.match(data) is None:
+        raise Refusal("bad_request_line")
+    if len(data) > limits.target_bytes:
+        check_target_length(data.partition(b"\r\n")[0], limits)
     if _BARE_LINE_END.search(data, start) is not None:
         raise Refusal("bad_line_end")
 
