@@ -9,8 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from urllib.parse import urlsplit
 
-import msgspec
-
 from sextant.base.errors import Misconfigured
 from sextant.engines.protocol import Launch, Replica
 from sextant.spec.snapshot import Capabilities, Quirks
@@ -47,8 +45,3 @@ class RemoteEngine:
             upstream_model=replica.upstream_model,
             health_needs_key=True,
         )
-
-
-def capabilities_from(options: Mapping[str, object]) -> Capabilities:
-    """What the document says that the endpoint can do, over this engine's defaults."""
-    return msgspec.structs.replace(RemoteEngine.capabilities, **dict(options))
