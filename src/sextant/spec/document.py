@@ -36,8 +36,6 @@ from sextant.spec.fields import (
 from sextant.spec.limits import Limits
 from sextant.spec.snapshot import Capabilities, TlsFiles
 
-API_VERSION = "sextant.dev/v1alpha1"
-KIND = "ModelDeployment"
 BUNDLED_MODELS = ("sextant-nano",)
 """Models that the distribution carries; the embedded engine of this version serves these."""
 

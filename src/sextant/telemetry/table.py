@@ -33,7 +33,6 @@ LATENCY_BUCKETS_S = (
     120.0,
     300.0,
 )
-TOKEN_BUCKETS = (1.0, 4.0, 16.0, 64.0, 256.0, 1024.0, 4096.0, 16384.0, 65536.0, 262144.0, 1048576.0)
 
 
 @dataclasses.dataclass(frozen=True)

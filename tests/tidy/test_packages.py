@@ -1,0 +1,212 @@
+"""The package as a whole: importing does nothing, nothing lies dead, help stays light."""
+
+from __future__ import annotations
+
+import ast
+import collections
+import json
+import re
+import subprocess
+import sys
+import time
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SOURCE = ROOT / "src"
+FILES = {
+    ".".join(file.relative_to(SOURCE).with_suffix("").parts).removesuffix(".__init__"): file
+    for file in sorted((SOURCE / "sextant").rglob("*.py"))
+    if "migrations" not in file.parts
+}
+TEXTS = {name: file.read_text(encoding="utf-8") for name, file in FILES.items()}
+ELSEWHERE = "\n".join(
+    file.read_text(encoding="utf-8")
+    for pattern in (
+        "Makefile",
+        "benchmarks/bench.mk",
+        "docs/generate.py",
+        "docs/guides/*.md",
+        "benchmarks/**/*.py",
+    )
+    for file in ROOT.glob(pattern)
+)
+
+UNUSED_ALLOWED: dict[str, str] = {
+    "sextant.transport.asgi": "serves in-process tests and embedding; no process of ours runs it",
+    "AsgiTwin": "as its file",
+    "EngineAdapter": "the protocol that adapters follow; checked by mypy where they are listed",
+    "list_models": "registered by its decorator",
+}
+"""What nothing in the package uses, and why it stays. An entry that is no longer needed fails."""
+
+CLI_LIGHT = (
+    "torch",
+    "transformers",
+    "fastapi",
+    "uvicorn",
+    "pydantic",
+    "xllamacpp",
+    "sqlalchemy",
+    "apsw",
+    "uvloop",
+)
+"""What asking for help must not load."""
+CLI_STARTS = 40
+"""Importing the command may take so many times a bare start of Python."""
+
+PROBE = """
+import importlib, json, os, sys, threading
+
+def open_files():
+    links = []
+    for fd in os.listdir("/proc/self/fd"):
+        try:
+            links.append(os.readlink(f"/proc/self/fd/{fd}"))
+        except FileNotFoundError:
+            pass
+    return sorted(link for link in links if not link.endswith("/fd"))
+
+before, started = open_files(), []
+watched = {"socket.connect", "socket.bind", "subprocess.Popen", "os.fork", "os.exec", "os.posix_spawn",
+           "os.mkdir", "os.remove", "os.rename"}
+sys.addaudithook(lambda event, args: started.append(event) if event in watched else None)
+for name in json.loads(sys.argv[1]):
+    importlib.import_module(name)
+left = [link for link in open_files() if link not in before]
+print(json.dumps(
+    {"started": started, "threads": threading.active_count(), "files": os.listdir("."), "fds": left}))
+"""
+
+
+def probe(names: list[str], folder: Path) -> dict[str, object]:
+    """What importing the modules did, in a fresh interpreter and an empty folder."""
+    done = subprocess.run(
+        [sys.executable, "-B", "-c", PROBE, json.dumps(names)],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return dict(json.loads(done.stdout.splitlines()[-1]))
+
+
+def test_importing_does_nothing(tmp_path: Path) -> None:
+    names = [
+        name for name in FILES if not name.startswith("sextant.workshop") and not name.endswith("__main__")
+    ]
+    assert probe(names, tmp_path) == {"started": [], "threads": 1, "files": [], "fds": []}
+
+
+def test_the_probe_sees_what_an_import_does(tmp_path: Path) -> None:
+    (tmp_path / "busy.py").write_text(
+        "import os, threading, time\nos.mkdir('made')\nkept = open('left.txt', 'w')\n"
+        "threading.Thread(target=time.sleep, args=(1,), daemon=True).start()\n"
+    )
+    done = probe(["busy"], tmp_path)
+    assert done["started"] == ["os.mkdir"]
+    assert done["threads"] == 2
+    assert {"made", "left.txt"} <= set(map(str, done["files"]))  # type: ignore[call-overload]
+    assert "left.txt" in str(done["fds"])
+
+
+def test_asking_for_help_loads_nothing_heavy() -> None:
+    script = f"import sys, sextant.cli.main; print([name for name in {CLI_LIGHT!r} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.timing
+def test_the_command_starts_quickly() -> None:
+    def best_s(script: str) -> float:
+        def once() -> float:
+            started = time.perf_counter()
+            subprocess.run([sys.executable, "-c", script], check=True)
+            return time.perf_counter() - started
+
+        return min(once() for _ in range(5))
+
+    ratio = best_s("import sextant.cli.main") / best_s("pass")
+    assert ratio <= CLI_STARTS, f"{ratio:.0f} times a bare start"
+
+
+def dead_files(texts: dict[str, str], entries: str) -> list[str]:
+    """Modules that nothing imports and nothing starts."""
+    dead = []
+    for name in texts:
+        package, _, last = name.rpartition(".")
+        if not package or any(other.startswith(f"{name}.") for other in texts) or last == "__main__":
+            continue
+        uses = re.compile(
+            rf"\b{re.escape(name)}\b|from {re.escape(package)} import (?:[^\n(]*|\([^)]*)\b{last}\b"
+            rf"|from \.? ?import (?:[^\n(]*|\([^)]*)\b{last}\b|from \.{last} import"
+        )
+        others = "\n".join(text for other, text in texts.items() if other != name)
+        if not uses.search(others) and not uses.search(entries):
+            dead.append(name)
+    return dead
+
+
+def unused_names(texts: dict[str, str], elsewhere: str) -> list[str]:
+    """Public names of modules that occur nowhere but in their own definition."""
+    words = collections.Counter(re.findall(r"\w+", "\n".join(texts.values()) + elsewhere))
+    found = []
+    for name, text in texts.items():
+        for node in ast.parse(text).body:
+            for public in defined(node):
+                if not public.startswith("_") and words[public] < 2:
+                    found.append(f"{name}.{public}")
+    return found
+
+
+def defined(node: ast.stmt) -> list[str]:
+    """The names that a statement at module level defines."""
+    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+        return [node.name]
+    if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+        return [node.target.id]
+    if isinstance(node, ast.Assign):
+        return [target.id for target in node.targets if isinstance(target, ast.Name)]
+    return []
+
+
+def entries() -> str:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    return "\n".join([*project["scripts"].values(), ELSEWHERE])
+
+
+def test_no_dead_files() -> None:
+    assert [name for name in dead_files(TEXTS, entries()) if name not in UNUSED_ALLOWED] == []
+
+
+def test_no_unused_public_names() -> None:
+    unused = unused_names(TEXTS, entries())
+    assert [name for name in unused if name.rpartition(".")[2] not in UNUSED_ALLOWED] == []
+
+
+def test_allowances_are_needed() -> None:
+    flagged = set(dead_files(TEXTS, entries())) | {
+        name.rpartition(".")[2] for name in unused_names(TEXTS, entries())
+    }
+    assert [name for name in UNUSED_ALLOWED if name not in flagged] == []
+
+
+def test_the_searches_find_what_is_dead() -> None:
+    texts = {
+        "sextant": "",
+        "sextant.a": "from sextant import b\nprint(b.used)",
+        "sextant.b": "def used(): ...\ndef never(): ...\nLIMIT = 3",
+        "sextant.c": "import sextant.a",
+    }
+    assert dead_files(texts, "") == ["sextant.c"]
+    assert dead_files(texts, "python -m sextant.c") == []
+    assert unused_names(texts, "") == ["sextant.b.never", "sextant.b.LIMIT"]
+
+
+def test_environment_variables_are_documented() -> None:
+    from sextant.base.config import VARIABLES
+
+    named = set(re.findall(r"\"(SEXTANT_[A-Z_]+)\"", "\n".join(TEXTS.values())))
+    assert named <= set(VARIABLES)
