@@ -1,0 +1,1 @@
+"""The task families: one file per family, each a pure `make(rng, language) -> Problem`."""
