@@ -35,7 +35,8 @@ GOOD = (
     pair("tokenizer.chat_template", 8, string("{{ messages }}")),
 )
 FIM = tuple(
-    pair(f"tokenizer.ggml.fim_{part}_token_id", 4, struct.pack("<I", 5)) for part in ("pre", "suf", "mid")
+    pair(f"tokenizer.ggml.fim_{part}_token_id", 4, struct.pack("<I", number))
+    for number, part in enumerate(("pre", "suf", "mid"))
 )
 
 
@@ -52,15 +53,15 @@ def test_reads_what_a_model_says(tmp_path: Path) -> None:
     )
     assert found.chat_template == "{{ messages }}"
     assert found.bytes == path.stat().st_size
-    assert not found.fim
+    assert found.fim_tokens is None
 
 
 def test_fill_in_the_middle_needs_all_three_tokens(tmp_path: Path) -> None:
     path = tmp_path / "m.gguf"
     path.write_bytes(head(*GOOD, *FIM))
-    assert read_model_file(path).fim
+    assert read_model_file(path).fim_tokens == ("a", "字", "")
     path.write_bytes(head(*GOOD, *FIM[:2]))
-    assert not read_model_file(path).fim
+    assert read_model_file(path).fim_tokens is None
 
 
 def test_every_truncation_is_told(tmp_path: Path) -> None:

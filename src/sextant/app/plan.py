@@ -179,9 +179,8 @@ def _embedded(
     launch = adapter.launch(replica)
     model = _served(document, adapter.name, launch, upstream_id)
     capable = embedded.capabilities_of(file)
-    model = msgspec.structs.replace(
-        model, context_tokens=context, capabilities=capable, quirks=adapter.quirks
-    )
+    quirks = embedded.quirks_of(file)
+    model = msgspec.structs.replace(model, context_tokens=context, capabilities=capable, quirks=quirks)
     return model, (EnginePlan(upstream_id, name, launch),)
 
 

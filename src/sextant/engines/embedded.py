@@ -37,6 +37,9 @@ QUIRKS = Quirks(
     cached_tokens_path=("prompt_tokens_details", "cached_tokens"),
     logprobs_path="openai",
     count_tokens_path="/chat/completions/input_tokens",
+    completions_logprobs="chat",
+    usage_of_one_choice=True,
+    hides_tools_when_none=False,
 )
 
 CAPABILITIES = Capabilities(
@@ -120,7 +123,15 @@ class EmbeddedEngine:
 
 def capabilities_of(model: ModelFile) -> Capabilities:
     """What this engine can do with this model: fill-in-the-middle needs the model's own tokens for it."""
-    return msgspec.structs.replace(CAPABILITIES, fim=model.fim)
+    return msgspec.structs.replace(CAPABILITIES, fim=model.fim_tokens is not None)
+
+
+def quirks_of(model: ModelFile) -> Quirks:
+    """This engine's quirks with this model: how a fill-in-the-middle prompt is written for it."""
+    if model.fim_tokens is None:
+        return QUIRKS
+    prefix, suffix, middle = model.fim_tokens
+    return msgspec.structs.replace(QUIRKS, fim_prompt=f"{prefix}{{prefix}}{suffix}{{suffix}}{middle}")
 
 
 def _options(given: Mapping[str, object]) -> EmbeddedOptions:

@@ -33,7 +33,8 @@ class ModelFile(msgspec.Struct, frozen=True):
     layers: int
     vocabulary: int
     chat_template: str
-    fim: bool
+    fim_tokens: tuple[str, str, str] | None
+    """The texts of the tokens before the prefix, the suffix and the middle; None where it has none."""
     license: str
 
 
@@ -55,15 +56,23 @@ def read_model_file(path: Path) -> ModelFile:
         architecture=arch,
         context_tokens=int(meta.get(f"{arch}.context_length", 0)),
         layers=int(meta.get(f"{arch}.block_count", 0)),
-        vocabulary=int(meta.get("tokenizer.ggml.tokens", 0)),
+        vocabulary=len(meta.get("tokenizer.ggml.tokens", ())),
         chat_template=str(meta.get("tokenizer.chat_template", "")),
-        fim=all(f"tokenizer.ggml.fim_{part}_token_id" in meta for part in ("pre", "suf", "mid")),
+        fim_tokens=_fim_tokens(meta),
         license=str(meta.get("general.license", "")),
     )
 
 
+def _fim_tokens(meta: dict[str, Any]) -> tuple[str, str, str] | None:
+    tokens = meta.get("tokenizer.ggml.tokens", ())
+    ids = [meta.get(f"tokenizer.ggml.fim_{part}_token_id", -1) for part in ("pre", "suf", "mid")]
+    if not all(isinstance(number, int) and 0 <= number < len(tokens) for number in ids):
+        return None
+    return tokens[ids[0]], tokens[ids[1]], tokens[ids[2]]
+
+
 def _metadata(file: BinaryIO) -> dict[str, Any]:
-    """All key-value pairs; an array is represented by its length."""
+    """All key-value pairs; an array of numbers is represented by its length."""
     magic, version, _tensors, count = struct.unpack("<4sIQQ", _exactly(file, 24))
     if magic != b"GGUF" or version not in (2, 3):
         raise ValueError(f"it starts with {magic!r}, version {version}")
@@ -89,19 +98,13 @@ def _value(file: BinaryIO, kind: int) -> Any:
     if inner in _SCALARS:
         file.seek(length * struct.calcsize("<" + _SCALARS[inner]), 1)
         return length
-    for _ in range(length):
-        if inner == _ARRAY:
-            raise ValueError("it nests arrays")
-        _skip_string(file)
-    return length
+    if inner != _STRING:
+        raise ValueError(f"it holds an array of kind {inner}")
+    return [_string(file) for _ in range(length)]
 
 
 def _string(file: BinaryIO) -> str:
     return _exactly(file, _string_length(file)).decode()
-
-
-def _skip_string(file: BinaryIO) -> None:
-    file.seek(_string_length(file), 1)
 
 
 def _string_length(file: BinaryIO) -> int:

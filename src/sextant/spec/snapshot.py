@@ -29,7 +29,8 @@ class Quirks(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     reasoning_off: dict[str, object] = {}
     """Fields merged into the request when the caller turns thinking off."""
     reasoning_on: dict[str, object] = {}
-    """Fields merged into the request when the caller asks for thinking (engines that do not think unasked)."""
+    """Fields merged into the request when the caller asks for thinking (engines that do not think
+    unasked)."""
     counts_reasoning: bool = False
     """Whether the engine itself reports `completion_tokens_details.reasoning_tokens`."""
     cached_tokens_path: tuple[str, ...] = ("prompt_tokens_details", "cached_tokens")
@@ -38,6 +39,17 @@ class Quirks(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     count_tokens_path: str = ""
     """Path under the API root that counts a chat request's input tokens (llama.cpp's is
     `/chat/completions/input_tokens`, answering `{"input_tokens": n}`); empty where the engine has none."""
+    fim_prompt: str = ""
+    """How a fill-in-the-middle prompt is written, with `{prefix}` and `{suffix}` in their places, for an
+    engine whose completions endpoint ignores `suffix`; empty where the engine takes `suffix` itself."""
+    completions_logprobs: Literal["legacy", "chat"] = "legacy"
+    """Shape of `logprobs` in text completions: as published (`tokens`, `token_logprobs`, …), or as in
+    chat."""
+    usage_of_one_choice: bool = False
+    """With several choices, `usage.completion_tokens` counts one of them alone."""
+    hides_tools_when_none: bool = True
+    """With `tool_choice: none` the model is not shown the tools; false: it may write a raw call as text, so
+    the tools must be left out of the request."""
 
 
 class Capabilities(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -54,7 +66,8 @@ class Capabilities(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 class Upstream(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One running replica. `base_url` ends in the API root (`http://127.0.0.1:40001/v1`); `api_key_ref` is a
-    secret reference (`env:NAME`, `file:/path`), never the secret. `ready` is the supervisor's health verdict."""
+    secret reference (`env:NAME`, `file:/path`), never the secret. `ready` is the supervisor's health
+    verdict."""
 
     id: str
     base_url: str
@@ -91,7 +104,8 @@ class TenantPolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class KeyPolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """An API key as the gateway knows it: `sha256` is the hex digest of the secret, `expires_ms` 0 for never."""
+    """An API key as the gateway knows it: `sha256` is the hex digest of the secret, `expires_ms` 0 for
+    never."""
 
     id: str
     tenant_id: str
