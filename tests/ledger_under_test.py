@@ -116,6 +116,7 @@ class TestDisk(apsw.VFS):
         self.sync_may_go_on.set()
         self.full = False
         self.broken = False
+        self.broken_while_exists: Path | None = None
         super().__init__("test-disk", "unix", makedefault=True)
 
     def xOpen(self, name: Any, flags: list[int]) -> apsw.VFSFile:
@@ -145,7 +146,8 @@ class _TestFile(apsw.VFSFile):
         super().xWrite(data, offset)
 
     def xSync(self, flags: int) -> None:
-        if self._disk.broken:
+        marker = self._disk.broken_while_exists
+        if self._disk.broken or (marker is not None and marker.exists()):
             raise apsw.IOError("test disk is broken")
         self._disk.sync_entered.set()
         assert self._disk.sync_may_go_on.wait(30)

@@ -6,6 +6,7 @@ import hashlib
 import re
 import sqlite3
 import stat
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -35,10 +36,11 @@ def path(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def accounts(path: Path) -> Accounts:
+def accounts(path: Path) -> Iterator[Accounts]:
     made = Accounts(path, Clock())
     made.migrate()
-    return made
+    yield made
+    made.close()
 
 
 def test_a_new_file_has_the_default_tenant_and_is_private(accounts: Accounts, path: Path) -> None:

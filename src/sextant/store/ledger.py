@@ -51,18 +51,28 @@ _encode = msgspec.msgpack.Encoder().encode
 def run_ledger(db_path: str | os.PathLike[str], socket_path: str | os.PathLike[str]) -> None:
     """Serves `db_path` on `socket_path` until SIGTERM or SIGINT: then the commit under way ends, the log is
     checkpointed, and this returns. Raises Misconfigured when another process holds the ledger, or the file or
-    the socket cannot be had."""
+    the socket cannot be had; LedgerUnavailable when the disk fails, so that a fresh start is due."""
     with contextlib.ExitStack() as stack:
         stack.enter_context(_single_instance(Path(db_path)))
         file = LedgerFile(db_path)
-        stack.callback(file.close)
+        stack.callback(_close, file)
         listener = stack.enter_context(_listen(Path(socket_path)))
         server = LedgerServer(file, listener)
         stack.callback(server.close)
         stack.enter_context(_stop_on_signals(server))
         _log.info("ledger %s serves %s", db_path, socket_path)
-        server.serve()
+        try:
+            server.serve()
+        except apsw.Error as error:
+            raise LedgerUnavailable(f"the ledger {db_path} failed, start it again: {error}") from error
     _log.info("ledger %s stopped", db_path)
+
+
+def _close(file: LedgerFile) -> None:
+    try:
+        file.close()
+    except apsw.Error as error:
+        _log.error("the last checkpoint failed; the log keeps its rows for the next start: %s", error)
 
 
 class LedgerServer:
