@@ -12,6 +12,7 @@ import msgspec
 from fake_engine import FakeEngine
 from fake_governor import SECRET, FakeGovernor
 
+from sextant.engines import embedded
 from sextant.gateway.app import GatewayApp, build_handler
 from sextant.spec.snapshot import (
     Capabilities,
@@ -27,11 +28,7 @@ from sextant.transport.client import Pool
 from sextant.transport.server import Server, serve
 
 COMPLIANT = Quirks(compliant=True)
-LLAMA = Quirks(
-    strip_fields=("timings", "__verbose"),
-    reasoning_off={"chat_template_kwargs": {"enable_thinking": False}},
-    count_tokens_path="/chat/completions/input_tokens",
-)
+LLAMA = embedded.QUIRKS
 
 
 @dataclass

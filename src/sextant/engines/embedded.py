@@ -39,6 +39,10 @@ QUIRKS = Quirks(
     count_tokens_path="/chat/completions/input_tokens",
     completions_logprobs="chat",
     usage_of_one_choice=True,
+    repeats_prefix=True,
+    ignored_params=("echo", "best_of"),
+    names_tool_choice=False,
+    early_usage={"return_progress": True},
     hides_tools_when_none=False,
 )
 

@@ -12,9 +12,9 @@ from typing import Any
 import msgspec
 
 from sextant.base.errors import BadRequest, Unprocessable
-from sextant.gateway import failures
+from sextant.gateway import failures, logprobs
 from sextant.gateway.dialect import Call
-from sextant.gateway.openai import OpenAIDialect
+from sextant.gateway.openai import OpenAIDialect, refuse_ignored
 from sextant.spec.snapshot import Quirks, ServedModel
 from sextant.spec.wire import chat as wire
 
@@ -30,6 +30,11 @@ class ChatDialect(OpenAIDialect):
     object_chunk = "chat.completion.chunk"
     id_prefix = "chatcmpl-"
 
+    def __init__(self) -> None:
+        super().__init__()
+        self._top = 0
+        self._prefix = ""
+
     def parse(self, fields: dict[str, Any], body: bytes, model: ServedModel) -> Call:
         try:
             request = _convert(fields, wire.ChatRequest)
@@ -39,7 +44,14 @@ class ChatDialect(OpenAIDialect):
         self.model = request.model
         options = request.stream_options
         self.include_usage = options is not None and options.include_usage is True
-        changes = engine_changes(request, fields, model.quirks)
+        quirks = model.quirks
+        refuse_ignored(fields, quirks)
+        changes = engine_changes(request, fields, quirks)
+        if not quirks.compliant:
+            self._top = request.top_logprobs or 0
+            last = request.messages[-1]
+            if quirks.repeats_prefix and type(last) is wire.AssistantMessage and type(last.content) is str:
+                self._prefix = last.content
         return Call(
             model=request.model,
             stream=request.stream is True,
@@ -58,7 +70,7 @@ class ChatDialect(OpenAIDialect):
             delta.setdefault("role", "assistant")
             if not delta.get("tool_calls") and "reasoning_content" not in delta:
                 delta["content"] = delta.get("content") or ""
-        choice.setdefault("logprobs", None)
+        choice["logprobs"] = logprobs.of_delta(choice.get("logprobs"), delta, self._top)
         choice.setdefault("finish_reason", None)
 
     def complete_whole_choice(self, choice: dict[str, Any]) -> None:
@@ -66,7 +78,10 @@ class ChatDialect(OpenAIDialect):
         message.setdefault("role", "assistant")
         message.setdefault("content", None)
         message.setdefault("refusal", None)
-        choice.setdefault("logprobs", None)
+        content = message["content"]
+        if self._prefix and isinstance(content, str):
+            message["content"] = content.removeprefix(self._prefix)
+        choice["logprobs"] = logprobs.of_message(choice.get("logprobs"), message, self._top)
         choice.setdefault("finish_reason", "stop")
 
 
@@ -147,7 +162,10 @@ def engine_changes(
     renames = other in fields
     developer = any(type(message) is wire.DeveloperMessage for message in request.messages)
     drops = [name for name in quirks.drop_params if name in fields]
-    if not (extra or renames or developer or drops):
+    if request.tool_choice == "none" and request.tools and not quirks.hides_tools_when_none:
+        drops += ["tools", "tool_choice"]
+    few = not quirks.compliant and request.logprobs is True and not request.top_logprobs
+    if not (extra or renames or developer or drops or few):
         return None
     changed = {**fields}
     for name in drops:
@@ -156,6 +174,8 @@ def engine_changes(
         value = changed.pop(other)
         if changed.get(wants) is None:
             changed[wants] = value
+    if few:  # none given would mean the engine's default, and zero none at all; the answer is cut
+        changed["top_logprobs"] = 1
     if developer:
         changed["messages"] = [
             {**message, "role": "system"} if message["role"] == "developer" else message

@@ -12,10 +12,10 @@ from typing import Any
 import msgspec
 
 from sextant.base.errors import BadRequest, Unprocessable
-from sextant.gateway import failures
+from sextant.gateway import failures, logprobs
 from sextant.gateway.dialect import Call
-from sextant.gateway.openai import OpenAIDialect
-from sextant.spec.snapshot import ServedModel
+from sextant.gateway.openai import OpenAIDialect, refuse_ignored
+from sextant.spec.snapshot import Quirks, ServedModel
 from sextant.spec.wire.completions import CompletionRequest
 
 
@@ -24,6 +24,12 @@ class CompletionsDialect(OpenAIDialect):
     object_whole = "text_completion"
     object_chunk = "text_completion"
     id_prefix = "cmpl-"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._top = 0
+        self._chat_logprobs = False
+        self._offsets: dict[int, int] = {}
 
     def parse(self, fields: dict[str, Any], body: bytes, model: ServedModel) -> Call:
         try:
@@ -34,28 +40,59 @@ class CompletionsDialect(OpenAIDialect):
         self.model = request.model
         options = request.stream_options
         self.include_usage = options is not None and options.include_usage is True
-        drops = [name for name in model.quirks.drop_params if name in fields]
+        refuse_ignored(fields, model.quirks)
+        self._top = request.logprobs or 0
+        self._chat_logprobs = model.quirks.completions_logprobs == "chat"
+        changes = engine_changes(request, fields, model.quirks)
         return Call(
             model=request.model,
             stream=request.stream is True,
             target="/completions",
-            body=None if drops else body,
-            fields={name: value for name, value in fields.items() if name not in drops} if drops else fields,
+            body=body if changes is None else None,
+            fields=fields if changes is None else changes,
             max_output_tokens=request.max_tokens or 0,
             include_usage=self.include_usage,
         )
 
     def complete_choice(self, choice: dict[str, Any]) -> None:
-        choice.setdefault("index", 0)
-        choice.setdefault("text", "")
-        choice.setdefault("logprobs", None)
+        index = choice.setdefault("index", 0)
+        text = choice.setdefault("text", "")
+        offset = self._offsets.get(index, 0)
+        self._offsets[index] = offset + len(text)
+        self._columns(choice, offset)
         choice.setdefault("finish_reason", None)
 
     def complete_whole_choice(self, choice: dict[str, Any]) -> None:
         choice.setdefault("text", "")
-        choice.setdefault("logprobs", None)
+        self._columns(choice, 0)
         if choice.get("finish_reason") is None:
             choice["finish_reason"] = "stop"
+
+    def _columns(self, choice: dict[str, Any], offset: int) -> None:
+        if self._chat_logprobs:
+            choice["logprobs"] = logprobs.as_columns(choice.get("logprobs"), self._top, offset)
+        else:
+            choice.setdefault("logprobs", None)
+
+
+def engine_changes(
+    request: CompletionRequest, fields: dict[str, Any], quirks: Quirks
+) -> dict[str, Any] | None:
+    """The fields as this engine wants them, or None when they can go on as they are."""
+    drops = {name for name in quirks.drop_params if name in fields}
+    prompt = None
+    if request.suffix and quirks.fim_prompt:
+        # one replacement at a time would find a placeholder inside the caller's own text
+        before, _, rest = quirks.fim_prompt.partition("{prefix}")
+        between, _, after = rest.partition("{suffix}")
+        prompt = f"{before}{request.prompt}{between}{request.suffix}{after}"
+        drops.add("suffix")
+    if prompt is None and not drops:
+        return None
+    changed = {name: value for name, value in fields.items() if name not in drops}
+    if prompt is not None:
+        changed["prompt"] = prompt
+    return changed
 
 
 def check(request: CompletionRequest, model: ServedModel) -> None:
@@ -69,6 +106,10 @@ def check(request: CompletionRequest, model: ServedModel) -> None:
             field="suffix",
             code="fim_unsupported",
         )
+    if request.suffix and type(request.prompt) is not str:
+        raise BadRequest("With suffix, prompt is one string.", field="prompt")
+    if model.quirks.usage_of_one_choice and type(request.prompt) is list and _several(request.prompt):
+        raise Unprocessable("This model's engine takes one prompt at a time.", field="prompt")
     if request.suffix and request.echo:
         raise BadRequest("echo and suffix cannot be used together.", field="echo")
     if request.prompt == "" and not request.suffix:
@@ -81,3 +122,8 @@ def check(request: CompletionRequest, model: ServedModel) -> None:
         raise BadRequest("best_of is smaller than n.", field="best_of")
     if request.best_of is not None and request.best_of > 1 and request.stream:
         raise BadRequest("best_of above 1 cannot be streamed.", field="best_of")
+
+
+def _several(prompts: list[Any]) -> bool:
+    """Whether a list is more than one prompt: texts or token lists, not the ids of one."""
+    return len(prompts) > 1 and type(prompts[0]) is not int

@@ -26,28 +26,35 @@ BYTES_PER_TOKEN = 4
 class Tally:
     """What has been seen of one answer so far, and the engine's own count once it arrives."""
 
-    __slots__ = ("chunks", "reasoning_chunks", "reported")
+    __slots__ = ("chunks", "counts_reasoning", "reasoning_chunks", "reported")
 
     def __init__(self) -> None:
         self.chunks = 0
         """Chunks with text, reasoning or tool-call arguments."""
         self.reasoning_chunks = 0
         self.reported: Usage | None = None
+        """The engine's own count."""
+        self.counts_reasoning = True
 
     def report(self, usage: dict[str, Any], quirks: Quirks) -> None:
-        """Takes over the engine's usage; completes the share of reasoning when the engine gives none."""
-        self.take(read_usage(usage, quirks), reported_reasoning(usage) is not None)
+        """Takes over the engine's usage. An engine that counts one choice alone reports once per choice."""
+        found = read_usage(usage, quirks)
+        former = self.reported
+        if quirks.usage_of_one_choice and former is not None:
+            found = msgspec.structs.replace(found, output_tokens=found.output_tokens + former.output_tokens)
+        self.take(found, reported_reasoning(usage) is not None)
 
     def take(self, usage: Usage, counts_reasoning: bool) -> None:
         """A parsed usage of the engine."""
-        if not counts_reasoning and self.reasoning_chunks:
-            usage = share_reasoning(usage, self.reasoning_chunks, self.chunks - self.reasoning_chunks)
         self.reported = usage
+        self.counts_reasoning = counts_reasoning
 
     def usage(self, prompt_bytes: int) -> Usage:
-        """The engine's count, or an estimate."""
-        if self.reported is not None:
+        """The engine's count, the share of reasoning added where it gives none; or an estimate."""
+        if self.reported is not None and (self.counts_reasoning or not self.reasoning_chunks):
             return self.reported
+        if self.reported is not None:
+            return share_reasoning(self.reported, self.reasoning_chunks, self.chunks - self.reasoning_chunks)
         return Usage(
             input_tokens=prompt_bytes // BYTES_PER_TOKEN,
             output_tokens=self.chunks,
@@ -113,3 +120,9 @@ def share_reasoning(usage: Usage, reasoning: int, rest: int) -> Usage:
         return usage
     share = round(usage.output_tokens * reasoning / (reasoning + max(rest, 0)))
     return msgspec.structs.replace(usage, reasoning_tokens=share, reasoning_estimated=True)
+
+
+def all_choices(first: Usage, first_bytes: int, all_bytes: int, choices: int) -> Usage:
+    """The usage of all choices from that of the first, by the bytes of their texts; an estimate."""
+    factor = all_bytes / first_bytes if first_bytes else choices
+    return msgspec.structs.replace(first, output_tokens=round(first.output_tokens * factor), estimated=True)

@@ -150,7 +150,6 @@ class Flow:
                 run.end(relay.finale(usage))
             else:
                 body, usage = await WholeRelay(run, self.limits).answer(response)
-                run.tally.reported = usage
                 await self._settle(run, usage)
                 run.reply(200, [], body)
         finally:

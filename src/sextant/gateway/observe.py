@@ -85,7 +85,7 @@ class Observer:
             series.engine.observe(now_s - run.engine_started_s)
         if run.result == "client_closed":
             self._meters.count("sextant_gateway_client_disconnects", key[0]).value += 1
-        usage = run.tally.reported
+        usage = run.used
         if usage is None:
             return
         series.input.value += usage.input_tokens

@@ -13,9 +13,10 @@ from typing import Any
 
 import msgspec
 
-from sextant.base.errors import SextantError
+from sextant.base.errors import SextantError, Unprocessable
 from sextant.gateway import failures, sse
 from sextant.gateway.counting import wire_usage
+from sextant.spec.snapshot import Quirks
 from sextant.spec.usage import Usage
 
 _encode = msgspec.json.Encoder().encode
@@ -61,9 +62,13 @@ class OpenAIDialect:
 
     def _head_of(self, answer: dict[str, Any], kind: str) -> dict[str, Any]:
         given_id = answer.get("id")
+        if isinstance(given_id, str) and given_id:
+            given_id = self.id_prefix + given_id.removeprefix("chatcmpl-").removeprefix("cmpl-")
+        else:
+            given_id = self.id_prefix + self.request_id
         created_s = answer.get("created")
         return {
-            "id": given_id if isinstance(given_id, str) and given_id else self.id_prefix + self.request_id,
+            "id": given_id,
             "object": kind,
             "created": created_s if type(created_s) is int else int(time.time()),
             "model": self.model,
@@ -98,3 +103,14 @@ class OpenAIDialect:
 
     def failure(self, error: SextantError) -> bytes:
         return failures.openai_body(error)
+
+
+_NEUTRAL = {"best_of": 1}
+"""Values that ask for nothing."""
+
+
+def refuse_ignored(fields: dict[str, Any], quirks: Quirks) -> None:
+    """Raises Unprocessable for a parameter that would change the answer and that the engine would ignore."""
+    for name in quirks.ignored_params:
+        if fields.get(name) and fields[name] != _NEUTRAL.get(name):
+            raise Unprocessable(f"This model's engine does not know {name}; leave it out.", field=name)

@@ -15,7 +15,7 @@ import msgspec
 
 from sextant.base.errors import UpstreamError
 from sextant.gateway import sse
-from sextant.gateway.counting import read_usage, reported_reasoning, share_reasoning, wire_usage
+from sextant.gateway.counting import all_choices, read_usage, reported_reasoning, share_reasoning, wire_usage
 from sextant.gateway.run import Run
 from sextant.spec.snapshot import GatewayLimits, Quirks
 from sextant.spec.usage import Usage
@@ -76,16 +76,11 @@ class WholeRelay:
         return run.dialect.answer(completion, usage), usage
 
     def _usage_of(self, completion: dict[str, Any], quirks: Quirks) -> Usage:
-        """The engine's count; its reasoning share by bytes where the engine gives none."""
-        reasoning_bytes, other_bytes = 0, 0
-        for choice in completion.get("choices") or ():
-            message = choice.get("message")
-            if isinstance(message, dict):
-                reasoning_bytes += len((message.get("reasoning_content") or "").encode())
-                other_bytes += len(str(message.get("content") or "").encode())
-                other_bytes += len(_encode(message["tool_calls"])) if message.get("tool_calls") else 0
-            else:
-                other_bytes += len(str(choice.get("text") or "").encode())
+        """The engine's count; its reasoning share by bytes where the engine gives none, and all choices by
+        bytes where it counts the first alone."""
+        sizes = [_text_bytes(choice) for choice in completion.get("choices") or ()]
+        reasoning_bytes = sum(reasoning for reasoning, _ in sizes)
+        other_bytes = sum(other for _, other in sizes)
         engine = completion.get("usage")
         if not isinstance(engine, dict):
             tally = self._run.tally
@@ -93,6 +88,8 @@ class WholeRelay:
             tally.reasoning_chunks = reasoning_bytes // 4
             return tally.usage(self._run.prompt_bytes)
         usage = read_usage(engine, quirks)
+        if quirks.usage_of_one_choice and len(sizes) > 1:
+            usage = all_choices(usage, sum(sizes[0]), reasoning_bytes + other_bytes, len(sizes))
         if reported_reasoning(engine) is None:
             usage = share_reasoning(usage, reasoning_bytes, other_bytes)
         return usage
@@ -130,6 +127,16 @@ class WholeRelay:
         if not complete or counted.prompt_cache_miss_tokens is None:
             body = spliced_usage(body, raw, usage)
         return body, usage
+
+
+def _text_bytes(choice: dict[str, Any]) -> tuple[int, int]:
+    """Bytes of reasoning, and of everything else that the model wrote, in one whole choice."""
+    message = choice.get("message")
+    if not isinstance(message, dict):
+        return 0, len(str(choice.get("text") or "").encode())
+    calls = message.get("tool_calls")
+    other = len(str(message.get("content") or "").encode()) + (len(_encode(calls)) if calls else 0)
+    return len(str(message.get("reasoning_content") or "").encode()), other
 
 
 def read_engine_usage(counted: EngineUsage) -> Usage:
@@ -274,9 +281,8 @@ class StreamRelay:
         complete = output is not None and output.reasoning_tokens is not None
         self._run.tally.take(read_engine_usage(counted), complete)
         if event is not None:
-            reported = self._run.tally.reported
-            if reported is not None and (not complete or counted.prompt_cache_miss_tokens is None):
-                event = spliced_usage(event, raw, reported)
+            if not complete or counted.prompt_cache_miss_tokens is None:
+                event = spliced_usage(event, raw, self._run.tally.usage(self._run.prompt_bytes))
             self._usage_event = event
 
     def _dialect_event(self, event: bytes, data: bytes) -> bytes:

@@ -52,6 +52,7 @@ class Run:
         "started_s",
         "status",
         "tally",
+        "used",
         "wrote",
     )
 
@@ -82,6 +83,8 @@ class Run:
         self.asked = False
         """An engine has begun to work on it."""
         self.settled = False
+        self.used: Usage | None = None
+        """What it was settled with."""
         self.metered = True
         self.result = "refused"
         self.status = 0
@@ -137,8 +140,9 @@ class Run:
         """How it ended, as governance wants it."""
         now_s = time.monotonic()
         ttft_ms = int((self.first_token_s - self.started_s) * 1000) if self.first_token_s else -1
+        self.used = usage if usage is not None else self.tally.usage(self.prompt_bytes)
         return Outcome(
-            usage if usage is not None else self.tally.usage(self.prompt_bytes),
+            self.used,
             result,
             int((now_s - self.started_s) * 1000),
             ttft_ms,

@@ -47,6 +47,16 @@ class Quirks(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     chat."""
     usage_of_one_choice: bool = False
     """With several choices, `usage.completion_tokens` counts one of them alone."""
+    repeats_prefix: bool = False
+    """A whole answer to a conversation that ends in an assistant message begins with that message again."""
+    ignored_params: tuple[str, ...] = ()
+    """Request parameters that the engine ignores without saying so; the gateway refuses them."""
+    names_tool_choice: bool = True
+    """Honours a `tool_choice` that names a function; false: it would be read as `auto`, so that tool alone is
+    sent, with `required`."""
+    early_usage: dict[str, object] = {}
+    """Fields that make a stream tell its prompt tokens before the first output, as llama.cpp's
+    `prompt_progress` (`{"return_progress": true}`); sent where the dialect has a use for it."""
     hides_tools_when_none: bool = True
     """With `tool_choice: none` the model is not shown the tools; false: it may write a raw call as text, so
     the tools must be left out of the request."""
