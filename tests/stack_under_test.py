@@ -14,7 +14,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 SEXTANT = (sys.executable, "-m", "sextant.cli.main")
 START_TIMEOUT_S = 60.0
@@ -66,9 +66,10 @@ class Stack:
             *arguments,
         ]
         self.process: subprocess.Popen[str] | None = None
-        self.output = ""
+        self.out_file: IO[str] | None = None
 
     def start(self) -> Stack:
+        self.close_output()
         self.out_file = tempfile.TemporaryFile("w+")  # noqa: SIM115 - lives as long as the stack
         self.process = subprocess.Popen(
             [*SEXTANT, "up", *self.arguments], stdout=self.out_file, stderr=subprocess.STDOUT, text=True,
@@ -76,7 +77,12 @@ class Stack:
         )  # fmt: skip
         return self
 
+    def close_output(self) -> None:
+        if self.out_file is not None:
+            self.out_file.close()
+
     def said(self) -> str:
+        assert self.out_file is not None
         self.out_file.seek(0)
         return self.out_file.read()
 
@@ -146,8 +152,7 @@ class Stack:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.process.pid, signal.SIGKILL)
             self.process.wait(10)
-        if self.process is not None:
-            self.out_file.close()
+        self.close_output()
 
 
 class Answer:
