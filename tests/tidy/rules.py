@@ -198,7 +198,9 @@ def _asserts(function: Function, checks: frozenset[str]) -> bool:
         if isinstance(node, ast.Call):
             called = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
             if (
-                re.match(r"_?(raises|warns|fail|assert|check|expect|validate|verify|refus|must|until)", called)
+                re.match(
+                    r"_?(raises|warns|fail|assert|check|expect|validate|verify|refus|must|until)", called
+                )
                 or called in checks
             ):
                 return True

@@ -1,1 +1,1 @@
-"""Ground everything stands on: errors, configuration, clock, ids, retry. Imports nothing of Sextant."""
+"""Ground everything stands on: errors, configuration, ids, the tie between parent and child processes."""
