@@ -214,6 +214,7 @@ async def test_a_waiter_whose_wake_up_fails_does_not_cost_the_others_their_ackno
         futures[1].set_result(None)  # as if somebody had released it already
         ledger.answer(Ack(seq))
         await asyncio.wait_for(futures[2], 5)
+        assert client.pending_rows == 0
 
 
 async def test_rows_without_a_waiter_are_written_too(paths: tuple[Path, Path]) -> None:
