@@ -168,6 +168,7 @@ async def test_a_large_log_is_set_aside_at_the_next_start(tmp_path: Path) -> Non
     [
         ("", ""),
         ("noise\nsextant: engine answers on X\nGGML_ASSERT failed\n", "GGML_ASSERT failed"),
+        ("sextant: engine answers on X\n", ""),
         ("sextant: no model\n{json}\n", "no model"),
         ("a\x1b[31mb\x00c\n\n", "a [31mb c"),
         ("x" * 1000, "x" * 300),

@@ -177,7 +177,7 @@ class Child:
                 else:
                     if now - unwell_since > self.program.hang_timeout_s:
                         return f"it hung: {failed}, for {now - unwell_since:.0f} s"
-                    self._become("unwell", reason=str(failed))
+                    self._become("unwell", reason=f"health check: {failed}")
             else:
                 unwell_since = None
                 if self._ready_since_s is None:
@@ -229,9 +229,13 @@ def last_words(log_file: Path, offset: int) -> str:
         return ""
     spoken = [re.sub(r"[^\x20-\x7e\u00a0-\U0010ffff]+", " ", line).strip() for line in lines]
     spoken = [line for line in spoken if line]
+    spoken = [line for line in spoken if not line.startswith(_NO_CAUSE)]
     ours = [line.removeprefix("sextant: ") for line in spoken if line.startswith("sextant: ")]
-    said = [line for line in ours if not line.startswith(("engine answers", "engine stops"))] or spoken
+    said = ours or spoken
     return said[-1][:CAUSE_CHARS_MAX] if said else ""
+
+
+_NO_CAUSE = ("sextant: engine answers", "sextant: engine stops")
 
 
 _SIGNALS = frozenset(int(number) for number in signal.Signals)

@@ -81,8 +81,13 @@ def this_command() -> str:
     if found is not None and Path(found).resolve() == program.resolve():
         return "sextant"
     absolute = Path(os.path.abspath(program))  # noqa: PTH100 - a venv's links must not be followed
+    return shlex.quote(short_path(absolute))
+
+
+def short_path(path: Path) -> str:
+    """`path` as seen from here: relative when it lies below."""
     here = Path.cwd()
-    return shlex.quote(str(absolute.relative_to(here) if absolute.is_relative_to(here) else absolute))
+    return str(path.relative_to(here) if path.is_relative_to(here) else path)
 
 
 def with_state(command: str, state: StateDir) -> str:
@@ -92,6 +97,4 @@ def with_state(command: str, state: StateDir) -> str:
     line = f"{this_command()} {command}"
     if state.root == DEFAULT_STATE.absolute():
         return line
-    here = Path.cwd()
-    root = state.root.relative_to(here) if state.root.is_relative_to(here) else state.root
-    return f"{line} --state {shlex.quote(str(root))}"
+    return f"{line} --state {shlex.quote(short_path(state.root))}"

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console, Group, RenderableType
@@ -19,7 +20,7 @@ from rich.text import Text
 
 import sextant
 from sextant.app.events import Changed, Event, Failed, Serving, Stopped, Stopping, Tell, Warned
-from sextant.cli.output import out, with_state
+from sextant.cli.output import out, short_path, with_state
 
 if TYPE_CHECKING:
     from sextant.app.state import StateDir
@@ -112,7 +113,7 @@ class StartView:
         p()
         p(f"  API         {event.url}/v1")
         p(f"  Admin API   {event.control_url}")
-        p(f"  State       {escape(event.state_dir)}")
+        p(f"  State       {escape(short_path(Path(event.state_dir)))}")
         p()
         key = "$SEXTANT_API_KEY"
         if event.first_run is not None:

@@ -1,0 +1,107 @@
+"""From a document to what will run: flags over the document, exposure, context, secrets."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from sextant.app.plan import EMBEDDED_CONCURRENCY_MAX, Overrides, Plan, context_of, is_loopback, make_plan
+from sextant.app.state import StateDir
+from sextant.base.errors import Misconfigured
+from sextant.engines.gguf import ModelFile
+from sextant.spec.document import load_document, parse_document
+
+HEAD = "apiVersion: sextant.dev/v1alpha1\nkind: ModelDeployment\nmetadata: {name: t}\nspec:\n"
+REMOTE = (
+    "  model: {name: big, aliases: [deepseek-chat]}\n"
+    "  engine: {kind: remote, base_url: 'https://api.example.com/v1', api_key: 'env:KEY', compliant: true}\n"
+)
+EMBEDDED = "  model: {name: sextant-nano}\n  engine: {kind: embedded, slots: 2, threads: 1}\n"
+FILE = ModelFile("x.gguf", 1, "m", "deepseek2", 4096, 8, 4096, "", None, "")
+
+
+def plan(tmp_path: Path, text: str | None, **flags: object) -> Plan:
+    document = load_document(None) if text is None else parse_document(HEAD + text)
+    overrides = msgspec.convert(flags, Overrides)
+    return make_plan(document, StateDir(tmp_path / "state"), overrides, 4001)
+
+
+def test_the_built_in_document(tmp_path: Path) -> None:
+    made = plan(tmp_path, None)
+    model = made.models[0]
+    assert (model.id, model.aliases) == ("sextant-nano", ("deepseek-chat", "deepseek-reasoner"))
+    assert model.context_tokens == 4096
+    assert model.capabilities.fim
+    assert not model.quirks.compliant
+    assert not model.upstreams[0].ready
+    assert model.upstreams[0].base_url == "http://127.0.0.1:4001/v1"
+    assert made.engines[0].launch.argv
+    assert (made.url, made.control_url) == ("http://127.0.0.1:8000", "http://127.0.0.1:8001")
+    assert made.warnings == ()
+
+
+def test_an_embedded_engine_gets_no_more_than_it_serves(tmp_path: Path) -> None:
+    assert plan(tmp_path, EMBEDDED).gateway.limits.concurrent_requests == EMBEDDED_CONCURRENCY_MAX
+    fewer = "  gateway: {limits: {concurrent_requests: 3}}\n"
+    assert plan(tmp_path, EMBEDDED + fewer).gateway.limits.concurrent_requests == 3
+    assert plan(tmp_path, REMOTE).gateway.limits.concurrent_requests == 2048
+
+
+def test_a_remote_endpoint(tmp_path: Path) -> None:
+    made = plan(tmp_path, REMOTE)
+    upstream = made.models[0].upstreams[0]
+    assert made.engines[0].launch.argv == ()
+    assert (upstream.base_url, upstream.api_key_ref) == ("https://api.example.com/v1", "env:KEY")
+    assert upstream.upstream_model == "big"
+    assert made.models[0].quirks.compliant
+
+
+def test_flags_stand_over_the_document(tmp_path: Path) -> None:
+    text = EMBEDDED + "  gateway: {port: 9000}\n  control: {port: 9001}\n"
+    made = plan(tmp_path, text, port=9100, control_port=9101, host="::1")
+    assert (made.url, made.control_url) == ("http://[::1]:9100", "http://127.0.0.1:9101")
+    with pytest.raises(Misconfigured, match="cannot share port 9001"):
+        plan(tmp_path, text, port=9001)
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.5", "example.com"])
+def test_plain_http_beyond_this_machine_needs_a_word(tmp_path: Path, host: str) -> None:
+    with pytest.raises(Misconfigured, match=r"without TLS.*--insecure"):
+        plan(tmp_path, EMBEDDED, host=host)
+    (warning,) = plan(tmp_path, EMBEDDED, host=host, insecure=True).warnings
+    assert "clear text" in warning
+    tls = "  gateway: {tls: {cert_file: /c, key_file: /k}}\n"
+    made = plan(tmp_path, EMBEDDED + tls, host=host)
+    assert made.warnings == ()
+    assert made.url.startswith("https://")
+
+
+def test_the_admin_api_needs_it_too(tmp_path: Path) -> None:
+    with pytest.raises(Misconfigured, match="the admin API would listen on"):
+        plan(tmp_path, EMBEDDED + "  control: {host: 0.0.0.0}\n")
+
+
+@pytest.mark.parametrize(
+    ("host", "ours"),
+    [
+        ("127.0.0.1", True),
+        ("127.9.9.9", True),
+        ("::1", True),
+        ("localhost", True),
+        ("0.0.0.0", False),
+        ("h", False),
+    ],
+)
+def test_loopback(host: str, ours: bool) -> None:
+    assert is_loopback(host) is ours
+
+
+def test_context(tmp_path: Path) -> None:
+    assert context_of(FILE, None) == 4096
+    assert context_of(FILE, 512) == 512
+    with pytest.raises(Misconfigured, match="is 5000, but m was trained for 4096"):
+        context_of(FILE, 5000)
+    unknown = msgspec.structs.replace(FILE, context_tokens=0)
+    assert context_of(unknown, None) > 0
