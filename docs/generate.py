@@ -29,6 +29,7 @@ from sextant.spec.document import NOT_YET, Deployment, builtin_text
 from sextant.spec.limits import Limits
 from sextant.spec.schema import schema_text
 from sextant.telemetry.table import TABLE
+from sextant.transport import refusals
 
 ROOT = Path(__file__).parent.parent
 SOURCE = ROOT / "src/sextant"
@@ -134,6 +135,9 @@ def errors_page() -> str:
         error = kind("", code=code)
         again = "yes" if isinstance(error, errors.Retryable) else "no"
         rows.append(f"| {_status(code, kind)} | `{code}` | `{failures.type_of(error)}` | {again} |")
+    refused = [
+        f"| {status} | `{code}` | {_cell(words)} |" for code, (status, words) in refusals.TABLE.items()
+    ]
     tree = textwrap.dedent(str(inspect.getdoc(errors)).split("\n\n")[1])
     return (
         f"{NOTE}# Errors\n\nOn the OpenAI-style endpoints an error is "
@@ -141,6 +145,10 @@ def errors_page() -> str:
         "with the same statuses. `param` names the field at fault. Every answer carries `x-request-id`; 429 "
         "and 503 carry `Retry-After`.\n\n| status | code | type | may succeed later |\n|---|---|---|---|\n"
         + "\n".join(dict.fromkeys(rows))
+        + "\n\n## Refused by the transport\n\nThe transport refuses these by itself and closes the "
+        "connection. The type is `invalid_request_error` below 500, `server_error` from there.\n\n"
+        "| status | code | message |\n|---|---|---|\n"
+        + "\n".join(refused)
         + f"\n\n## The tree\n\n```text\n{tree}\n```\n"
     )
 
@@ -198,9 +206,13 @@ def _error_kinds(kind: type[errors.SextantError]) -> Iterator[type[errors.Sextan
 
 
 def _codes_in_source() -> Iterator[tuple[str, type[errors.SextantError]]]:
-    """Every `SomeError(…, code="word")` in the gateway and governance."""
+    """Every `SomeError(…, code="word")` on the way of a request."""
     kinds = {kind.__name__: kind for kind in _error_kinds(errors.SextantError)}
-    for file in [*SOURCE.glob("gateway/**/*.py"), *SOURCE.glob("governance/**/*.py")]:
+    for file in [
+        *SOURCE.glob("gateway/**/*.py"),
+        *SOURCE.glob("governance/**/*.py"),
+        *SOURCE.glob("transport/*.py"),
+    ]:
         for node in ast.walk(ast.parse(file.read_text())):
             if not isinstance(node, ast.Call):
                 continue

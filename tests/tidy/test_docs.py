@@ -135,6 +135,23 @@ def test_both_readmes_have_the_same_shape() -> None:
     assert blocks(english, "yaml") == blocks(chinese, "yaml")
 
 
+def test_options_are_documented() -> None:
+    undocumented = [
+        f"{' '.join(names)} {parameter.name}"
+        for names, command in every_command(typer.main.get_command(app), ("sextant",))
+        for parameter in command.params
+        if parameter.name != "help" and not getattr(parameter, "help", None)
+    ]
+    assert undocumented == []
+    silent = [names for names, command in every_command(typer.main.get_command(app), ()) if not command.help]
+    assert silent == []
+
+
+def every_command(command: Any, names: tuple[str, ...]) -> list[tuple[tuple[str, ...], Any]]:
+    inner = getattr(command, "commands", {})
+    return [(names, command), *(one for name in inner for one in every_command(inner[name], (*names, name)))]
+
+
 def test_glossary_is_sorted_and_used() -> None:
     terms = re.findall(r"^- \*\*([^*]+)\*\*: ", (ROOT / "docs/glossary.md").read_text(), re.M)
     assert len(terms) > 20

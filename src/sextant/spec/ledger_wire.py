@@ -73,7 +73,7 @@ class FrameBuffer:
         self._buffer = bytearray()
         self._frame_bytes_max = frame_bytes_max
 
-    def feed(self, data: bytes) -> list[bytes]:
+    def feed(self, data: bytes | memoryview) -> list[bytes]:
         """The bodies completed by `data`, oldest first. Raises BadFrame on an impossible length."""
         buffer = self._buffer
         buffer += data

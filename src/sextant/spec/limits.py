@@ -67,7 +67,8 @@ class Limits(Section):
         _D.upstream_connect_timeout_s, description="Connecting to an engine; then 503."
     )
     upstream_first_byte_timeout_s: Seconds = Field(
-        _D.upstream_first_byte_timeout_s, description="From the request to the engine's first byte; then 503."
+        _D.upstream_first_byte_timeout_s,
+        description="From the request to the engine's first byte; then an engine error.",
     )
     upstream_idle_timeout_s: Seconds = Field(
         _D.upstream_idle_timeout_s,

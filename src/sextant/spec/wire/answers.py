@@ -6,13 +6,37 @@ Flow 1 (serve): `gateway.relay` decodes every chunk and every whole answer into 
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 from msgspec import Struct
 
-NONE = msgspec.Raw(b"null")
-"""An absent usage and a null one look alike."""
+Natural = Annotated[int, msgspec.Meta(ge=0)]
+
+
+class InputDetails(Struct, gc=False):
+    cached_tokens: Natural | None = None
+
+
+class OutputDetails(Struct, gc=False):
+    reasoning_tokens: Natural | None = None
+
+
+class EngineUsage(Struct, gc=False):
+    """`usage` as engines report it."""
+
+    prompt_tokens: Natural
+    completion_tokens: Natural
+    prompt_cache_hit_tokens: Natural | None = None
+    prompt_cache_miss_tokens: Natural | None = None
+    prompt_tokens_details: InputDetails | None = None
+    completion_tokens_details: OutputDetails | None = None
+
+
+class RawUsage(Struct, gc=False):
+    """An answer's usage as the bytes it came in."""
+
+    usage: msgspec.Raw
 
 
 class Delta(Struct, gc=False):
@@ -35,7 +59,7 @@ class Chunk(Struct, gc=False):
 
     model: str = ""
     choices: list[ChunkChoice] = []
-    usage: msgspec.Raw = NONE
+    usage: EngineUsage | None = None
     error: Any = None
 
 
@@ -58,23 +82,4 @@ class Whole(Struct, gc=False):
     id: str
     model: str
     choices: list[WholeChoice]
-    usage: msgspec.Raw = NONE
-
-
-class InputDetails(Struct, gc=False):
-    cached_tokens: int | None = None
-
-
-class OutputDetails(Struct, gc=False):
-    reasoning_tokens: int | None = None
-
-
-class EngineUsage(Struct, gc=False):
-    """`usage` as engines report it."""
-
-    prompt_tokens: int
-    completion_tokens: int
-    prompt_cache_hit_tokens: int | None = None
-    prompt_cache_miss_tokens: int | None = None
-    prompt_tokens_details: InputDetails | None = None
-    completion_tokens_details: OutputDetails | None = None
+    usage: EngineUsage | None = None
