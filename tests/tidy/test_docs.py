@@ -140,7 +140,7 @@ def test_options_are_documented() -> None:
         f"{' '.join(names)} {parameter.name}"
         for names, command in every_command(typer.main.get_command(app), ("sextant",))
         for parameter in command.params
-        if parameter.name != "help" and not getattr(parameter, "help", None)
+        if parameter.name != "help" and not parameter.hidden and not getattr(parameter, "help", None)
     ]
     assert undocumented == []
     silent = [names for names, command in every_command(typer.main.get_command(app), ()) if not command.help]
