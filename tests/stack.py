@@ -1,7 +1,7 @@
 """The real thing, once for all tests that need it: `sextant up` with the bundled model, on free ports.
 
-Use it as the session fixture `stack`. Nothing is shared with a deployment on this machine: the state directory
-is a temporary one, and the ports are chosen at the start.
+Use it as the session fixture `stack`. Nothing is shared with a deployment on this machine: the state
+directory is a temporary one, and the ports are chosen at the start.
 """
 
 from __future__ import annotations

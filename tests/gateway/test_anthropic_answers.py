@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from anthropic.types import Message, MessageTokensCount, RawMessageStreamEvent
 from anthropic.types.shared import ErrorResponse
@@ -20,7 +21,7 @@ from strictness import members_by_type, read_events, read_strictly
 
 GOLDEN = Path(__file__).parent / "golden"
 EVENT_TYPES = members_by_type(RawMessageStreamEvent)
-REQUEST = {
+REQUEST: dict[str, Any] = {
     "model": "sextant-nano",
     "max_tokens": 20,
     "messages": [{"role": "user", "content": "What is 2+2?"}],
@@ -152,6 +153,32 @@ def test_golden_stream() -> None:
     stream = streamed(opened(), answer)
     events_of(stream)
     assert stream.decode() == (GOLDEN / "messages_stream.txt").read_text()
+
+
+def test_the_start_tells_the_prompts_tokens_where_the_engine_tells_them_early() -> None:
+    quirks = msgspec.structs.replace(MODEL.quirks, early_usage={"return_progress": True})
+    dialect = MessagesDialect()
+    dialect.request_id = "r1"
+    model = msgspec.structs.replace(MODEL, quirks=quirks)
+    assert dialect.parse({**REQUEST, "stream": True}, b"", model).fields["return_progress"] is True
+    progress = {**chunk({"content": None}), "prompt_progress": {"total": 40, "cache": 8, "processed": 40}}
+    events = events_of(streamed(dialect, [progress, chunk({"content": "4"}), chunk({}, "stop")]))
+    usage = events[0]["message"]["usage"]
+    assert (usage["input_tokens"], usage["cache_read_input_tokens"]) == (32, 8)
+    assert (events[-2]["usage"]["input_tokens"], events[-2]["usage"]["cache_read_input_tokens"]) == (32, 8)
+    assert "return_progress" not in MessagesDialect().parse(REQUEST, b"", model).fields
+
+
+def test_a_continued_message_is_not_said_twice() -> None:
+    quirks = msgspec.structs.replace(MODEL.quirks, repeats_prefix=True)
+    begun = MessagesDialect()
+    begun.request_id = "r1"
+    asked = [*REQUEST["messages"], {"role": "assistant", "content": "The sum"}]
+    begun.parse({**REQUEST, "messages": asked}, b"", msgspec.structs.replace(MODEL, quirks=quirks))
+    message = json.loads(begun.answer(completion(text="The sum is 4"), USAGE))
+    assert message["content"][0]["text"] == " is 4"
+    other = json.loads(opened().answer(completion(text="The sum is 4"), USAGE))
+    assert other["content"][0]["text"] == "The sum is 4"
 
 
 def test_thinking_may_be_left_out_of_the_answer() -> None:

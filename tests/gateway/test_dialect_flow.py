@@ -1,5 +1,5 @@
-"""Responses, Messages, token counting and embeddings through the whole gateway, read by the clients themselves,
-before an engine that also misbehaves."""
+"""Responses, Messages, token counting and embeddings through the whole gateway, read by the clients
+themselves, before an engine that also misbehaves."""
 
 from __future__ import annotations
 

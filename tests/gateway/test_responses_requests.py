@@ -161,6 +161,27 @@ def test_tools_and_choice() -> None:
     assert fields["tool_choice"] == "required"
 
 
+def test_tools_as_the_engine_wants_them() -> None:
+    quirks = msgspec.structs.replace(MODEL.quirks, names_tool_choice=False, hides_tools_when_none=False)
+    model = msgspec.structs.replace(MODEL, quirks=quirks)
+    both = [TOOL, {**TOOL, "name": "sub"}]
+    fields = sent({"tools": both, "tool_choice": {"type": "function", "name": "sub"}}, model)
+    assert [tool["function"]["name"] for tool in fields["tools"]] == ["sub"]
+    assert fields["tool_choice"] == "required"
+    fields = sent({"tools": both, "tool_choice": "none"}, model)
+    assert "tools" not in fields
+    assert "tool_choice" not in fields
+
+
+def test_a_parameter_that_the_engine_would_ignore_is_refused() -> None:
+    model = msgspec.structs.replace(
+        MODEL, quirks=msgspec.structs.replace(MODEL.quirks, ignored_params=("seed",))
+    )
+    with pytest.raises(Unprocessable) as caught:
+        sent({"seed": 3}, model)
+    assert caught.value.field == "seed"
+
+
 def test_formats() -> None:
     assert "response_format" not in sent({"text": {"format": {"type": "text"}}})
     assert sent({"text": {"format": {"type": "json_object"}}})["response_format"] == {"type": "json_object"}

@@ -103,12 +103,17 @@ def chunk_choice(chunk: dict[str, Any]) -> dict[str, Any] | None:
     return next((choice for choice in choices if choice.get("index", 0) == 0), None)
 
 
-def read_completion(completion: dict[str, Any]) -> Assembly:
-    """The parts of a whole answer. Raises UpstreamError when it holds none of what an answer needs."""
+def read_completion(completion: dict[str, Any], prefix: str = "") -> Assembly:
+    """The parts of a whole answer, without the caller's own `prefix` where the engine repeats it.
+
+    Raises UpstreamError when it holds none of what an answer needs.
+    """
     choice = chunk_choice(completion)
     message = choice.get("message") if choice else None
     if choice is None or not isinstance(message, dict):
         raise UpstreamError("The engine's answer has no message.")
+    if prefix and isinstance(message.get("content"), str):
+        message["content"] = message["content"].removeprefix(prefix)
     assembly = Assembly()
     for _ in assembly.steps(choice, message):
         pass

@@ -16,7 +16,7 @@ from sextant.gateway import sse
 from sextant.gateway.answer_parts import Assembly, Part, Step, chunk_choice, read_completion
 from sextant.gateway.anthropic_request import Ask, read_request
 from sextant.gateway.dialect import Call
-from sextant.gateway.translation import engine_call
+from sextant.gateway.translation import engine_call, repeated_prefix
 from sextant.spec.snapshot import ServedModel
 from sextant.spec.usage import Usage
 
@@ -54,6 +54,10 @@ class MessagesDialect:
     def __init__(self) -> None:
         self.request_id = ""
         self._model = ""
+        self._prefix = ""
+        self._begun = False
+        self._prompt = Usage()
+        """What is known of the prompt's tokens before the first output."""
         self._ask: Ask | None = None
         self._assembly = Assembly()
 
@@ -61,22 +65,38 @@ class MessagesDialect:
         """Checks the request and makes the engine's. Raises BadRequest or Unprocessable naming the field."""
         self._ask = read_request(fields, model)
         self._model = self._ask.turn.model
+        self._prefix = repeated_prefix(self._ask.turn, model)
+        if self._ask.turn.stream:
+            self._ask.turn.extra |= model.quirks.early_usage
         return engine_call(self._ask.turn, model)
 
     def begin(self, request_id: str) -> bytes:
-        # The engine tells the input tokens at the end; message_delta carries them then.
         self.request_id = request_id
-        return _event("message_start", message=self._message([], None, None, Usage()))
+        return (
+            b""  # message_start waits for the first output: till then the engine may tell the prompt's tokens
+        )
+
+    def _start(self) -> bytes:
+        if self._begun:
+            return b""
+        self._begun = True
+        return _event("message_start", message=self._message([], None, None, self._prompt))
 
     def chunk(self, chunk: dict[str, Any]) -> bytes:
+        progress = chunk.get("prompt_progress")
+        if isinstance(progress, dict):
+            self._prompt = _prompt_usage(progress)
         choice = chunk_choice(chunk)
         delta = choice.get("delta") if choice else None
         if choice is None or delta is None:
             return b""
-        return b"".join(self._step(step) for step in self._assembly.steps(choice, delta))
+        events = b"".join(self._step(step) for step in self._assembly.steps(choice, delta))
+        return self._start() + events if events else b""
 
     def finish(self, usage: Usage) -> bytes:
-        closed = self._close(self._assembly.parts[-1]) if self._assembly.parts else b""
+        closed = self._start()
+        if self._assembly.parts:
+            closed += self._close(self._assembly.parts[-1])
         reason, sequence = self._stop(usage)
         delta = {
             "stop_reason": reason,
@@ -91,7 +111,7 @@ class MessagesDialect:
         return sse.event(self.failure(error), b"error")
 
     def answer(self, completion: dict[str, Any], usage: Usage) -> bytes:
-        self._assembly = read_completion(completion)
+        self._assembly = read_completion(completion, self._prefix)
         content = [self._block(part) for part in self._assembly.parts]
         reason, sequence = self._stop(usage)
         return _encode(self._message(content, reason, sequence, usage))
@@ -263,6 +283,14 @@ def _counts(usage: Usage) -> dict[str, Any]:
         "output_tokens": usage.output_tokens,
         "output_tokens_details": {"thinking_tokens": usage.reasoning_tokens},
     }
+
+
+def _prompt_usage(progress: dict[str, Any]) -> Usage:
+    """llama.cpp's progress through the prompt."""
+    total, cached = progress.get("total"), progress.get("cache")
+    if type(total) is not int or type(cached) is not int:
+        return Usage()
+    return Usage(input_tokens=max(total, 0), cached_tokens=min(max(cached, 0), max(total, 0)))
 
 
 def _stop_details(reason: str | None) -> dict[str, Any] | None:

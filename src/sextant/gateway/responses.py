@@ -19,7 +19,7 @@ from sextant.gateway import failures, sse
 from sextant.gateway.answer_parts import Assembly, Part, Step, chunk_choice, read_completion
 from sextant.gateway.dialect import Call
 from sextant.gateway.responses_request import Ask, read_request
-from sextant.gateway.translation import engine_call
+from sextant.gateway.translation import engine_call, repeated_prefix
 from sextant.spec.snapshot import ServedModel
 from sextant.spec.usage import Usage
 
@@ -42,6 +42,7 @@ class ResponsesDialect:
         self._clock = clock
         self._created_s = 0
         self._model = ""
+        self._prefix = ""
         self._ask: Ask | None = None
         self._assembly = Assembly()
         self._sequence = 0
@@ -51,6 +52,7 @@ class ResponsesDialect:
         self._created_s = int(self._clock())
         self._ask = read_request(fields, model)
         self._model = self._ask.turn.model
+        self._prefix = repeated_prefix(self._ask.turn, model)
         return engine_call(self._ask.turn, model)
 
     def begin(self, request_id: str) -> bytes:
@@ -83,7 +85,7 @@ class ResponsesDialect:
         return begun + self._event("response.failed", response=response)
 
     def answer(self, completion: dict[str, Any], usage: Usage) -> bytes:
-        self._assembly = read_completion(completion)
+        self._assembly = read_completion(completion, self._prefix)
         status = self._status()
         empty = self._empty_message(status)
         if empty is not None:
@@ -179,8 +181,10 @@ class ResponsesDialect:
         """Chat's log probabilities in the Responses form; none unless the caller asked for them."""
         if self._ask is None or not self._ask.logprobs:
             return []
+        top = self._ask.echo["top_logprobs"]
         return [
-            _logprob(entry) | {"top_logprobs": [_logprob(top) for top in entry.get("top_logprobs") or ()]}
+            _logprob(entry)
+            | {"top_logprobs": [_logprob(other) for other in (entry.get("top_logprobs") or ())[:top]]}
             for entry in entries
         ]
 

@@ -78,7 +78,8 @@ def read_request(values: dict[str, Any], model: ServedModel) -> Ask:
     sampling = {"temperature": fields.number("temperature", 0, 2), "top_p": fields.number("top_p", 0, 1)}
     logprobs, top_logprobs = _read_logprobs(fields)
     if logprobs:
-        extra |= {"logprobs": True, "top_logprobs": top_logprobs}
+        # none asked for would mean an engine's default, or nothing at all; the answer is cut
+        extra |= {"logprobs": True, "top_logprobs": top_logprobs or 1}
     tools, names = _read_tools(fields)
     thinking, effort, reasoning = _read_reasoning(fields)
     response_format, text = _read_text(fields)

@@ -15,7 +15,7 @@ from sextant.base.errors import BadRequest, Unprocessable
 from sextant.gateway.chat import ALIAS_THINKS
 from sextant.gateway.dialect import Call
 from sextant.gateway.request_fields import Fields
-from sextant.spec.snapshot import ServedModel
+from sextant.spec.snapshot import Quirks, ServedModel
 
 CHAT_TARGET = "/chat/completions"
 MAX_TOOLS = 128
@@ -52,12 +52,7 @@ def engine_call(turn: Turn, model: ServedModel) -> Call:
         fields["stream_options"] = {"include_usage": True}
     if turn.max_output_tokens is not None:
         fields[model.quirks.max_tokens_field] = turn.max_output_tokens
-    if turn.tools:
-        fields["tools"] = turn.tools
-        if turn.tool_choice is not None:
-            fields["tool_choice"] = turn.tool_choice
-        if turn.parallel_tool_calls is not None:
-            fields["parallel_tool_calls"] = turn.parallel_tool_calls
+    _set_tools(fields, turn, model.quirks)
     if turn.response_format is not None:
         fields["response_format"] = turn.response_format
     _set_thinking(fields, turn, model)
@@ -71,6 +66,21 @@ def engine_call(turn: Turn, model: ServedModel) -> Call:
         fields=fields,
         max_output_tokens=turn.max_output_tokens or 0,
     )
+
+
+def _set_tools(fields: dict[str, Any], turn: Turn, quirks: Quirks) -> None:
+    tools, choice = turn.tools, turn.tool_choice
+    if not tools or (choice == "none" and not quirks.hides_tools_when_none):
+        return
+    if isinstance(choice, dict) and not quirks.names_tool_choice:
+        name = choice["function"]["name"]
+        tools = [tool for tool in tools if tool["function"]["name"] == name]
+        choice = "required"
+    fields["tools"] = tools
+    if choice is not None:
+        fields["tool_choice"] = choice
+    if turn.parallel_tool_calls is not None:
+        fields["parallel_tool_calls"] = turn.parallel_tool_calls
 
 
 def _set_thinking(fields: dict[str, Any], turn: Turn, model: ServedModel) -> None:
@@ -105,10 +115,22 @@ def _check_capabilities(turn: Turn, model: ServedModel) -> None:
             f"the engine of model `{model.id}` cannot hold an answer to a JSON Schema; ask for plain JSON.",
             field="response_format",
         )
+    for name in model.quirks.ignored_params:
+        if turn.extra.get(name):
+            raise Unprocessable(f"the engine of model `{model.id}` does not know `{name}`.", field=name)
     if turn.extra.get("logprobs") and not able.logprobs:
         raise Unprocessable(
             f"the engine of model `{model.id}` gives no log probabilities.", field="top_logprobs"
         )
+
+
+def repeated_prefix(turn: Turn, model: ServedModel) -> str:
+    """What a whole answer of this engine begins with although it is the caller's own: the assistant message
+    that it was asked to continue."""
+    last = turn.messages[-1]
+    if not model.quirks.repeats_prefix or last["role"] != "assistant":
+        return ""
+    return last["content"] or ""
 
 
 def tool_name(tool: Fields, seen: set[str]) -> str:
