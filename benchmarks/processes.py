@@ -22,11 +22,12 @@ class BenchmarkError(Exception):
 
 @dataclass
 class Pinned:
-    """One process (with its children) on one core. Its output goes to `log`."""
+    """One process (with its children) on its core. Its output goes to `log`."""
 
     name: str
     argv: Sequence[str]
-    core: int
+    core: int | str
+    """One core, or a list as taskset takes it."""
     log: Path
     env: Mapping[str, str] = field(default_factory=dict)
     cwd: Path | None = None

@@ -16,8 +16,8 @@ from benchmarks.stats import percentile
 EVENT = struct.Struct("<iiqq")
 """stream, index in the answer, read_ns, made_ns (0: unstamped). Index -1 comes before an answer's first
 chunk and has the time the request was sent in the place of made_ns."""
-ANSWER = struct.Struct("<iiqqq")
-"""stream, content events, sent_ns, first_ns, end_ns."""
+ANSWER = struct.Struct("<iiiiqqq")
+"""stream, content events, tokens by the answer's own usage, 0, sent_ns, first_ns, end_ns."""
 
 KEEPING_UP_SHARE = 0.99
 """Share of the offered chunks that must arrive inside the window."""
@@ -51,7 +51,7 @@ def read_window(
     seen = [row for row in EVENT.iter_unpack(events) if start_ns <= row[2] < end_ns]
     inside = [row for row in seen if row[1] >= 0]
     ttft = [(read - sent) / 1e6 for _, index, read, sent in seen if index == -1]
-    ended = [row for row in ANSWER.iter_unpack(answers) if start_ns <= row[4] < end_ns]
+    ended = [row for row in ANSWER.iter_unpack(answers) if start_ns <= row[6] < end_ns]
     if not inside:
         raise ValueError("no chunk in the window: nothing was measured")
     seconds = (end_ns - start_ns) / 1e9

@@ -6,8 +6,11 @@
  * ROUNDS 0: until TOTAL_S; otherwise each connection ends after so many answers.
  * EVENTS_FILE: (int32 stream, int32 index in the answer, int64 read_ns, int64 made_ns or 0) per content event; the
  *   first content event of an answer is preceded by a record of index -1 whose made_ns is when the request was sent.
- * ANSWERS_FILE: (int32 stream, int32 content events, int64 sent_ns, first_ns, end_ns) per complete answer.
- * Exit 3 on any answer but 200, on an answer without [DONE], and on a lost connection.
+ * ANSWERS_FILE: (int32 stream, content events, tokens by the answer's own usage, 0; int64 sent_ns, first_ns,
+ *   end_ns) per complete answer.
+ * Exit 3 on any answer but 200, on an answer without [DONE], and on a lost connection. Only a kept connection that
+ * ends before the first byte of its next answer is opened again, as every HTTP client does (llama.cpp's server ends
+ * its connections after each stream); the time it takes counts.
  */
 #define _GNU_SOURCE
 #include <sys/epoll.h>
@@ -18,10 +21,10 @@
 #define LINE_LIMIT 16384
 
 struct event { int32_t stream, index; int64_t read_ns, made_ns; };
-struct ending { int32_t stream, events; int64_t sent_ns, first_ns, end_ns; };
+struct ending { int32_t stream, events, tokens, zero; int64_t sent_ns, first_ns, end_ns; };
 
 struct stream {
-    int fd, id, line_len, finished_marker, count, rounds;
+    int fd, id, line_len, finished_marker, count, rounds, tokens, reused;
     int64_t sent_ns, first_ns;
     struct answer answer;
     char line[LINE_LIMIT];
@@ -71,6 +74,8 @@ static void take_line(struct stream *s) {
         return;
     }
     if (strstr(s->line, "\"error\"")) die("error event: %.400s", s->line);
+    const char *counted = strstr(s->line, "\"completion_tokens\":");
+    if (counted) s->tokens = atoi(counted + 20);
     const char *text = text_of(s->line, "\"content\"");
     if (!text) text = text_of(s->line, "\"reasoning_content\"");
     if (!text) return;
@@ -95,31 +100,42 @@ static void take_body(void *context, const char *data, size_t len) {
     }
 }
 
-static void post(struct stream *s) {
-    answer_reset(&s->answer);
-    s->line_len = s->finished_marker = s->count = 0;
-    s->first_ns = 0;
-    s->sent_ns = now_ns();
-    if (send(s->fd, request, request_len, MSG_NOSIGNAL) != (ssize_t)request_len)
-        die("request could not be sent whole: %s", strerror(errno));
-}
-
 static void connect_stream(struct stream *s) {
     s->fd = dial(port);
+    s->reused = 0;
     struct epoll_event e = {.events = EPOLLIN, .data.ptr = s};
     epoll_ctl(epoll_fd, EPOLL_CTL_ADD, s->fd, &e);
+}
+
+static void send_request(struct stream *s) {
+    ssize_t n = send(s->fd, request, request_len, MSG_NOSIGNAL);
+    if (n < 0 && s->reused) {
+        close(s->fd);
+        connect_stream(s);
+        n = send(s->fd, request, request_len, MSG_NOSIGNAL);
+    }
+    if (n != (ssize_t)request_len) die("request could not be sent whole: %s", strerror(errno));
+}
+
+static void post(struct stream *s) {
+    answer_reset(&s->answer);
+    s->line_len = s->finished_marker = s->count = s->tokens = 0;
+    s->first_ns = 0;
+    s->sent_ns = now_ns();
+    send_request(s);
 }
 
 static void finish(struct stream *s) {
     if (s->answer.status != 200) die("status %d: %.600s", s->answer.status, s->answer.head);
     if (!s->finished_marker) die("a stream ended without [DONE] after %d content events", s->count);
     endings = grow(endings, ending_count, &ending_room, sizeof *endings);
-    endings[ending_count++] = (struct ending){s->id, s->count, s->sent_ns, s->first_ns, read_ns};
+    endings[ending_count++] = (struct ending){s->id, s->count, s->tokens, 0, s->sent_ns, s->first_ns, read_ns};
     if (++s->rounds == max_rounds) {
         close(s->fd);
         running--;
         return;
     }
+    s->reused = 1;
     if (s->answer.closes) {
         close(s->fd);
         connect_stream(s);
@@ -131,6 +147,12 @@ static void receive(struct stream *s) {
     char buffer[65536];
     ssize_t n = recv(s->fd, buffer, sizeof buffer, 0);
     if (n < 0 && errno == EAGAIN) return;
+    if (n <= 0 && s->reused && s->answer.phase == HEAD && !s->answer.head_len) {
+        close(s->fd);
+        connect_stream(s);
+        send_request(s);
+        return;
+    }
     if (n <= 0) die("stream %d lost after %d content events: %s", s->id, s->count, n ? strerror(errno) : "closed");
     read_ns = now_ns();
     int r = answer_feed(&s->answer, buffer, n, take_body, s);

@@ -19,7 +19,9 @@ def records(delay_ms: list[float], *, first_sent_ms: float = -2.0) -> tuple[byte
         streams.EVENT.pack(3, index, int(read[index] * MS), int(made[index] * MS) or 1)
         for index in range(len(read))
     ]
-    ending = streams.ANSWER.pack(3, len(read), int(first_sent_ms * MS), int(read[0] * MS), int(read[-1] * MS))
+    ending = streams.ANSWER.pack(
+        3, len(read), len(read), 0, int(first_sent_ms * MS), int(read[0] * MS), int(read[-1] * MS)
+    )
     return b"".join(rows), ending
 
 
