@@ -35,7 +35,7 @@ $(BIN)/python:
 	@PYTHON="$(PYTHON)" .ci/python-venv $(VENV)
 
 $(BASE_STAMP): | $(BIN)/python
-	@echo "installing Sextant into $(VENV) …"
+	@echo "installing Sextant into $(VENV) (about a minute the first time) …"
 	@$(PIP) --editable .
 	@rm -f $(VENV)/.base-* && touch $@
 
