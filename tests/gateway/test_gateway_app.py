@@ -42,7 +42,7 @@ async def test_chat_is_found_bare_under_v1_and_under_beta(path: str) -> None:
         ("DELETE", "/v1/models", 405, "GET"),
         ("POST", "/health", 405, "GET"),
         ("OPTIONS", "/v1/chat/completions", 405, "POST"),
-        ("POST", "/models/nano", 404, None),
+        ("POST", "/models/nano", 405, "GET"),
     ],
 )
 async def test_what_is_not_there(method: str, path: str, status: int, allow: str | None) -> None:

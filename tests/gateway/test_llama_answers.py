@@ -1,5 +1,5 @@
 """What llama.cpp really answered (`golden/llama_*.in.txt`, recorded from the pinned release with the bundled
-model), and what the gateway makes of it: every published field, nothing else, in the clients' strict types."""
+model), and what the gateway makes of it: every published field, nothing else, in strict types."""
 
 from __future__ import annotations
 

@@ -8,7 +8,6 @@ exist is 404, a wrong method 405, both in OpenAI's error shape.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from functools import partial
 from urllib.parse import unquote
 
 from sextant.base.config import resolve_secret
@@ -26,7 +25,7 @@ from sextant.gateway.meters import Meters
 from sextant.gateway.observe import Observer
 from sextant.gateway.responses import ResponsesDialect
 from sextant.gateway.router import RouteIndex
-from sextant.gateway.run import JSON
+from sextant.gateway.run import JSON, Surface
 from sextant.governance.door import Governor
 from sextant.spec.snapshot import GatewayLimits, GatewaySettings, RouteTable
 from sextant.telemetry.table import Registry
@@ -44,7 +43,7 @@ DIALECTS: tuple[tuple[Callable[[], Dialect], bool, tuple[str, ...]], ...] = (
 
 METRICS_TYPE: Header = (b"content-type", b"text/plain; version=0.0.4; charset=utf-8")
 
-Answer = Callable[[Request, Responder, list[Header]], Awaitable[None]]
+Answer = Callable[[Request, Responder, list[Header]], None]
 
 
 class GatewayApp:
@@ -58,11 +57,12 @@ class GatewayApp:
         self._registry = registry
         self._governor = governor
         self._observer = Observer(meters)
-        self._flow = Flow(settings.limits, governor, pool, self._observer)
+        self._flow = Flow(settings.limits, governor, pool)
         self._ids = IdSource("req_")
         self._cors = Cors(settings.cors_origins)
         self._limit_headers = _limit_headers(settings.limits)
-        self._routes = self._paths()
+        self._surfaces = self._surface_paths()
+        self._other = self._other_paths()
         self.routes = RouteTable(version=0)
         """The route table in use."""
         meters.gauge("sextant_gateway_requests_in_progress", lambda: self._flow.gate.active)
@@ -84,72 +84,64 @@ class GatewayApp:
         """Stops the keep-alive clock."""
         self._flow.waiting.close()
 
-    async def __call__(self, request: Request, responder: Responder) -> None:
+    def __call__(self, request: Request, responder: Responder) -> Awaitable[None]:
         """Answers one request."""
-        headers: list[Header] = [(b"x-request-id", self._ids.next().encode("ascii"))]
+        request_id = self._ids.next()
+        headers: list[Header] = [(b"x-request-id", request_id.encode("ascii"))]
         if self._cors:
-            origin = request.header(b"origin")
-            headers += self._cors.headers(origin)
-            if request.method == "OPTIONS" and origin is not None:
-                self._preflight(request, responder, headers[:1], origin)
-                return
-        found = self._routes.get(request.path)
-        if found is not None and found[0] == request.method:
-            await found[1](request, responder, headers)
+            headers += self._cors.headers(request.header(b"origin"))
+        surface = self._surfaces.get(request.path)
+        if surface is None or request.method != "POST":
+            return self._off_the_hot_path(request, responder, headers)
+        headers += self._limit_headers[self._flow.gate.free]
+        if surface.id_header is not None:
+            headers.append((surface.id_header, headers[0][1]))
+        return self._flow.serve(surface, request, responder, request_id, headers)
+
+    def _surface_paths(self) -> dict[str, Surface]:
+        paths: dict[str, Surface] = {}
+        for make, metered, where in DIALECTS:
+            paths |= dict.fromkeys(where, Surface(make, self._observer, metered=metered))
+        return paths
+
+    def _other_paths(self) -> dict[str, Answer]:
+        """All of them answer GET."""
+        return {
+            "/models": self._guarded(self._models),
+            "/v1/models": self._guarded(self._models),
+            "/user/balance": self._guarded(self._balance),
+            "/v1/user/balance": self._guarded(self._balance),
+            "/health": self._health,
+            "/ready": self._readiness,
+            "/metrics": self._metrics,
+        }
+
+    async def _off_the_hot_path(self, request: Request, responder: Responder, headers: list[Header]) -> None:
+        """Everything that runs no model, and everything that does not exist."""
+        origin = request.header(b"origin") if self._cors else None
+        if request.method == "OPTIONS" and origin is not None:
+            self._preflight(request, responder, headers[:1], origin)
             return
+        answer = self._other.get(request.path)
+        if answer is None and request.path.startswith(("/models/", "/v1/models/")):
+            answer = self._guarded(self._model)
         try:
-            await self._off_the_table(request, responder, headers)
+            if answer is not None and request.method == "GET":
+                answer(request, responder, headers)
+                return
+            if answer is not None or request.path in self._surfaces:
+                allowed = "GET" if answer is not None else "POST"
+                raise MethodNotAllowed(f"{request.method} is not allowed on {request.path}; use {allowed}.")
+            raise NotFound(f"There is nothing at {request.path[:200]}.", code="unknown_url")
         except SextantError as error:
             self._refuse(responder, error, headers)
 
-    def _paths(self) -> dict[str, tuple[str, Answer]]:
-        paths: dict[str, tuple[str, Answer]] = {}
-        for make, metered, where in DIALECTS:
-            for path in where:
-                paths[path] = ("POST", partial(self._converse, make, metered))
-        for path in ("/models", "/v1/models"):
-            paths[path] = ("GET", self._guarded(self._models))
-        for path in ("/user/balance", "/v1/user/balance"):
-            paths[path] = ("GET", self._guarded(self._balance))
-        paths["/health"] = ("GET", self._health)
-        paths["/ready"] = ("GET", self._readiness)
-        paths["/metrics"] = ("GET", self._metrics)
-        return paths
-
-    async def _converse(
-        self,
-        make: Callable[[], Dialect],
-        metered: bool,
-        request: Request,
-        responder: Responder,
-        headers: list[Header],
-    ) -> None:
-        free = self._flow.gate.free
-        headers += self._limit_headers[min(free, len(self._limit_headers) - 1)]
-        await self._flow.serve(make, request, responder, headers, metered=metered)
-
-    async def _off_the_table(self, request: Request, responder: Responder, headers: list[Header]) -> None:
-        """`/models/{id}`, and everything that does not exist."""
-        for prefix in ("/models/", "/v1/models/"):
-            if request.path.startswith(prefix) and request.method == "GET":
-                await self._guarded(self._model)(request, responder, headers)
-                return
-        known = self._routes.get(request.path)
-        if known is not None:
-            raise MethodNotAllowed(f"{request.method} is not allowed on {request.path}; use {known[0]}.")
-        raise NotFound(
-            f"There is nothing at {request.path[:200]}; see the API reference.", code="unknown_url"
-        )
-
-    def _guarded(self, answer: Callable[[Request, Responder, list[Header]], None]) -> Answer:
+    def _guarded(self, answer: Answer) -> Answer:
         """`answer` behind an API key."""
 
-        async def guarded(request: Request, responder: Responder, headers: list[Header]) -> None:
-            try:
-                self._governor.identify(secret_of(request))
-                answer(request, responder, headers)
-            except SextantError as error:
-                self._refuse(responder, error, headers)
+        def guarded(request: Request, responder: Responder, headers: list[Header]) -> None:
+            self._governor.identify(secret_of(request))
+            answer(request, responder, headers)
 
         return guarded
 
@@ -158,8 +150,6 @@ class GatewayApp:
 
     def _model(self, request: Request, responder: Responder, headers: list[Header]) -> None:
         name = unquote(request.path.partition("/models/")[2])
-        if self._flow.index is None:
-            raise NotFound(f"The model {name[:100]!r} does not exist.", field="model", code="model_not_found")
         body = catalogue.model_body(self._flow.index.find(name), name)
         self._reply(responder, 200, [JSON, *headers], body, "models")
 
@@ -167,15 +157,15 @@ class GatewayApp:
         pairs = self._governor.balance(self._governor.identify(secret_of(request)))
         self._reply(responder, 200, [JSON, *headers], catalogue.balance_body(pairs), "balance")
 
-    async def _health(self, request: Request, responder: Responder, headers: list[Header]) -> None:
+    def _health(self, request: Request, responder: Responder, headers: list[Header]) -> None:
         self._reply(responder, 200, [JSON, *headers], b'{"status":"ok"}', "health")
 
-    async def _readiness(self, request: Request, responder: Responder, headers: list[Header]) -> None:
+    def _readiness(self, request: Request, responder: Responder, headers: list[Header]) -> None:
         ready, body = self._ready()
         more = [] if ready else [(b"retry-after", b"1")]
         self._reply(responder, 200 if ready else 503, [JSON, *headers, *more], body, "ready")
 
-    async def _metrics(self, request: Request, responder: Responder, headers: list[Header]) -> None:
+    def _metrics(self, request: Request, responder: Responder, headers: list[Header]) -> None:
         responder.reply(200, [METRICS_TYPE, *headers], self._registry.exposition())
 
     def _ready(self) -> tuple[bool, bytes]:
@@ -185,7 +175,7 @@ class GatewayApp:
         index = self._flow.index
         return [
             ((route.served.id, target.upstream.id), float(target.ready))
-            for route in (index.routes if index is not None else ())
+            for route in index.routes
             for target in route.targets
         ]
 

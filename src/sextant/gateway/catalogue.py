@@ -21,10 +21,10 @@ def model_object(route: ModelRoute, name: str) -> dict[str, Any]:
     return {"id": name, "object": "model", "created": served.created_s, "owned_by": served.owned_by}
 
 
-def models_body(index: RouteIndex | None) -> bytes:
+def models_body(index: RouteIndex) -> bytes:
     """Every name that is accepted, aliases included."""
-    names = [] if index is None else list(index.by_name.items())
-    return _encode({"object": "list", "data": [model_object(route, name) for name, route in names]})
+    data = [model_object(route, name) for name, route in index.by_name.items()]
+    return _encode({"object": "list", "data": data})
 
 
 def model_body(route: ModelRoute, name: str) -> bytes:
@@ -53,10 +53,10 @@ def _amount(nano: int) -> str:
     return f"{'-' if nano < 0 else ''}{cents // 100}.{cents % 100:02d}"
 
 
-def readiness(index: RouteIndex | None, ledger_ready: bool) -> tuple[bool, bytes]:
+def readiness(index: RouteIndex, ledger_ready: bool) -> tuple[bool, bytes]:
     """Whether this worker can serve, and the body that says why not."""
     models = []
-    for route in index.routes if index is not None else ():
+    for route in index.routes:
         upstreams = [
             {
                 "id": target.upstream.id,

@@ -30,10 +30,9 @@ class ChatDialect(OpenAIDialect):
     object_chunk = "chat.completion.chunk"
     id_prefix = "chatcmpl-"
 
-    def __init__(self) -> None:
-        super().__init__()
-        self._top = 0
-        self._prefix = ""
+    _top = 0
+    _prefix = ""
+    _begun: frozenset[int] = frozenset()
 
     def parse(self, fields: dict[str, Any], body: bytes, model: ServedModel) -> Call:
         try:
@@ -43,30 +42,32 @@ class ChatDialect(OpenAIDialect):
         check(request, model)
         self.model = request.model
         options = request.stream_options
-        self.include_usage = options is not None and options.include_usage is True
+        if options is not None and options.include_usage is True:
+            self.include_usage = True
         quirks = model.quirks
-        refuse_ignored(fields, quirks)
-        changes = engine_changes(request, fields, quirks)
+        if quirks.ignored_params:
+            refuse_ignored(fields, quirks)
         if not quirks.compliant:
             self._top = request.top_logprobs or 0
             last = request.messages[-1]
             if quirks.repeats_prefix and type(last) is wire.AssistantMessage and type(last.content) is str:
                 self._prefix = last.content
+        changes = engine_changes(request, fields, quirks)
         return Call(
-            model=request.model,
-            stream=request.stream is True,
-            target="/chat/completions",
-            body=body if changes is None else None,
-            fields=fields if changes is None else changes,
-            max_output_tokens=request.max_completion_tokens or request.max_tokens or 0,
-            include_usage=self.include_usage,
+            request.model,
+            request.stream is True,
+            "/chat/completions",
+            body if changes is None else None,
+            fields if changes is None else changes,
+            request.max_completion_tokens or request.max_tokens or 0,
+            self.include_usage,
         )
 
     def complete_choice(self, choice: dict[str, Any]) -> None:
         index = choice.setdefault("index", 0)
         delta = choice.setdefault("delta", {})
         if index not in self._begun:
-            self._begun.add(index)
+            self._begun |= {index}
             delta.setdefault("role", "assistant")
             if not delta.get("tool_calls") and "reasoning_content" not in delta:
                 delta["content"] = delta.get("content") or ""
@@ -97,15 +98,21 @@ def check(request: wire.ChatRequest, model: ServedModel) -> None:
         _check_tools(request, model)
     if request.response_format is not None:
         _check_format(request.response_format, model)
+    if request.store or request.modalities or request.audio or request.functions or request.function_call:
+        _refuse_foreign(request)
+    _check_messages(request.messages, model)
+
+
+def _refuse_foreign(request: wire.ChatRequest) -> None:
+    """What OpenAI has and this server does not: refused, not ignored."""
     if request.store:
         raise Unprocessable("This server does not store completions; leave store out.", field="store")
     if request.audio is not None or (request.modalities and "audio" in request.modalities):
         raise Unprocessable("This server gives no audio output; leave it out.", field="modalities")
-    if request.functions or request.function_call is not None:
+    if request.functions or request.function_call:
         raise Unprocessable(
             "functions and function_call were replaced by tools and tool_choice.", field="functions"
         )
-    _check_messages(request.messages, model)
 
 
 def _check_tools(request: wire.ChatRequest, model: ServedModel) -> None:
@@ -160,16 +167,16 @@ def engine_changes(
     wants = quirks.max_tokens_field
     other = "max_completion_tokens" if wants == "max_tokens" else "max_tokens"
     renames = other in fields
-    developer = any(type(message) is wire.DeveloperMessage for message in request.messages)
-    drops = [name for name in quirks.drop_params if name in fields]
-    if request.tool_choice == "none" and request.tools and not quirks.hides_tools_when_none:
+    developer = wire.DeveloperMessage in map(type, request.messages)
+    drops = [name for name in quirks.drop_params if name in fields] if quirks.drop_params else []
+    if not quirks.hides_tools_when_none and request.tool_choice == "none" and request.tools:
         drops += ["tools", "tool_choice"]
-    few = not quirks.compliant and request.logprobs is True and not request.top_logprobs
-    if not (extra or renames or developer or drops or few):
+    few = request.logprobs is True and not quirks.compliant and not request.top_logprobs
+    choice = request.tool_choice
+    named = type(choice) is wire.NamedTool and not quirks.names_tool_choice
+    if not (extra or renames or developer or drops or few or named):
         return None
-    changed = {**fields}
-    for name in drops:
-        del changed[name]
+    changed = {name: value for name, value in fields.items() if name not in drops}
     if renames:
         value = changed.pop(other)
         if changed.get(wants) is None:
@@ -181,6 +188,11 @@ def engine_changes(
             {**message, "role": "system"} if message["role"] == "developer" else message
             for message in changed["messages"]
         ]
+    if named:  # the engine would read it as `auto`
+        assert type(choice) is wire.NamedTool
+        wanted = choice.function.name
+        changed["tools"] = [tool for tool in changed["tools"] if tool["function"]["name"] == wanted]
+        changed["tool_choice"] = "required"
     return _merged(changed, extra)
 
 

@@ -25,10 +25,10 @@ class CompletionsDialect(OpenAIDialect):
     object_chunk = "text_completion"
     id_prefix = "cmpl-"
 
+    _top = 0
+    _chat_logprobs = False
+
     def __init__(self) -> None:
-        super().__init__()
-        self._top = 0
-        self._chat_logprobs = False
         self._offsets: dict[int, int] = {}
 
     def parse(self, fields: dict[str, Any], body: bytes, model: ServedModel) -> Call:

@@ -126,3 +126,13 @@ def all_choices(first: Usage, first_bytes: int, all_bytes: int, choices: int) ->
     """The usage of all choices from that of the first, by the bytes of their texts; an estimate."""
     factor = all_bytes / first_bytes if first_bytes else choices
     return msgspec.structs.replace(first, output_tokens=round(first.output_tokens * factor), estimated=True)
+
+
+def by_bytes(prompt_bytes: int, reasoning_bytes: int, other_bytes: int) -> Usage:
+    """The usage of a whole answer whose engine gave none; an estimate."""
+    return Usage(
+        input_tokens=prompt_bytes // BYTES_PER_TOKEN,
+        output_tokens=(reasoning_bytes + other_bytes) // BYTES_PER_TOKEN,
+        reasoning_tokens=reasoning_bytes // BYTES_PER_TOKEN,
+        estimated=True,
+    )

@@ -12,9 +12,10 @@ Neighbours: `app.py` calls `serve`; `relay.py` is the inner loop; `failures.py` 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
-from collections.abc import Callable
+from typing import Any
 
 from sextant.base.errors import (
     BadRequest,
@@ -25,17 +26,16 @@ from sextant.base.errors import (
     UpstreamError,
     UpstreamUnavailable,
 )
-from sextant.base.ids import IdSource
 from sextant.gateway import failures, strictjson
 from sextant.gateway.bodies import engine_body
-from sextant.gateway.dialect import Call, Dialect
-from sextant.gateway.observe import Observer
+from sextant.gateway.counting import Tally
+from sextant.gateway.dialect import Call
 from sextant.gateway.queue import Gate
-from sextant.gateway.relay import StreamRelay, WholeRelay
+from sextant.gateway.relay import StreamRelay, whole_answer
 from sextant.gateway.router import ModelRoute, RouteIndex, Target
-from sextant.gateway.run import Run
+from sextant.gateway.run import Run, Surface
 from sextant.gateway.waiting import Waiting
-from sextant.governance.door import Claim, Governor, Principal
+from sextant.governance.door import Claim, Governor
 from sextant.spec.snapshot import GatewayLimits
 from sextant.spec.usage import Usage
 from sextant.transport.exchange import ClientGone, Header, Request, Responder, UpstreamPool, UpstreamResponse
@@ -44,125 +44,90 @@ _log = logging.getLogger(__name__)
 ERROR_BODY_BYTES = 64 * 1024
 """The most that is read of an engine's error body."""
 _NOTHING_USED = Usage()
+_NO_MORE: list[Header] = []
 
 
 class Flow:
     """Shared by all requests of a worker."""
 
-    def __init__(
-        self, limits: GatewayLimits, governor: Governor, pool: UpstreamPool, observer: Observer
-    ) -> None:
+    def __init__(self, limits: GatewayLimits, governor: Governor, pool: UpstreamPool) -> None:
         self.limits = limits
         self.governor = governor
         self.pool = pool
-        self.observer = observer
         self.gate = Gate(limits)
         self.waiting = Waiting(limits.keepalive_after_s)
-        self.ids = IdSource("req_")
-        self.index: RouteIndex | None = None
+        self.index = RouteIndex.empty()
 
     async def serve(
-        self,
-        make: Callable[[], Dialect],
-        request: Request,
-        responder: Responder,
-        base_headers: list[Header],
-        *,
-        metered: bool = True,
+        self, surface: Surface, request: Request, responder: Responder, request_id: str, headers: list[Header]
     ) -> None:
-        """Answers one request in the dialect that `make` makes. `base_headers` has the request id first.
-        What is not `metered` runs no model: it is admitted like the others and leaves no usage row."""
-        request_id = base_headers[0][1].decode("ascii")
-        dialect = make()
+        """Answers one request in the dialect of `surface`; `headers` are those of every answer to it."""
+        dialect = surface.make()
         dialect.request_id = request_id
-        own_id_header: bytes | None = getattr(dialect, "id_header", None)
-        if own_id_header is not None:
-            base_headers.append((own_id_header, base_headers[0][1]))
-        run = Run(request_id, dialect, responder, base_headers, self.observer.keepalives)
-        run.metered = metered
+        now_s = time.monotonic()
+        run = Run(surface, request_id, dialect, responder, headers, now_s, now_s)
         self.waiting.add(run)
         try:
-            await self._serve(run, request)
-        except SextantError as error:
-            self._fail(run, error)
-        except ClientGone:
-            run.result = "client_closed"
-        except asyncio.CancelledError:
-            run.result = "client_closed"
-            raise
-        except Exception:  # noqa: BLE001 - the edge of one request: logged, and answered with 500
-            _log.exception("request %s failed on a defect of the gateway", request_id)
-            run.result = "internal_error"
-            self._fail(run, SextantError("The gateway failed; the operator finds the request id in its log."))
-        finally:
-            self.waiting.discard(run)
-            self.observer.finished(run)
-
-    async def _serve(self, run: Run, request: Request) -> None:
-        principal = self.governor.identify(secret_of(request))
-        fields = decode_body(request, self.limits)
-        route = self._find(fields)
-        call = run.dialect.parse(fields, request.body, route.served)
-        run.route, run.call, run.prompt_bytes = route, call, len(request.body)
-        run.admission = await self.governor.admit(principal, self._claim(run, call, principal, request))
-        try:
+            principal = self.governor.identify(secret_of(request))
+            body = request.body
+            fields = decode_body(request, self.limits)
+            name = fields.get("model")
+            route = self.index.by_name.get(name) if type(name) is str else None
+            if route is None:
+                raise self.index.unknown(name)
+            run.route = route
+            run.call = call = dialect.parse(fields, body, route.served)
+            run.prompt_bytes = len(body)
+            claim = Claim(
+                request_id, route.served.id, surface.endpoint, len(body), call.max_output_tokens, request.peer
+            )
+            run.admission = await self.governor.admit(principal, claim)
             if not self.gate.enter_now():
                 await self.gate.enter()
             try:
                 await self._exchange(run, call, route)
             finally:
                 self.gate.leave()
-        except BaseException as error:
-            await self._close_admission(run, error)
-            raise
-
-    def _find(self, fields: dict[str, object]) -> ModelRoute:
-        name = fields.get("model")
-        if not isinstance(name, str):
-            what = "is missing" if name is None else "is not a string"
-            raise BadRequest(
-                f"model {what}; expected the id of a model.", field="model", code="invalid_value"
-            )
-        if self.index is None:
-            raise UpstreamUnavailable("No route table has been read yet.", retry_after_s=1)
-        return self.index.find(name)
-
-    def _claim(self, run: Run, call: Call, principal: Principal, request: Request) -> Claim:
-        assert run.route is not None
-        return Claim(
-            run.request_id,
-            run.route.served.id,
-            run.dialect.endpoint,
-            run.prompt_bytes,
-            call.max_output_tokens,
-            request.peer,
-        )
+        except SextantError as error:
+            await self._failed(run, error)
+        except (asyncio.CancelledError, ClientGone) as error:
+            self._left(run)
+            if isinstance(error, asyncio.CancelledError):
+                raise
+        except Exception:  # noqa: BLE001 - the edge of one request: logged, and answered with 500
+            _log.exception("request %s failed on a defect of the gateway", request_id)
+            await self._failed(run, SextantError(f"The gateway failed; its log has more on {request_id}."))
+        finally:
+            self.waiting.discard(run)
+            surface.observer.finished(run)
 
     async def _exchange(self, run: Run, call: Call, route: ModelRoute) -> None:
         """Asks an engine and relays its answer; the last event leaves when the usage is durable."""
         response = await self._reach(run, call, route)
         try:
             if call.stream:
-                relay = StreamRelay(run, self.limits)
+                relay = StreamRelay(run, call, route, self.limits)
                 await relay.run(response)
-                usage = run.tally.usage(run.prompt_bytes)
+                usage = relay.tally.usage(run.prompt_bytes)
                 await self._settle(run, usage)
                 run.end(relay.finale(usage))
-            else:
-                body, usage = await WholeRelay(run, self.limits).answer(response)
-                await self._settle(run, usage)
-                run.reply(200, [], body)
+                return
+            answer = await response.read(self.limits.upstream_answer_bytes)
+            run.token_seen()
+            body, usage = whole_answer(run, call, route.served.quirks, answer)
+            await self._settle(run, usage)
+            run.reply(200, _NO_MORE, body)
         finally:
             response.close()
 
     async def _settle(self, run: Run, usage: Usage) -> None:
         assert run.admission is not None
         run.settled = True
-        if run.metered:
+        if run.surface.metered:
             await self.governor.settle(run.admission, run.outcome("ok", usage))
         else:
             self.governor.refund(run.admission)
-        run.result = "ok"
+            run.result = "ok"
 
     async def _reach(self, run: Run, call: Call, route: ModelRoute) -> UpstreamResponse:
         """A response with status 200, from the first target that gives one. Raises what the last one said."""
@@ -173,68 +138,66 @@ class Flow:
             if target is None:
                 raise last or _none_ready(route)
             tried = (*tried, target)
+            run.engine_started_s = time.monotonic()
+            run.asked = True
             try:
-                return await self._ask(run, call, target)
+                response = await self.pool.send(
+                    target.base_url,
+                    b"POST",
+                    target.path(call.target),
+                    target.headers,
+                    engine_body(call, target.upstream.upstream_model),
+                )
+                if response.status == 200:
+                    target.succeeded()
+                    return response
+                last = await _refusal(response)
+                run.asked = False
             except UpstreamError as error:
-                target.failed()
+                if isinstance(error, UpstreamUnavailable):
+                    run.asked = False
                 last = error
-            except Retryable as error:
-                target.failed()
-                last = error
+            if not isinstance(last, Retryable):
+                raise last
+            target.failed()
 
-    async def _ask(self, run: Run, call: Call, target: Target) -> UpstreamResponse:
-        """One target's answer. Raises UpstreamError or Retryable where another target may do better."""
-        body = engine_body(call, target.upstream.upstream_model)
-        run.engine_started_s = time.monotonic()
-        run.asked = True
-        try:
-            response = await self.pool.send(
-                target.base_url, b"POST", target.prefix + call.target.encode("ascii"), target.headers, body
-            )
-        except UpstreamUnavailable:
-            run.asked = False
-            raise
-        if response.status == 200:
-            target.succeeded()
-            return response
-        try:
-            said = await response.read(ERROR_BODY_BYTES)
-        except UpstreamError:
-            said = b""
-        finally:
-            response.close()
-        run.asked = False
-        wait = next((value for name, value in response.headers if name == b"retry-after"), None)
-        raise failures.engine_failure(response.status, said, wait)
-
-    async def _close_admission(self, run: Run, error: BaseException) -> None:
-        """Ends the admission of a request that failed: refunded when no engine worked on it, else settled."""
+    async def _failed(self, run: Run, error: SextantError) -> None:
+        """Ends the admission of a request that failed, refunded when no engine worked on it, else settled;
+        then tells the client, in whatever form is still possible."""
         admission = run.admission
-        assert admission is not None
-        if run.settled:
-            return
-        run.settled = True
-        if not run.asked or not run.metered:
-            self.governor.refund(admission)
-        elif not isinstance(error, asyncio.CancelledError | ClientGone):
-            run.result = "engine_error"
-            used = run.tally.usage(run.prompt_bytes) if run.tally.chunks else _NOTHING_USED
-            try:
-                await self.governor.settle(admission, run.outcome("engine_error", used))
-            except LedgerUnavailable:
-                return  # the row stays queued in governance; the caller hears of the engine's error
-        else:
-            self.governor.settle_soon(admission, run.outcome("client_closed"))
-
-    def _fail(self, run: Run, error: SextantError) -> None:
-        """Tells the client, in whatever form is still possible."""
-        self.observer.failed(run, error)
+        if admission is not None and not run.settled:
+            run.settled = True
+            if run.asked and run.surface.metered:
+                tally = run.tally
+                used = tally.usage(run.prompt_bytes) if tally is not None and tally.chunks else _NOTHING_USED
+                # when the row cannot be made durable now it stays queued; the caller hears of the first error
+                with contextlib.suppress(LedgerUnavailable):
+                    await self.governor.settle(admission, run.outcome("engine_error", used))
+            else:
+                self.governor.refund(admission)
+        elif run.settled:
+            run.result = "engine_error" if isinstance(error, UpstreamError) else "not_durable"
+        run.surface.observer.failed(run, error)
         if not run.responder.started:
-            run.reply(failures.status_of(error), failures.extra_headers(error), run.dialect.failure(error))
+            body = run.dialect.failure(error)
+            run.reply(failures.status_of(error), failures.extra_headers(error), body)
         elif run.streams:
             run.end(run.dialect.stream_error(error))
         else:
             run.end(run.dialect.failure(error))
+
+    def _left(self, run: Run) -> None:
+        """The client is gone: pays for what was counted when an engine worked on it, else for nothing."""
+        admission = run.admission
+        if admission is not None and not run.settled:
+            run.settled = True
+            if run.asked and run.surface.metered:
+                tally = run.tally if run.tally is not None else Tally()
+                outcome = run.outcome("client_closed", tally.usage(run.prompt_bytes))
+                self.governor.settle_soon(admission, outcome)
+            else:
+                self.governor.refund(admission)
+        run.result = "client_closed"
 
 
 def secret_of(request: Request) -> bytes:
@@ -252,7 +215,7 @@ def secret_of(request: Request) -> bytes:
     return value
 
 
-def decode_body(request: Request, limits: GatewayLimits) -> dict[str, object]:
+def decode_body(request: Request, limits: GatewayLimits) -> dict[str, Any]:
     """The body as a dict. Raises BadRequest; compressed bodies are refused (415)."""
     encoding = request.header(b"content-encoding")
     if encoding is not None and encoding.lower() != b"identity":
@@ -261,6 +224,18 @@ def decode_body(request: Request, limits: GatewayLimits) -> dict[str, object]:
             code="unsupported_media_type",
         )
     return strictjson.decode(request.body, limits.json_depth)
+
+
+async def _refusal(response: UpstreamResponse) -> SextantError:
+    """What an answer other than 200 means; its connection is given back."""
+    try:
+        said = await response.read(ERROR_BODY_BYTES)
+    except UpstreamError:
+        said = b""
+    finally:
+        response.close()
+    wait = next((value for name, value in response.headers if name == b"retry-after"), None)
+    return failures.engine_failure(response.status, said, wait)
 
 
 def _none_ready(route: ModelRoute) -> UpstreamUnavailable:

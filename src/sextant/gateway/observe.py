@@ -15,7 +15,7 @@ MAX_ERROR_CODES = 64
 """Label values for error codes; engines bring their own, so they are bounded."""
 
 
-class _Series:
+class Series:
     """The children of one endpoint and model."""
 
     __slots__ = (
@@ -47,17 +47,13 @@ class _Series:
         self.reasoning = meters.count(tokens, model, "reasoning")
 
     def of_result(self, result: str) -> Buckets:
-        found = self.duration.get(result)
-        if found is None:
-            found = self.meters.buckets("gen_ai_server_request_duration_seconds", *self.names, result)
-            self.duration[result] = found
+        found = self.meters.buckets("gen_ai_server_request_duration_seconds", *self.names, result)
+        self.duration[result] = found
         return found
 
     def of_status(self, status: int) -> Count:
-        found = self.statuses.get(status)
-        if found is None:
-            found = self.meters.count("sextant_gateway_requests", self.names[0], str(status))
-            self.statuses[status] = found
+        found = self.meters.count("sextant_gateway_requests", self.names[0], str(status))
+        self.statuses[status] = found
         return found
 
 
@@ -67,24 +63,25 @@ class Observer:
     def __init__(self, meters: Meters) -> None:
         self._meters = meters
         self._codes: set[str] = set()
-        self._series: dict[tuple[str, str], _Series] = {}
         self.keepalives = meters.count("sextant_gateway_keepalives")
 
     def finished(self, run: Run) -> None:
         """One request has ended, however it did."""
-        model = run.route.served.id if run.route is not None else ""
-        key = (run.dialect.endpoint, model)
-        series = self._series.get(key)
-        if series is None:
-            series = self._series[key] = _Series(self._meters, *key)
         now_s = time.monotonic()
-        series.of_result(run.result).observe(now_s - run.started_s)
-        if run.status:
-            series.of_status(run.status).value += 1
+        route = run.route
+        surface = run.surface
+        model = "" if route is None else route.served.id
+        series = surface.series.get(model)
+        if series is None:
+            series = surface.series[model] = Series(self._meters, surface.endpoint, model)
+        result, status = run.result, run.status
+        (series.duration.get(result) or series.of_result(result)).observe(now_s - run.started_s)
+        if status:
+            (series.statuses.get(status) or series.of_status(status)).value += 1
         if run.engine_started_s:
             series.engine.observe(now_s - run.engine_started_s)
-        if run.result == "client_closed":
-            self._meters.count("sextant_gateway_client_disconnects", key[0]).value += 1
+        if result == "client_closed":
+            self._meters.count("sextant_gateway_client_disconnects", surface.endpoint).value += 1
         usage = run.used
         if usage is None:
             return
@@ -92,19 +89,20 @@ class Observer:
         series.output.value += usage.output_tokens
         series.cached.value += usage.cached_tokens
         series.reasoning.value += usage.reasoning_tokens
-        if run.streams and run.first_token_s:
+        if run.tally is not None and run.first_token_s:
             series.ttft.observe(run.first_token_s - run.started_s)
             if usage.output_tokens > 1:
                 spent_s = run.last_token_s - run.first_token_s
                 series.per_token.observe(spent_s / (usage.output_tokens - 1))
 
     def failed(self, run: Run, error: SextantError) -> None:
+        """A request ends in `error`."""
         code = error.code
         if code not in self._codes:
             if len(self._codes) >= MAX_ERROR_CODES:
                 code = "other"
             self._codes.add(code)
-        self._meters.count("sextant_gateway_errors", run.dialect.endpoint, code).value += 1
+        self._meters.count("sextant_gateway_errors", run.surface.endpoint, code).value += 1
 
     def answered(self, endpoint: str, status: int) -> None:
         """An answer outside the flow (a list of models, a 404)."""

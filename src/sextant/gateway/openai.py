@@ -33,12 +33,11 @@ class OpenAIDialect:
     relays_raw = True
     """The flow may relay a compliant engine's bytes without asking `chunk` and `answer`."""
 
-    def __init__(self) -> None:
-        self.request_id = ""
-        self.model = ""
-        self.include_usage = False
-        self._head: dict[str, Any] | None = None
-        self._begun: set[int] = set()
+    # one object per request: what most requests leave alone is not set on it
+    request_id = ""
+    model = ""
+    include_usage = False
+    _head: dict[str, Any] | None = None
 
     def begin(self, request_id: str) -> bytes:
         return b""

@@ -15,18 +15,29 @@ import msgspec
 
 from sextant.base.errors import UpstreamError
 from sextant.gateway import sse
-from sextant.gateway.counting import all_choices, read_usage, reported_reasoning, share_reasoning, wire_usage
+from sextant.gateway.counting import (
+    Tally,
+    all_choices,
+    by_bytes,
+    read_usage,
+    reported_reasoning,
+    share_reasoning,
+    wire_usage,
+)
+from sextant.gateway.dialect import Call
+from sextant.gateway.router import ModelRoute
 from sextant.gateway.run import Run
 from sextant.spec.snapshot import GatewayLimits, Quirks
 from sextant.spec.usage import Usage
-from sextant.spec.wire.answers import NONE, Chunk, EngineUsage, Whole
+from sextant.spec.wire.answers import Chunk, EngineUsage, RawUsage, Whole
 from sextant.transport.exchange import UpstreamResponse
 
 _decode = msgspec.json.Decoder().decode
 _encode = msgspec.json.Encoder().encode
 _decode_chunk = msgspec.json.Decoder(Chunk).decode
 _decode_whole = msgspec.json.Decoder(Whole).decode
-_decode_usage = msgspec.json.Decoder(EngineUsage).decode
+_decode_raw_usage = msgspec.json.Decoder(RawUsage).decode
+COMPLETION_TARGETS = ("/chat/completions", "/completions")
 _BAD_JSON = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
@@ -46,87 +57,63 @@ def clean(answer: dict[str, Any], quirks: Quirks) -> None:
             part["reasoning_content"] = part.pop(quirks.reasoning_field)
 
 
-class WholeRelay:
-    """Reads a whole answer and makes the client's."""
+def whole_answer(run: Run, call: Call, quirks: Quirks, body: bytes) -> tuple[bytes, Usage]:
+    """The client's body and the usage, from an engine's whole answer. Raises UpstreamError when it is
+    none."""
+    if quirks.compliant and getattr(run.dialect, "relays_raw", False):
+        return _relayed(run, call, quirks, body)
+    try:
+        completion = _decode(body)
+    except _BAD_JSON as error:
+        raise _garbage("an answer that is not JSON") from error
+    if not isinstance(completion, dict) or completion.get("error") is not None:
+        raise _garbage("an answer that is no completion")
+    if call.target in COMPLETION_TARGETS and not _has_choices(completion):
+        raise _garbage("a completion without choices")
+    clean(completion, quirks)
+    usage = whole_usage(completion, quirks, run.prompt_bytes)
+    return run.dialect.answer(completion, usage), usage
 
-    def __init__(self, run: Run, limits: GatewayLimits) -> None:
-        self._run = run
-        self._limits = limits
 
-    async def answer(self, response: UpstreamResponse) -> tuple[bytes, Usage]:
-        """Body and usage. Raises UpstreamError when the engine's answer is none."""
-        run = self._run
-        assert run.route is not None
-        assert run.call is not None
-        body = await response.read(self._limits.upstream_answer_bytes)
-        run.token_seen()
-        quirks = run.route.served.quirks
-        if quirks.compliant and getattr(run.dialect, "relays_raw", False):
-            return self._raw(body, quirks)
-        try:
-            completion = _decode(body)
-        except _BAD_JSON as error:
-            raise _garbage("an answer that is not JSON") from error
-        if not isinstance(completion, dict) or completion.get("error") is not None:
-            raise _garbage("an answer that is no completion")
-        if run.call.target in ("/chat/completions", "/completions") and not _has_choices(completion):
-            raise _garbage("a completion without choices")
-        clean(completion, quirks)
-        usage = self._usage_of(completion, quirks)
-        return run.dialect.answer(completion, usage), usage
-
-    def _usage_of(self, completion: dict[str, Any], quirks: Quirks) -> Usage:
-        """The engine's count; its reasoning share by bytes where the engine gives none, and all choices by
-        bytes where it counts the first alone."""
-        sizes = [_text_bytes(choice) for choice in completion.get("choices") or ()]
-        reasoning_bytes = sum(reasoning for reasoning, _ in sizes)
-        other_bytes = sum(other for _, other in sizes)
-        engine = completion.get("usage")
-        if not isinstance(engine, dict):
-            tally = self._run.tally
-            tally.chunks = (reasoning_bytes + other_bytes) // 4
-            tally.reasoning_chunks = reasoning_bytes // 4
-            return tally.usage(self._run.prompt_bytes)
-        usage = read_usage(engine, quirks)
-        if quirks.usage_of_one_choice and len(sizes) > 1:
-            usage = all_choices(usage, sum(sizes[0]), reasoning_bytes + other_bytes, len(sizes))
-        if reported_reasoning(engine) is None:
-            usage = share_reasoning(usage, reasoning_bytes, other_bytes)
-        return usage
-
-    def _raw(self, body: bytes, quirks: Quirks) -> tuple[bytes, Usage]:
-        """The engine's own bytes; only the usage and the model's name are spliced where they differ."""
-        run = self._run
-        try:
-            answer = _decode_whole(body)
-        except _BAD_JSON as error:
-            raise _garbage("an answer that is no completion") from error
-        if not answer.choices:
-            raise _garbage("a completion without choices")
-        assert run.call is not None
-        if answer.model != run.call.model:
-            body = renamed(body, answer.model, run.call.model)
-        raw = answer.usage
-        if raw == NONE:
-            completion = _decode(body)
-            usage = self._usage_of(completion, quirks)
+def _relayed(run: Run, call: Call, quirks: Quirks, body: bytes) -> tuple[bytes, Usage]:
+    """The engine's own bytes; only the usage and the model's name are spliced where they differ."""
+    try:
+        answer = _decode_whole(body)
+    except _BAD_JSON as error:
+        raise _garbage("an answer that is no completion") from error
+    if not answer.choices:
+        raise _garbage("a completion without choices")
+    if answer.model != call.model:
+        body = renamed(body, answer.model, call.model)
+    counted = answer.usage
+    thought = any(c.message is not None and c.message.reasoning_content for c in answer.choices)
+    if counted is None or (thought and not _counts_reasoning(counted)):
+        completion = _decode(body)
+        usage = whole_usage(completion, quirks, run.prompt_bytes)
+        if counted is None:
             return run.dialect.answer(completion, usage), usage
-        try:
-            counted = _decode_usage(raw)
-        except _BAD_JSON as error:
-            raise _garbage("a usage that is none") from error
-        output = counted.completion_tokens_details
-        usage = read_engine_usage(counted)
-        complete = output is not None and output.reasoning_tokens is not None
-        if not complete:
-            for choice in answer.choices:
-                if choice.message is not None and choice.message.reasoning_content:
-                    completion = _decode(body)
-                    usage = self._usage_of(completion, quirks)
-                    break
-        if not complete or counted.prompt_cache_miss_tokens is None:
-            body = spliced_usage(body, raw, usage)
-        return body, usage
+        return spliced_usage(body, usage), usage
+    usage = read_engine_usage(counted)
+    if counted.prompt_cache_miss_tokens is None:
+        body = spliced_usage(body, usage)
+    return body, usage
+
+
+def whole_usage(completion: dict[str, Any], quirks: Quirks, prompt_bytes: int) -> Usage:
+    """The engine's count; its reasoning share by bytes where the engine gives none, and all choices by bytes
+    where it counts the first alone."""
+    sizes = [_text_bytes(choice) for choice in completion.get("choices") or ()]
+    reasoning_bytes = sum(reasoning for reasoning, _ in sizes)
+    other_bytes = sum(other for _, other in sizes)
+    engine = completion.get("usage")
+    if not isinstance(engine, dict):
+        return by_bytes(prompt_bytes, reasoning_bytes, other_bytes)
+    usage = read_usage(engine, quirks)
+    if quirks.usage_of_one_choice and len(sizes) > 1:
+        usage = all_choices(usage, sum(sizes[0]), reasoning_bytes + other_bytes, len(sizes))
+    if reported_reasoning(engine) is None:
+        usage = share_reasoning(usage, reasoning_bytes, other_bytes)
+    return usage
 
 
 def _text_bytes(choice: dict[str, Any]) -> tuple[int, int]:
@@ -139,24 +126,31 @@ def _text_bytes(choice: dict[str, Any]) -> tuple[int, int]:
     return len(str(message.get("reasoning_content") or "").encode()), other
 
 
+def _counts_reasoning(counted: EngineUsage) -> bool:
+    details = counted.completion_tokens_details
+    return details is not None and details.reasoning_tokens is not None
+
+
 def read_engine_usage(counted: EngineUsage) -> Usage:
-    """A compliant engine's usage as ours."""
+    """A compliant engine's usage as ours; a part never exceeds its whole."""
     cached = counted.prompt_cache_hit_tokens
     if cached is None:
-        details = counted.prompt_tokens_details
-        cached = 0 if details is None else details.cached_tokens or 0
-    output = counted.completion_tokens_details
-    reasoning = 0 if output is None else output.reasoning_tokens or 0
-    input_tokens = max(counted.prompt_tokens, 0)
-    output_tokens = max(counted.completion_tokens, 0)
+        given = counted.prompt_tokens_details
+        cached = 0 if given is None else given.cached_tokens or 0
+    details = counted.completion_tokens_details
+    reasoning = 0 if details is None else details.reasoning_tokens or 0
+    inputs, outputs = counted.prompt_tokens, counted.completion_tokens
     return Usage(
-        input_tokens, output_tokens, min(max(cached, 0), input_tokens), min(max(reasoning, 0), output_tokens)
+        inputs,
+        outputs,
+        cached if cached <= inputs else inputs,
+        reasoning if reasoning <= outputs else outputs,
     )
 
 
-def spliced_usage(body: bytes, raw: msgspec.Raw, usage: Usage) -> bytes:
+def spliced_usage(body: bytes, usage: Usage) -> bytes:
     """`body` with its usage object replaced by the complete one."""
-    old = bytes(raw)
+    old = bytes(_decode_raw_usage(body).usage)
     place = body.rfind(old)
     return body[:place] + _encode(wire_usage(usage, _decode(old))) + body[place + len(old) :]
 
@@ -179,13 +173,12 @@ def _has_choices(completion: dict[str, Any]) -> bool:
 class StreamRelay:
     """Relays one stream. `finale` holds what may leave only when the usage is durable."""
 
-    def __init__(self, run: Run, limits: GatewayLimits) -> None:
-        assert run.route is not None
-        assert run.call is not None
+    def __init__(self, run: Run, call: Call, route: ModelRoute, limits: GatewayLimits) -> None:
+        self.tally = run.tally = Tally()
         self._run = run
-        self._model = run.call.model
+        self._call = call
         self._splitter = sse.EventSplitter(limits.upstream_event_bytes)
-        self._quirks = run.route.served.quirks
+        self._quirks = route.served.quirks
         self._raw = self._quirks.compliant and getattr(run.dialect, "relays_raw", False)
         self._open: set[int] = set()
         self._seen: set[int] = set()
@@ -216,15 +209,14 @@ class StreamRelay:
 
     def finale(self, usage: Usage) -> bytes:
         """The usage chunk, where asked for, and the end of the stream."""
-        run = self._run
-        assert run.call is not None
-        if not self._raw or not run.call.include_usage:
-            return run.dialect.finish(usage)
+        dialect = self._run.dialect
+        if not self._raw or not self._call.include_usage:
+            return dialect.finish(usage)
         if self._usage_event is not None:
             return self._usage_event + sse.DONE
         if self._last_event is not None:
-            run.dialect.chunk(_decode(sse.data_of(self._last_event)))  # teaches it the id and the date
-        return run.dialect.finish(usage)
+            dialect.chunk(_decode(sse.data_of(self._last_event)))  # teaches it the id and the date
+        return dialect.finish(usage)
 
     def _translate(self, events: list[bytes]) -> bytes:
         out = b""
@@ -247,13 +239,13 @@ class StreamRelay:
             raise _garbage("an event that is no chunk") from error
         if chunk.error is not None:
             raise _engine_error(chunk.error)
-        if chunk.model != self._model:
-            event = renamed(event, chunk.model, self._model)
+        if chunk.model != self._call.model:
+            event = renamed(event, chunk.model, self._call.model)
         if not chunk.choices:
-            if chunk.usage != NONE:
+            if chunk.usage is not None:
                 self._hold_usage(event, chunk.usage)
             return b""
-        tally = self._run.tally
+        tally = self.tally
         for choice in chunk.choices:
             delta = choice.delta
             if delta is None:
@@ -266,23 +258,19 @@ class StreamRelay:
                     tally.reasoning_chunks += 1
                 self._run.token_seen()
             self._track(choice.index, choice.finish_reason is not None)
-        if chunk.usage != NONE:
+        if chunk.usage is not None:
             self._hold_usage(None, chunk.usage)
         self._last_event = event
         return event
 
-    def _hold_usage(self, event: bytes | None, raw: msgspec.Raw) -> None:
+    def _hold_usage(self, event: bytes | None, counted: EngineUsage) -> None:
         """Keeps the usage, and the chunk that carries it completed to DeepSeek's form."""
-        try:
-            counted = _decode_usage(raw)
-        except _BAD_JSON as error:
-            raise _garbage("a usage that is none") from error
-        output = counted.completion_tokens_details
-        complete = output is not None and output.reasoning_tokens is not None
-        self._run.tally.take(read_engine_usage(counted), complete)
+        tally = self.tally
+        tally.take(read_engine_usage(counted), _counts_reasoning(counted))
         if event is not None:
-            if not complete or counted.prompt_cache_miss_tokens is None:
-                event = spliced_usage(event, raw, self._run.tally.usage(self._run.prompt_bytes))
+            share_missing = tally.reasoning_chunks and not tally.counts_reasoning
+            if share_missing or counted.prompt_cache_miss_tokens is None:
+                event = sse.event(spliced_usage(sse.data_of(event), tally.usage(self._run.prompt_bytes)))
             self._usage_event = event
 
     def _dialect_event(self, event: bytes, data: bytes) -> bytes:
@@ -301,11 +289,11 @@ class StreamRelay:
         if isinstance(choices, list):
             self._count(choices)
         if isinstance(usage, dict):
-            self._run.tally.report(usage, self._quirks)
+            self.tally.report(usage, self._quirks)
         return self._run.dialect.chunk(chunk) if choices else b""
 
     def _count(self, choices: list[Any]) -> None:
-        tally = self._run.tally
+        tally = self.tally
         for choice in choices:
             if not isinstance(choice, dict):
                 raise _garbage("a choice that is no object")

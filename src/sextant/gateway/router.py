@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from urllib.parse import urlsplit
 
-from sextant.base.errors import NotFound, SextantError
+from sextant.base.errors import BadRequest, NotFound, SextantError
 from sextant.spec.snapshot import RouteTable, ServedModel, Upstream
 from sextant.transport.exchange import Header
 
@@ -27,10 +27,11 @@ class Target:
 
     __slots__ = (
         "_failures",
+        "_paths",
+        "_prefix",
         "_rest_until_s",
         "base_url",
         "headers",
-        "prefix",
         "ready",
         "reason",
         "upstream",
@@ -41,7 +42,8 @@ class Target:
         url = urlsplit(upstream.base_url)
         self.upstream = upstream
         self.base_url = f"{url.scheme}://{url.netloc}"
-        self.prefix = url.path.rstrip("/").encode("ascii")
+        self._prefix = url.path.rstrip("/")
+        self._paths: dict[str, bytes] = {}
         self.ready = upstream.ready and problem is None
         self.reason = problem or upstream.reason
         self.weight = max(0, upstream.weight)
@@ -53,6 +55,13 @@ class Target:
             self.headers.append((b"authorization", b"Bearer " + api_key.encode("ascii")))
         self._failures = 0
         self._rest_until_s = 0.0
+
+    def path(self, target: str) -> bytes:
+        """The request target for a path under the API root."""
+        found = self._paths.get(target)
+        if found is None:
+            found = self._paths[target] = (self._prefix + target).encode("ascii")
+        return found
 
     def resting(self, now_s: float) -> bool:
         return self._failures > 0 and now_s < self._rest_until_s
@@ -75,11 +84,12 @@ class Target:
 class ModelRoute:
     """A served model with its targets."""
 
-    __slots__ = ("served", "targets")
+    __slots__ = ("_only", "served", "targets")
 
     def __init__(self, served: ServedModel, targets: list[Target]) -> None:
         self.served = served
         self.targets = targets
+        self._only = targets[0] if len(targets) == 1 else None
 
     @property
     def ready(self) -> bool:
@@ -88,9 +98,8 @@ class ModelRoute:
     def pick(self, tried: tuple[Target, ...] = ()) -> Target | None:
         """A ready target that has not been tried: by weight among those that did not just fail, else the one
         of the failed; None when there is none left."""
-        if len(self.targets) == 1:
-            only = self.targets[0]
-            return only if only.ready and not tried else None
+        if self._only is not None:
+            return self._only if self._only.ready and not tried else None
         candidates = [target for target in self.targets if target.ready and target not in tried]
         if not candidates:
             return None
@@ -122,17 +131,31 @@ class RouteIndex:
             for name in (served.id, *served.aliases):
                 self.by_name.setdefault(name, route)
 
+    @classmethod
+    def empty(cls) -> RouteIndex:
+        """Before the first table has been read."""
+        return cls(RouteTable(version=0), str)
+
     def find(self, name: str) -> ModelRoute:
-        """Raises NotFound, naming the models that there are."""
+        """Raises NotFound."""
         route = self.by_name.get(name)
         if route is None:
-            known = ", ".join(sorted(self.by_name)[:8]) or "none yet"
-            raise NotFound(
-                f"The model {name[:100]!r} does not exist or you may not use it; known models: {known}.",
-                field="model",
-                code="model_not_found",
-            )
+            raise self.unknown(name)
         return route
+
+    def unknown(self, name: object) -> SextantError:
+        """What is wrong with a model's name that is not in the table."""
+        if type(name) is not str:
+            what = "is missing" if name is None else "is not a string"
+            return BadRequest(
+                f"model {what}; expected the id of a model.", field="model", code="invalid_value"
+            )
+        known = ", ".join(sorted(self.by_name)[:8]) or "none yet"
+        return NotFound(
+            f"The model {name[:100]!r} does not exist or you may not use it; known models: {known}.",
+            field="model",
+            code="model_not_found",
+        )
 
 
 def _prepare(upstream: Upstream, resolve: Callable[[str], str], marks: dict[str, Target]) -> Target:

@@ -28,6 +28,8 @@ class Waiting:
     def __init__(self, after_s: float) -> None:
         self._after_s = after_s
         self._waiters: set[Waiter] = set()
+        self.discard = self._waiters.discard
+        """Forgets a waiter."""
         self._timer: asyncio.TimerHandle | None = None
 
     def __len__(self) -> int:
@@ -38,9 +40,6 @@ class Waiting:
         if self._timer is None:
             loop = asyncio.get_running_loop()
             self._timer = loop.call_later(self._after_s / TICKS_PER_INTERVAL, self._look, loop)
-
-    def discard(self, waiter: Waiter) -> None:
-        self._waiters.discard(waiter)
 
     def close(self) -> None:
         if self._timer is not None:
