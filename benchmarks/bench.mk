@@ -10,6 +10,7 @@ bench: $(BASE_STAMP) bench-peers bench-tools ## The short form of every benchmar
 	@status=0; \
 	$(BIN)/python -m benchmarks.gateway --form short || status=1; \
 	$(BIN)/python -m benchmarks.engine --form short || status=1; \
+	$(BIN)/python -m benchmarks.ledger --form short || status=1; \
 	exit $$status
 
 .PHONY: bench-gateway
@@ -19,6 +20,10 @@ bench-gateway: $(BASE_STAMP) bench-peers bench-tools ## Our gateway beside nginx
 .PHONY: bench-engine
 bench-engine: $(BASE_STAMP) bench-tools ## The embedded engine through our API beside the bare llama.cpp server.
 	@$(BIN)/python -m benchmarks.engine --form full $(ARGS)
+
+.PHONY: bench-ledger
+bench-ledger: $(BASE_STAMP) ## What durability costs: the governor, the ledger client and the ledger process.
+	@$(BIN)/python -m benchmarks.ledger --form full $(ARGS)
 
 # The peers live in virtual environments of their own: they are no dependency of ours.
 .PHONY: bench-peers

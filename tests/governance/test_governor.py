@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from ledger_under_test import serving, stored
-from sextant.base.errors import Forbidden, LedgerUnavailable, Misconfigured, Unauthenticated
+from sextant.base.errors import Forbidden, LedgerUnavailable, Unauthenticated
 from sextant.governance import governor as governor_module
 from sextant.governance.door import Admission, Claim, Governor, Outcome, Principal
 from sextant.governance.governor import LocalGovernor
@@ -133,12 +133,16 @@ async def test_a_new_policy_takes_effect_at_once_for_remembered_keys_too(setup: 
     assert setup.governor.open_admissions == {}
 
 
-def test_a_broken_policy_changes_nothing(setup: Setup) -> None:
-    broken = PolicySnapshot(8, POLICY.tenants, (KeyPolicy("key_x", "default", "not hexadecimal"),))
-    with pytest.raises(Misconfigured, match="policy 8"):
-        setup.governor.swap_policy(broken)
-    assert setup.governor.policy_version == 7
-    assert setup.governor.identify(b"sk-a").key_id == "key_a"
+@pytest.mark.parametrize("sha256", ["", "not hexadecimal", "ab" * 31, "AB" * 32])
+def test_a_key_with_a_broken_digest_is_refused_and_the_rest_of_its_policy_counts(
+    setup: Setup, caplog: pytest.LogCaptureFixture, sha256: str
+) -> None:
+    broken = KeyPolicy("key_x", "default", sha256)
+    setup.governor.swap_policy(PolicySnapshot(8, POLICY.tenants, (broken, *POLICY.keys[1:])))
+    assert "key key_x is refused" in caplog.text
+    assert setup.governor.identify(b"sk-b").key_id == "key_b"
+    with pytest.raises(Unauthenticated):
+        setup.governor.identify(b"sk-a")  # revoked by that policy
 
 
 def test_the_memory_of_secrets_has_a_bound_and_takes_no_unknown_one(

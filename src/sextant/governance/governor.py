@@ -10,22 +10,24 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import re
 import time
 from collections.abc import Callable, Iterator
 from typing import NoReturn
 
 import msgspec
 
-from sextant.base.errors import Forbidden, LedgerUnavailable, Misconfigured, SextantError, Unauthenticated
+from sextant.base.errors import Forbidden, LedgerUnavailable, SextantError, Unauthenticated
 from sextant.governance.door import Admission, Claim, Outcome, Principal
 from sextant.governance.ledger_client import LedgerClient
-from sextant.spec.snapshot import KeyPolicy, PolicySnapshot
+from sextant.spec.snapshot import PolicySnapshot
 from sextant.spec.usage import UsageRow
 from sextant.telemetry.table import Registry
 
 SECRET_CACHE_MAX = 4096
 """Secrets whose key is remembered, so that the hash is not taken again. Only secrets of known keys get in."""
 
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 _log = logging.getLogger(__name__)
 
 
@@ -37,20 +39,18 @@ class _Holder(msgspec.Struct, frozen=True, gc=False):
     tenant_enabled: bool
 
 
-def _holders(policy: PolicySnapshot) -> Iterator[tuple[KeyPolicy, _Holder]]:
-    """The usable keys of `policy`; one without its tenant is left out."""
+def _holders(policy: PolicySnapshot) -> Iterator[tuple[bytes, _Holder]]:
+    """The usable keys of `policy` by digest. One without a tenant or with no digest is refused, not fatal:
+    the policy may be there for the sake of others, to revoke a key for instance."""
     tenants = {tenant.id: tenant for tenant in policy.tenants}
     for key in policy.keys:
         tenant = tenants.get(key.tenant_id)
-        if tenant is None:
-            _log.error(
-                "policy %d: key %s is refused, its tenant %s is missing",
-                policy.version,
-                key.id,
-                key.tenant_id,
-            )
+        if tenant is None or not _SHA256.fullmatch(key.sha256):
+            what = "its digest is no SHA-256" if tenant else f"its tenant {key.tenant_id} is missing"
+            _log.error("policy %d: key %s is refused, %s", policy.version, key.id, what)
             continue
-        yield key, _Holder(Principal(key.tenant_id, key.id), key.expires_ms, tenant.enabled)
+        holder = _Holder(Principal(key.tenant_id, key.id), key.expires_ms, tenant.enabled)
+        yield bytes.fromhex(key.sha256), holder
 
 
 def _wall_clock_ms() -> int:
@@ -76,17 +76,9 @@ class LocalGovernor:
         self.swap_policy(policy)
 
     def swap_policy(self, policy: PolicySnapshot) -> None:
-        """Takes `policy` from now on, whole: nothing remembered from the one before survives. Raises
-        Misconfigured, and keeps the one before, when a key's digest is none."""
-        holders = {key.sha256: holder for key, holder in _holders(policy)}
-        try:
-            by_digest = {bytes.fromhex(sha256): holder for sha256, holder in holders.items()}
-        except ValueError as error:
-            raise Misconfigured(
-                f"policy {policy.version} holds a key whose sha256 is not hexadecimal"
-            ) from error
-        self._by_digest = by_digest
-        self._by_key = {holder.principal.key_id: holder for holder in holders.values()}
+        """Takes `policy` from now on, whole: nothing remembered from the one before survives."""
+        self._by_digest = dict(_holders(policy))
+        self._by_key = {holder.principal.key_id: holder for holder in self._by_digest.values()}
         self._by_secret: dict[bytes, _Holder] = {}
         self._currency = policy.currency
         self.policy_version = policy.version

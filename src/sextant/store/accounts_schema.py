@@ -2,7 +2,8 @@
 
 SQLite keeps its rollback journal here, not a write-ahead log: the standard library is bound to the system's
 SQLite, and Debian's 3.40 can corrupt a write-ahead log. Writes are rare (a key made, a key revoked), so the
-journal's cost does not matter. PostgreSQL takes the same tables. See docs/decisions/0002-two-databases.md.
+journal's cost does not matter. PostgreSQL takes the same tables.
+See docs/decisions/0005-accounts-keep-a-rollback-journal.md.
 """
 
 from __future__ import annotations

@@ -83,6 +83,7 @@ class LedgerServer:
         self._listener = listener
         self._clients: set[_Client] = set()
         self._stopping = False
+        self._read_buffer = bytearray(READ_BYTES)
         self._selector = selectors.DefaultSelector()
         self._wake_reader, self.wake_writer = socket.socketpair()
         for ours in (listener, self._wake_reader, self.wake_writer):
@@ -142,11 +143,11 @@ class LedgerServer:
         """What `client` has sent; whole batches go to `waiting`. A client that breaks the protocol is told
         and dropped; nobody else notices."""
         try:
-            data = client.socket.recv(READ_BYTES)
-            if not data:
+            count = client.socket.recv_into(self._read_buffer)
+            if not count:
                 self._drop(client)
                 return
-            for body in client.frames.feed(data):
+            for body in client.frames.feed(memoryview(self._read_buffer)[:count]):
                 message = _decode(body)
                 if isinstance(message, Hello):
                     client.greet(message)
