@@ -1,8 +1,8 @@
 """Reading requests, held against two other parsers: httptools (llhttp) and h11.
 
 Rules: a request that either of them refuses reaches no handler; one that does has the same method, target,
-headers, body and place in the stream as both say; and how the bytes were split changes nothing. Where we refuse
-more than both, the corpus entry says so by its status.
+headers, body and place in the stream as both say; and how the bytes were split changes nothing. Where we
+refuse more than both, the corpus entry says so by its status.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from typing import Any
 from sextant.base.errors import UpstreamError, UpstreamUnavailable
 from sextant.spec.snapshot import GatewayLimits
 from sextant.telemetry.table import Registry
-from sextant.transport.emission import check_target, request_fields
+from sextant.transport.emission import check_method, check_target, request_fields
 from sextant.transport.exchange import Headers
 from sextant.transport.responder import JOIN_BYTES
 from sextant.transport.server import sweep_interval_s
@@ -74,6 +74,7 @@ class Pool:
         self, base_url: str, method: bytes, target: bytes, headers: Headers, body: bytes
     ) -> UpstreamAnswer:
         origin = self._origins.get(base_url) or self._origin(base_url)
+        check_method(method)
         check_target(target)
         fields = request_fields(headers)
         framing = b"content-length: %d\r\n" % len(body) if body or method not in _BODYLESS else b""
@@ -95,7 +96,7 @@ class Pool:
         """Closes every connection; answers under way fail."""
         self._closed = True
         for connection in tuple(self._connections):
-            connection.expire() if connection.deadline else connection.abort()
+            connection.abort()
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -129,6 +130,7 @@ class Pool:
             self._idle_count -= 1
             if connection.usable():
                 return connection
+            connection.abort()
         return None
 
     def _origin(self, base_url: str) -> Origin:
@@ -158,6 +160,9 @@ class Pool:
                 f"cannot connect to the engine at {origin.host}:{origin.port}: {error or 'timed out'}"
             ) from error
         self._connected.inc()
+        if not connection.usable():
+            connection.abort()
+            raise UpstreamError("the engine spoke before it was asked", code="engine_garbage")
         return connection
 
     def _context(self) -> ssl.SSLContext:

@@ -10,6 +10,7 @@ import re
 from email.utils import formatdate
 
 from sextant.transport.exchange import Headers
+from sextant.transport.heads import METHODS
 
 _TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _TARGET = re.compile(rb"/[\x21-\x7e]*+")
@@ -65,6 +66,12 @@ def check_status(status: int) -> None:
     """Raises UnsafeHeader unless `status` may end an exchange (no 1xx)."""
     if not STATUS_MIN <= status <= STATUS_MAX:
         raise UnsafeHeader(f"status {status} is no final HTTP status")
+
+
+def check_method(method: bytes) -> None:
+    """Raises UnsafeHeader unless `method` is one that we send."""
+    if method not in METHODS:
+        raise UnsafeHeader(f"illegal request method {method[:64]!r}")
 
 
 def check_target(target: bytes) -> None:

@@ -59,7 +59,7 @@ class FieldLines(dict[bytes, Header]):
     def __missing__(self, line: bytes) -> Header:
         match = _FIELD_LINE.fullmatch(line)
         if match is None:
-            raise BadHead(line[:64])
+            raise BadHead("a malformed header line")
         name, value = match.groups()
         header = (name.lower(), value.rstrip(b" \t"))
         if len(line) <= LINE_MEMO_BYTES and header[0] not in _SECRET:

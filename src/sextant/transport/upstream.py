@@ -6,10 +6,13 @@ object dies with its request, so nobody can read what a later request of another
 
 from __future__ import annotations
 
+import array
 import asyncio
 import collections
 import enum
+import fcntl
 import socket
+import termios
 from typing import TYPE_CHECKING, cast
 
 from sextant.base.errors import UpstreamError
@@ -27,6 +30,7 @@ ANSWER_HEAD_BYTES = 64 * 1024
 INTERIM_ANSWERS = 8
 """1xx answers skipped before the final one."""
 
+_unread = array.array("i", [0])
 _NO_BODY = (204, 304)
 _SWITCHING = 101
 
@@ -128,9 +132,9 @@ class UpstreamConnection(asyncio.Protocol):
     """The protocol object of one upstream connection."""
 
     __slots__ = (
-        "_answer", "_buffer", "_chunks", "_head_only", "_interim", "_loop", "_opinion", "_paused",
-        "_pool", "_remaining", "_reusable", "_reused", "_seen_answer", "_transport", "deadline",
-        "idle_since", "origin", "state",
+        "_answer", "_buffer", "_chunks", "_fileno", "_head_only", "_interim", "_loop", "_opinion",
+        "_paused", "_pool", "_remaining", "_reusable", "_reused", "_seen_answer", "_tls",
+        "_transport", "deadline", "idle_since", "origin", "state",
     )  # fmt: skip
 
     def __init__(self, pool: Pool, origin: Origin, loop: asyncio.AbstractEventLoop) -> None:
@@ -142,6 +146,8 @@ class UpstreamConnection(asyncio.Protocol):
         self._loop = loop
         self._transport: asyncio.Transport
         self._opinion = SecondOpinion(requests=False)
+        self._fileno = -1
+        self._tls = False
         self._answer: UpstreamAnswer | None = None
         self._buffer = b""
         self._chunks: ChunkedBody | None = None
@@ -158,8 +164,11 @@ class UpstreamConnection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
         sock = transport.get_extra_info("socket")
-        if sock is not None and sock.family in (socket.AF_INET, socket.AF_INET6):
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if sock is not None:
+            self._fileno = sock.fileno()
+            if sock.family in (socket.AF_INET, socket.AF_INET6):
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._tls = transport.get_extra_info("ssl_object") is not None
         self._pool.opened(self)
 
     def data_received(self, data: bytes) -> None:
@@ -210,8 +219,17 @@ class UpstreamConnection(asyncio.Protocol):
         return answer
 
     def usable(self) -> bool:
-        """Whether an idle connection can take a request."""
-        return self.state == State.IDLE and not self._transport.is_closing()
+        """Whether an idle connection can take a request: open, and no byte waits unread in the kernel.
+
+        Such a byte would be read as the answer to the request sent next, perhaps another tenant's. (On a
+        fresh TLS connection they are the server's session tickets.)
+        """
+        if self.state != State.IDLE or self._transport.is_closing():
+            return False
+        if self._fileno >= 0 and (self._reused or not self._tls):
+            fcntl.ioctl(self._fileno, termios.FIONREAD, _unread)
+            return _unread[0] == 0
+        return True
 
     def expire(self) -> None:
         """The deadline has passed."""
@@ -220,11 +238,12 @@ class UpstreamConnection(asyncio.Protocol):
         self._fail(UpstreamError(f"{what} from the engine in time", code="engine_timeout"))
 
     def abort(self) -> None:
-        """Closes at once."""
+        """Closes at once; an answer under way fails."""
         if self.state != State.CLOSED:
             self.state = State.CLOSED
             self._reusable = False
             self.deadline = 0.0
+            self._tell(UpstreamError("the connection to the engine was closed", code="engine_closed"))
             self._pool.lost(self)
             self._transport.abort()
 
@@ -286,16 +305,15 @@ class UpstreamConnection(asyncio.Protocol):
                 return
         if head.status == _SWITCHING:
             raise BadHead("the engine switched protocols")
+        length = 0 if self._head_only or head.status in _NO_BODY else head.length
+        if length == UNTIL_CLOSE and self._tls:
+            raise BadHead("no length, and over TLS its end cannot be told from truncation")
         answer = self._answer
         assert answer is not None
         answer.status = head.status
         answer.headers = head.headers
-        if not head.keep_alive:
+        if not head.keep_alive or self._head_only or length == UNTIL_CLOSE:
             self._reusable = False
-        length = head.length
-        if self._head_only or head.status in _NO_BODY:
-            self._reusable = self._reusable and not self._head_only
-            length = 0
         if length == 0 or (length > 0 and len(data) - end >= length):
             self._whole(data, end, length)
             return
@@ -303,8 +321,6 @@ class UpstreamConnection(asyncio.Protocol):
         self.state = State.BODY
         self._remaining = length
         self._chunks = ChunkedBody() if length == CHUNKED else None
-        if length == UNTIL_CLOSE:
-            self._reusable = False
         self.deadline = 0.0
         if len(data) > end:
             self._read_body(data[end:])
@@ -372,11 +388,7 @@ class UpstreamConnection(asyncio.Protocol):
 
     def _surplus(self) -> None:
         """Bytes that belong to no answer we asked for: nobody gets them, and the connection ends."""
-        self._reusable = False
-        if self.state != State.DONE or self._answer is None:
-            self.abort()
-        else:
-            self._transport.pause_reading()
+        self.abort()
 
     def _fail(self, error: Exception) -> None:
         self._reusable = False
