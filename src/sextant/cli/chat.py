@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 import time
+import unicodedata
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -264,4 +265,4 @@ class _Shown:
 
 def printable(text: str) -> str:
     """`text` without control characters: a model's output must not drive the terminal."""
-    return "".join(char for char in text if char in "\n\t" or (char.isprintable() or not char.isascii()))
+    return "".join(char for char in text if char in "\n\t" or unicodedata.category(char) not in ("Cc", "Cs"))

@@ -12,6 +12,8 @@ from sextant.cli.output import out, print_json
 if TYPE_CHECKING:
     from sextant.app.state import StateDir
 
+ID_COLUMNS = 24
+
 app = typer.Typer(help="Create, list and revoke API keys.", no_args_is_help=True)
 
 
@@ -48,7 +50,8 @@ def list_keys(
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False)
-    for column in ("id", "name", "key", "made", "until"):
+    table.add_column("id", no_wrap=True, min_width=ID_COLUMNS)
+    for column in ("name", "key", "made", "until"):
         table.add_column(column)
     for key in keys:
         until = _day(key["expires_ms"]) if key["expires_ms"] else "no end"

@@ -23,15 +23,18 @@ EXIT_FAILED = 1
 EXIT_NOT_RUNNING = 3
 EXIT_INTERRUPTED = 130
 
+PIPE_COLUMNS = 400
+"""A table in a pipe must not lose the end of an id to a terminal's width."""
 NOT_RUNNING = "not_running"
 """Error code of a command that needs a running deployment."""
 
 
 def out() -> Console:
-    """Standard output, without guessed highlighting; plain when it is not a terminal."""
+    """Standard output, without guessed highlighting; plain, and as wide as need be, when it is no
+    terminal."""
     from rich.console import Console
 
-    return Console(highlight=False, soft_wrap=True)
+    return Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else PIPE_COLUMNS)
 
 
 def err() -> Console:
