@@ -20,6 +20,8 @@ from sextant.transport.exchange import Header
 _log = logging.getLogger(__name__)
 FIRST_REST_S = 0.5
 LONGEST_REST_S = 15.0
+DOUBLINGS = 5
+"""By then the longest rest is reached."""
 
 
 class Target:
@@ -69,7 +71,7 @@ class Target:
     def failed(self) -> None:
         """Puts it behind the others: half a second, doubling to fifteen."""
         self._failures += 1
-        rest_s = min(LONGEST_REST_S, FIRST_REST_S * 2.0 ** (self._failures - 1))
+        rest_s = min(LONGEST_REST_S, FIRST_REST_S * 2.0 ** min(self._failures - 1, DOUBLINGS))
         self._rest_until_s = time.monotonic() + rest_s
 
     def succeeded(self) -> None:

@@ -14,8 +14,9 @@ from msgspec import Meta, Struct
 from sextant.spec.wire.chat import Penalty, Positive, Probability, Stop, StreamOptions, Temperature
 
 MAX_LOGPROBS = 20
-Tokens = Annotated[list[Annotated[int, Meta(ge=0)]], Meta(min_length=1)]
-Texts = Annotated[list[str | Tokens | int], Meta(min_length=1)]
+TokenId = Annotated[int, Meta(ge=0)]
+Tokens = Annotated[list[TokenId], Meta(min_length=1)]
+Texts = Annotated[list[str | Tokens | TokenId], Meta(min_length=1)]
 
 
 class CompletionRequest(Struct, gc=False):

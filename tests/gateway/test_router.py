@@ -1,0 +1,111 @@
+"""Routing: weights, readiness, and marks that move a failed upstream behind the others."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+
+import pytest
+
+from sextant.base.errors import Misconfigured, NotFound
+from sextant.gateway.router import FIRST_REST_S, LONGEST_REST_S, ModelRoute, RouteIndex
+from sextant.spec.snapshot import RouteTable, ServedModel, Upstream
+
+
+def secret(reference: str) -> str:
+    if reference == "env:NONE":
+        raise Misconfigured("NONE is not set")
+    return "sk-" + reference
+
+
+def upstream(name: str, **more: object) -> Upstream:
+    return Upstream(id=name, base_url=f"http://{name}:1/v1", **more)  # type: ignore[arg-type]
+
+
+def index(*upstreams: Upstream, former: RouteIndex | None = None) -> RouteIndex:
+    model = ServedModel(id="m", engine="x", upstreams=upstreams, aliases=("alias",))
+    return RouteIndex(RouteTable(1, (model,)), secret, former)
+
+
+def picked(route: ModelRoute, times: int = 3000) -> Counter[str]:
+    targets = [route.pick() for _ in range(times)]
+    return Counter(target.upstream.id for target in targets if target is not None)
+
+
+def test_a_model_is_found_by_id_and_alias() -> None:
+    found = index(upstream("a"))
+    assert found.find("m") is found.find("alias")
+    with pytest.raises(NotFound) as caught:
+        found.find("x" * 500)
+    assert len(caught.value.message) < 300
+    assert "alias" in caught.value.message
+
+
+def test_weights() -> None:
+    counts = picked(
+        index(upstream("a", weight=300), upstream("b", weight=100), upstream("c", weight=0)).find("m")
+    )
+    assert counts["c"] == 0
+    assert 0.65 < counts["a"] / 3000 < 0.85
+
+
+def test_weights_of_zero_alone_still_serve() -> None:
+    assert set(picked(index(upstream("a", weight=0), upstream("b", weight=0)).find("m"))) == {"a", "b"}
+
+
+def test_what_is_not_ready_is_never_asked() -> None:
+    route = index(upstream("a", ready=False), upstream("b"), upstream("c", api_key_ref="env:NONE")).find("m")
+    assert set(picked(route, 50)) == {"b"}
+    only = index(upstream("a", ready=False)).find("m")
+    assert only.pick() is None
+    assert not only.ready
+
+
+def test_a_failed_target_comes_last_and_is_still_tried() -> None:
+    route = index(upstream("a"), upstream("b")).find("m")
+    a, b = route.targets
+    a.failed()
+    assert set(picked(route, 50)) == {"b"}
+    assert route.pick((b,)) is a
+    b.failed()
+    assert set(picked(route, 50)) == {"a", "b"}
+    assert route.pick((a, b)) is None
+    a.succeeded()
+    assert set(picked(route, 50)) == {"a"}
+
+
+def test_the_only_target_is_tried_once_whatever_its_marks() -> None:
+    route = index(upstream("a")).find("m")
+    (a,) = route.targets
+    a.failed()
+    assert route.pick() is a
+    assert route.pick((a,)) is None
+
+
+def test_the_rest_doubles_to_a_bound() -> None:
+    (a,) = index(upstream("a")).find("m").targets
+    now_s = time.monotonic()
+    a.failed()
+    assert a.resting(now_s)
+    assert not a.resting(now_s + FIRST_REST_S + 1)
+    for _ in range(2000):
+        a.failed()
+    assert a.resting(now_s + LONGEST_REST_S - 1)
+    assert not a.resting(now_s + LONGEST_REST_S + 1)
+
+
+def test_marks_outlive_a_new_table_unless_the_engine_moved() -> None:
+    first = index(upstream("a"), upstream("b"))
+    first.find("m").targets[0].failed()
+    second = index(upstream("a"), upstream("b", weight=1), former=first)
+    assert set(picked(second.find("m"), 50)) == {"b"}
+    moved = Upstream(id="a", base_url="http://a:2/v1")
+    third = index(moved, upstream("b"), former=second)
+    assert set(picked(third.find("m"), 100)) == {"a", "b"}
+
+
+def test_headers_and_paths_are_prepared() -> None:
+    (a,) = index(Upstream(id="a", base_url="https://host/api/v3/", api_key_ref="env:K")).find("m").targets
+    assert a.base_url == "https://host"
+    assert a.path("/chat/completions") == b"/api/v3/chat/completions"
+    assert (b"authorization", b"Bearer sk-env:K") in a.headers
