@@ -208,6 +208,15 @@ async def test_a_settle_that_is_cancelled_leaves_no_hold_and_still_its_row(setup
     assert set(stored(setup.db_path)) == {"req_1"}
 
 
+async def test_a_row_that_cannot_be_queued_for_a_client_that_has_left_is_logged(
+    setup: Setup, caplog: pytest.LogCaptureFixture
+) -> None:
+    admission = await setup.governor.admit(setup.governor.identify(b"sk-a"), claim("req_1"))
+    setup.governor.settle_soon(admission, Outcome(Usage(input_tokens=2**70), "client_closed", 1))
+    assert "no usage row for request req_1" in caplog.text
+    assert setup.governor.open_admissions == {}
+
+
 async def test_only_so_many_are_admitted_that_each_can_be_settled(setup: Setup) -> None:
     principal = setup.governor.identify(b"sk-a")
     admissions: list[Admission] = [await setup.governor.admit(principal, claim(f"req_{n}")) for n in range(4)]

@@ -26,7 +26,10 @@ from sextant.spec.ledger_wire import (
 )
 from sextant.telemetry.table import Registry
 
-QUICK = LedgerBounds(settle_deadline_s=0.3, retry_min_s=0.005, retry_max_s=0.02, greeting_deadline_s=0.5)
+EAGER = LedgerBounds(retry_min_s=0.005, retry_max_s=0.02)
+"""Tries again soon, so that tests are short."""
+IMPATIENT = msgspec.structs.replace(EAGER, settle_deadline_s=0.3)
+"""Gives waiters up soon, for tests of just that."""
 
 
 @pytest.fixture
@@ -229,7 +232,7 @@ async def test_rows_without_a_waiter_are_written_too(paths: tuple[Path, Path]) -
 
 
 async def test_no_ledger_at_start_is_not_ready_and_later_is(paths: tuple[Path, Path]) -> None:
-    async with client_of(paths[1], QUICK) as client:
+    async with client_of(paths[1], IMPATIENT) as client:
         assert not client.ready
         assert not client.connected
         kept = client.submit(row("r1"))
@@ -241,7 +244,7 @@ async def test_no_ledger_at_start_is_not_ready_and_later_is(paths: tuple[Path, P
 
 
 async def test_a_lost_connection_sends_what_was_in_flight_again_first(paths: tuple[Path, Path]) -> None:
-    async with ScriptedLedger(paths[1]) as ledger, client_of(paths[1], QUICK) as client:
+    async with ScriptedLedger(paths[1]) as ledger, client_of(paths[1], EAGER) as client:
         first = client.submit(row("r1"))
         assert await ledger.next_ids() == (1, ["r1"])
         second = client.submit(row("r2"))
@@ -258,7 +261,7 @@ async def test_a_lost_connection_sends_what_was_in_flight_again_first(paths: tup
 async def test_a_ledger_that_stalls_turns_ready_off_and_its_acknowledgement_turns_it_on(
     paths: tuple[Path, Path],
 ) -> None:
-    async with ScriptedLedger(paths[1]) as ledger, client_of(paths[1], QUICK) as client:
+    async with ScriptedLedger(paths[1]) as ledger, client_of(paths[1], IMPATIENT) as client:
         waiter = client.submit(row("r1"))
         behind = client.submit(row("r2"))
         seq, _ = await ledger.next_ids()
@@ -275,7 +278,7 @@ async def test_a_ledger_that_stalls_turns_ready_off_and_its_acknowledgement_turn
 
 
 async def test_a_ledger_that_never_greets_is_left_and_tried_again(paths: tuple[Path, Path]) -> None:
-    bounds = msgspec.structs.replace(QUICK, greeting_deadline_s=0.05)
+    bounds = msgspec.structs.replace(EAGER, greeting_deadline_s=0.05)
     async with ScriptedLedger(paths[1]) as ledger:
         ledger.greets = False
         async with client_of(paths[1], bounds) as client:
@@ -298,7 +301,7 @@ async def test_a_ledger_that_never_greets_is_left_and_tried_again(paths: tuple[P
 async def test_nonsense_from_the_ledger_releases_nobody_and_reconnects(
     paths: tuple[Path, Path], nonsense: bytes
 ) -> None:
-    async with ScriptedLedger(paths[1]) as ledger, client_of(paths[1], QUICK) as client:
+    async with ScriptedLedger(paths[1]) as ledger, client_of(paths[1], EAGER) as client:
         waiter = client.submit(row("r1"))
         await ledger.next_ids()
         ledger.answer_bytes(nonsense)
@@ -313,7 +316,7 @@ async def test_a_connection_refused_for_good_says_why(
 ) -> None:
     async with ScriptedLedger(paths[1]) as ledger:
         ledger.greets = False
-        async with client_of(paths[1].with_name("other"), QUICK, flush_s=0) as client:
+        async with client_of(paths[1].with_name("other"), EAGER, flush_s=0) as client:
             client._socket_path = str(paths[1])
             await until(lambda: ledger.connections > 0)
             ledger.answer(Refusal(0, "this ledger speaks version 2", False))
@@ -327,7 +330,7 @@ async def test_a_full_disk_keeps_the_rows_and_turns_ready_off_until_there_is_roo
     paths: tuple[Path, Path],
 ) -> None:
     with TestDisk() as disk, serving(*paths):
-        async with client_of(paths[1], QUICK) as client:
+        async with client_of(paths[1], IMPATIENT) as client:
             disk.full = True
             waiter = client.submit(row("r1"))
             await until(lambda: "no space left" in client.trouble)
@@ -383,7 +386,7 @@ async def test_close_waits_until_everything_is_durable(paths: tuple[Path, Path])
 async def test_close_without_a_ledger_says_how_many_rows_are_left(
     paths: tuple[Path, Path], caplog: pytest.LogCaptureFixture
 ) -> None:
-    client = LedgerClient(str(paths[1]), Registry(), QUICK)
+    client = LedgerClient(str(paths[1]), Registry(), EAGER)
     await client.start()
     waiter = client.submit(row("r1"))
     client.submit_soon(row("r2"))
@@ -396,7 +399,7 @@ async def test_close_without_a_ledger_says_how_many_rows_are_left(
 
 async def test_metrics_tell_rows_pending_rows_and_the_connection(paths: tuple[Path, Path]) -> None:
     registry = Registry()
-    client = LedgerClient(str(paths[1]), registry, QUICK)
+    client = LedgerClient(str(paths[1]), registry, EAGER)
     await client.start()
     client.submit_soon(row("r1"))
 
@@ -415,6 +418,6 @@ async def test_metrics_tell_rows_pending_rows_and_the_connection(paths: tuple[Pa
 
 async def test_nothing_is_left_of_a_closed_client(paths: tuple[Path, Path]) -> None:
     before = asyncio.all_tasks()
-    async with client_of(paths[1], QUICK):
+    async with client_of(paths[1], EAGER):
         pass
     assert asyncio.all_tasks() == before

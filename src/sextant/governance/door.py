@@ -64,7 +64,7 @@ class Governor(Protocol):
         stays queued and is sent again)."""
 
     def settle_soon(self, admission: Admission, outcome: Outcome) -> None:
-        """The same without waiting, for a client that has left."""
+        """The same without waiting, for a client that has left. Never raises."""
 
     def refund(self, admission: Admission) -> None:
         """Nothing was run: gives the reservation back, writes no row."""

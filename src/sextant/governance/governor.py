@@ -142,9 +142,13 @@ class LocalGovernor:
             await self._ledger.submit(self._row(admission, outcome))
 
     def settle_soon(self, admission: Admission, outcome: Outcome) -> None:
-        """The same without waiting."""
+        """The same without waiting. Never raises, since nobody is left to be told: what cannot be queued is
+        logged."""
         if self._close(admission):
-            self._ledger.submit_soon(self._row(admission, outcome))
+            try:
+                self._ledger.submit_soon(self._row(admission, outcome))
+            except SextantError as error:
+                _log.error("no usage row for request %s: %s", admission.claim.request_id, error)
 
     def refund(self, admission: Admission) -> None:
         """Nothing was run: no row."""
