@@ -42,7 +42,11 @@ def chat(
     ] = None,
     state: State = None,
 ) -> None:
-    """Talk to the model. Reads a question from standard input when that is no terminal."""
+    """Talk to the model.
+
+    Reads one question from standard input when that is no terminal, and prints the answer alone.
+    The key is taken from SEXTANT_API_KEY, or from the state directory.
+    """
     from sextant.cli.chat_stream import ChatApi
 
     api = ChatApi(*_address(url, state))

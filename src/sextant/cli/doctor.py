@@ -42,8 +42,10 @@ class Fit(msgspec.Struct, frozen=True):
 
 
 def doctor(state: State = None, json: Json = False) -> None:
-    """Look at this machine: what is here, what fits, what is missing. Exit status 1 if something is
-    missing."""
+    """Look at this machine: what is here, what fits, what is missing.
+
+    Exit status: 0 all is here, 1 something is missing.
+    """
     from sextant.app.machine import look
 
     folder = state_dir(state)

@@ -35,7 +35,7 @@ def main() -> None:
     """Entry of the console script. Exit codes: 0 done, 1 failed, 2 wrong usage, 3 nothing runs, 130
     interrupted."""
     try:
-        app()
+        app(prog_name="sextant")
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(1)

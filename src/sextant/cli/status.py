@@ -17,7 +17,10 @@ _COLOURS = {"ready": "green", "starting": "cyan", "unwell": "yellow", "waiting":
 
 
 def status(state: State = None, json: Json = False) -> None:
-    """Show what runs and how it is. Exit status: 0 all ready, 1 something is not, 3 nothing runs."""
+    """Show what runs and how it is.
+
+    Exit status: 0 all is ready, 1 something is not, 3 nothing runs.
+    """
     from sextant.cli.admin import not_running
     from sextant.control.settings import read_status
 
