@@ -5,10 +5,12 @@ A quirk that a newer llama.cpp no longer has fails here, so that it can be taken
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -19,10 +21,10 @@ from typing import Any
 import msgspec
 import pytest
 
-from sextant.app.plan import bundled_model_path
+from sextant.app.plan import EMBEDDED_CONCURRENCY_MAX, bundled_model_path
 from sextant.app.state import reserve_port
 from sextant.base.lifeline import PARENT_VARIABLE
-from sextant.engines.embedded import EmbeddedEngine, capabilities_of, quirks_of
+from sextant.engines.embedded import HTTP_THREADS, EmbeddedEngine, capabilities_of, quirks_of
 from sextant.engines.gguf import read_model_file
 from sextant.engines.protocol import Launch, Replica
 from stack_under_test import alive, until
@@ -222,6 +224,26 @@ def test_quirk_count_tokens_path(engine: Engine) -> None:
     assert counted == engine.post("/v1/chat/completions", SUM)["usage"]["prompt_tokens"]
 
 
+def test_quirk_names_no_tool_choice(engine: Engine) -> None:
+    assert not EmbeddedEngine.quirks.names_tool_choice
+    tool = WEATHER["tools"][0]
+    other = {"type": "function", "function": {**tool["function"], "name": "get_time"}}
+    named = {"type": "function", "function": {"name": "get_time"}}
+    answer = engine.post("/v1/chat/completions", {**WEATHER, "tools": [tool, other], "tool_choice": named})
+    calls = answer["choices"][0]["message"].get("tool_calls") or []
+    assert "get_time" not in [call["function"]["name"] for call in calls]
+
+
+def test_quirk_early_usage(engine: Engine) -> None:
+    early = EmbeddedEngine.quirks.early_usage
+    assert early
+    events = engine.events(
+        "/v1/chat/completions", {**SUM, **early, "stream_options": {"include_usage": True}}
+    )
+    progress = [event["prompt_progress"] for event in events if "prompt_progress" in event]
+    assert progress[-1]["total"] == events[-1]["usage"]["prompt_tokens"]
+
+
 def test_tool_calls_stream_in_the_published_shape(engine: Engine) -> None:
     deltas = [
         call
@@ -236,6 +258,28 @@ def test_tool_calls_stream_in_the_published_shape(engine: Engine) -> None:
 
 
 # The process.
+
+
+def test_every_connection_that_the_gateway_may_open_has_a_thread(tmp_path: Path) -> None:
+    assert HTTP_THREADS > EMBEDDED_CONCURRENCY_MAX
+    with reserve_port("127.0.0.1") as held, contextlib.ExitStack() as opened:
+        made = Engine(tmp_path, held.getsockname()[1])
+        process = made.start()
+        opened.callback(process.wait)
+        opened.callback(process.kill)
+        until(made.well, "the engine answers")
+        status = Path(f"/proc/{process.pid}/status").read_text()
+        (threads,) = [int(line.split()[1]) for line in status.splitlines() if line.startswith("Threads:")]
+        assert threads > HTTP_THREADS
+        held_open = [
+            opened.enter_context(socket.create_connection(("127.0.0.1", made.port), timeout=5))
+            for _ in range(EMBEDDED_CONCURRENCY_MAX)
+        ]
+        for connection in held_open:
+            connection.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+        for connection in held_open:
+            assert connection.recv(20).startswith(b"HTTP/1.1 200")
+        assert made.well()
 
 
 def test_stops_on_sigterm_with_a_stream_under_way(tmp_path: Path) -> None:

@@ -24,8 +24,8 @@ from sextant.spec.snapshot import GatewaySettings, ServedModel, TlsFiles, Upstre
 NANO_FILE = "sextant-nano.gguf"
 EMBEDDED_CONCURRENCY_MAX = 512
 """Requests handed to embedded engines at a time; further ones wait in the gateway's own bounded queue. It
-stays below the 1,024 connections that llama.cpp's HTTP pool serves, so that health checks always find a
-thread."""
+stays below the threads of llama.cpp's HTTP pool (`embedded.HTTP_THREADS`), so that health checks always find
+one."""
 
 
 class EnginePlan(msgspec.Struct, frozen=True):

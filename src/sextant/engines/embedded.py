@@ -23,8 +23,11 @@ PROMPT_CACHE_MIB = 256
 """Host memory for prompts kept beyond the slots."""
 BATCH_TOKENS = 2048
 """Prompt tokens evaluated in one step."""
-HTTP_THREADS_MAX = 1024
-"""llama.cpp grows its HTTP pool by so many threads over the base; one more open connection waits unserved."""
+HTTP_THREADS = 544
+"""Threads of llama.cpp's HTTP pool: one for each connection that the gateway may open (512), and some for
+probes and metrics. A thread keeps its connection while that is open, idle or not. The pool's own growth is no
+help: it grows only when no thread is idle at the instant a connection comes, so of two that come together one
+may wait until another closes, 5 s and more. 544 waiting threads take 5 MB."""
 
 QUIRKS = Quirks(
     compliant=False,

@@ -18,7 +18,7 @@ import msgspec
 from sextant.base.config import resolve_secret, variable
 from sextant.base.errors import Misconfigured, SextantError
 from sextant.base.lifeline import PARENT_VARIABLE, bind_to_parent
-from sextant.engines.embedded import EmbeddedSettings
+from sextant.engines.embedded import HTTP_THREADS, EmbeddedSettings
 
 _LOG_WARNINGS = 2  # llama.cpp's verbosity; its higher levels print prompts
 
@@ -82,7 +82,7 @@ def parameters(settings: EmbeddedSettings, xllamacpp: Any) -> Any:
     params.n_ubatch = min(params.n_ubatch, settings.batch_tokens)
     params.cpuparams.n_threads = settings.threads
     params.cpuparams_batch.n_threads = settings.threads
-    params.n_threads_http = settings.threads  # the pool grows by itself while more connections are open
+    params.n_threads_http = HTTP_THREADS
     params.use_jinja = True
     params.reasoning_format = xllamacpp.common_reasoning_format.COMMON_REASONING_FORMAT_DEEPSEEK
     params.endpoint_metrics = True
