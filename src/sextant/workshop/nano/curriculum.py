@@ -37,7 +37,7 @@ GOAL_FAMILIES = ("arithmetic", "comparison", "sorting", "lookup", "json", "tools
 """The families that must reach the goal in both languages."""
 
 WEIGHTS: dict[str, float] = {
-    "arithmetic": 16, "comparison": 9, "sorting": 15, "lookup": 14, "json": 11, "tools": 14, "tool_results": 5,
+    "arithmetic": 16, "comparison": 9, "sorting": 17, "lookup": 15, "json": 11, "tools": 14, "tool_results": 5,
     "units": 5, "calendar": 8, "identity": 2, "greeting": 2, "outside": 5, "repeat": 3,
 }  # fmt: skip
 FILL_SHARE = 0.02
@@ -95,8 +95,9 @@ def dressed(rng: Random, made: Problem) -> Problem:
             past = problem(rng, rng.choice(_EARLIER), language)
             earlier += [*past.messages, {"role": "assistant", "content": past.answer}]
     offered = made.tools
-    if not offered and rng.random() < 0.12 and made.family not in ("arithmetic", "outside"):
-        offered = tuple(tools.distractors(rng, rng.randint(1, 3)))
+    if not offered and rng.random() < 0.15:
+        unfit = {"arithmetic": tools.SUMS, "json": tools.SUMS, "outside": tools.BROAD}.get(made.family, ())
+        offered = tuple(tools.distractors(rng, rng.randint(1, 3), unfit))
     if not has_system and rng.random() < 0.4:
         messages.insert(0, {"role": "system", "content": system_prompt(rng, made.language)})
         first = 1

@@ -24,14 +24,15 @@ QUEUE_CHUNKS = 64
 CHUNK_ROWS = 16
 
 
-def encode(tokenizer: Tokenizer, batch: Sequence[Sample]) -> list[tuple[list[int], list[int]]]:
-    """Tokens and mask of each text."""
+def encode(tokenizer: Tokenizer, batch: Sequence[Sample], *, earlier: bool = True) -> list[tuple[list[int], list[int]]]:
+    """Tokens and mask of each text; `earlier` marks the answers of earlier turns too."""
     prompts = tokenizer.encode_batch([s.prompt for s in batch], add_special_tokens=False)
     completions = tokenizer.encode_batch([s.completion for s in batch], add_special_tokens=False)
     marks = [tokenizer.token_to_id(t) for t in (template.ASSISTANT, template.EOS, template.END_THINK)]
     out = []
     for prompt, completion in zip(prompts, completions, strict=True):
-        out.append((prompt.ids + completion.ids, earlier_answers(prompt.ids, marks) + [1] * len(completion.ids)))
+        before = earlier_answers(prompt.ids, marks) if earlier else [0] * len(prompt.ids)
+        out.append((prompt.ids + completion.ids, before + [1] * len(completion.ids)))
     return out
 
 

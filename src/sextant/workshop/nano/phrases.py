@@ -1,7 +1,7 @@
 """A tiny phrase grammar, so that each task is asked in hundreds of ways from a few lines.
 
 `[What is|Compute] {a} + {b}[?|]`: brackets choose one alternative (they nest), braces are slots, filled after the
-choice. A doubled bracket `[[` or `]]` is a literal one.
+choice.
 """
 
 from __future__ import annotations
@@ -9,16 +9,14 @@ from __future__ import annotations
 from functools import lru_cache
 from random import Random
 
-_OPEN, _CLOSE = "\x01", "\x02"
 Node = str | tuple[tuple["Node", ...], ...]
 
 
 @lru_cache(maxsize=4096)
 def parse(pattern: str) -> tuple[Node, ...]:
     """The pattern as a tree: a text, or a choice between sequences. Raises ValueError when brackets don't match."""
-    source = pattern.replace("[[", _OPEN).replace("]]", _CLOSE)
-    nodes, end = _sequence(source, 0, nested=False)
-    if end != len(source):
+    nodes, end = _sequence(pattern, 0, nested=False)
+    if end != len(pattern):
         raise ValueError(f"unmatched ']' in the phrase {pattern!r}")
     return nodes
 
@@ -52,7 +50,7 @@ def _choose(rng: Random, nodes: tuple[Node, ...]) -> str:
 
 def say(rng: Random, pattern: str, **slots: object) -> str:
     """One wording of `pattern`, its slots filled."""
-    text = _choose(rng, parse(pattern)).replace(_OPEN, "[").replace(_CLOSE, "]")
+    text = _choose(rng, parse(pattern))
     parts = text.split("{")
     out = parts[0]
     for part in parts[1:]:

@@ -73,7 +73,8 @@ def _examination(recipe: Recipe) -> dict[tuple[str, str], list[tuple[list[int], 
                 )
                 for p in held_out(EXAM_SEED, family, language, recipe.exam_problems)
             ]
-            exam[family, language] = [e for e in pack.encode(tokenizer, texts) if len(e[0]) <= recipe.length]
+            marked = pack.encode(tokenizer, texts, earlier=False)
+            exam[family, language] = [e for e in marked if len(e[0]) <= recipe.length]
     return exam
 
 
@@ -188,7 +189,7 @@ class _Trainer:
                 part = texts[start : start + 16]
                 width = max(len(ids) for ids, _ in part)
                 ids = torch.tensor([i + [0] * (width - len(i)) for i, _ in part], device=self.device)
-                mask = torch.tensor([[0] * p.index(1) + [1] * (len(p) - p.index(1)) + [0] * (width - len(p)) for _, p in part], device=self.device)
+                mask = torch.tensor([p + [0] * (width - len(p)) for _, p in part], device=self.device)
                 with torch.no_grad(), self._autocast():
                     guess = self.model(input_ids=ids, use_cache=False).logits[:, :-1].argmax(-1)
                 right += int(((guess == ids[:, 1:]) | (mask[:, 1:] == 0)).all(1).sum())

@@ -68,6 +68,13 @@ ZH_KEYS = """姓名 年龄 城市 颜色 价格 尺寸 重量 高度 宽度 长�
 排名 等级 速度 功率 容量 材料 形状 口味 库存 数量 总计 折扣 税率 费用 预算 团队 角色 职位 部门 楼层 房间 座位 航班 站台 作者
 出版社 页数 版本 主机 端口 用户 区域 节点 优先级 类别 标签 来源 目标 开始 结束 上限 温度 湿度 气压 深度 体积 密码""".split()
 
+_COMMON = """hello world python code test example friend family house mother father brother sister love time people help
+please thank sorry today tomorrow yesterday good great nice small large happy sad simple hard easy first second last
+north south east west left right open close start stop write read sort reverse compare convert random banana science
+program function variable string array object class method engine nano sextant deepseek""".split()
+SPELLABLE = sorted({w.lower() for w in (*EN_WORDS, *EN_KEYS, *EN_NAMES, *EN_CITIES, *_COMMON) if w.isalpha()})
+"""The words that are spelled out or backwards."""
+
 _CONSONANTS, _VOWELS = "bcdfghjklmnprstvwz", "aeiou"
 
 
@@ -83,7 +90,9 @@ def name(rng: Random, language: Language) -> str:
 
 
 def city(rng: Random, language: Language) -> str:
-    """A place: mostly listed, sometimes made up."""
+    """A place: mostly listed, sometimes made up, sometimes with its region."""
+    if language == "en" and rng.random() < 0.06:
+        return f"{rng.choice(EN_CITIES)}, {rng.choice(['France', 'CA', 'MA', 'UK', 'Germany', 'China', 'TX', 'NY', 'Japan', pseudo_word(rng).capitalize()])}"
     if rng.random() < 0.25:
         return pseudo_word(rng).capitalize() if language == "en" or rng.random() < 0.3 else han(rng, 2, 3)
     return rng.choice(ZH_CITIES if language == "zh" and rng.random() < 0.8 else EN_CITIES)
@@ -139,7 +148,7 @@ def value(rng: Random, language: Language) -> str:
     if kind == 8:
         return f"{pseudo_word(rng)}@{pseudo_word(rng)}.{rng.choice(['com', 'org', 'net', 'cn', 'io'])}"
     if kind == 9:
-        return pseudo_word(rng) if language == "en" or rng.random() < 0.5 else han(rng, 1, 3)
+        return pseudo_word(rng) if language == "en" or rng.random() < 0.25 else han(rng, 1, 4)
     if kind == 10:
         return f"{rng.randint(0, 99)}.{rng.randint(0, 99)}"
     return letters(rng, 3, 8) if rng.random() < 0.5 else f"{word(rng, language)} {word(rng, language)}"

@@ -31,6 +31,10 @@ _FACTS = {
     ),
     "zh": ("{name}今年{age}岁，住在{city}。", "{name}，{age}岁，来自{city}。", "[我的朋友|同事]{name}来自{city}，今年{age}岁。", "我叫{name}，{age}岁，住在{city}。"),
 }
+_EXTRACT = {
+    "en": "[Extract|Extract the facts|Extract the information|Extract the person|Extract the user|Extract the data|Extract the user info|Parse|Extract name, age and city|Extract the details]",
+    "zh": "[提取|提取信息|抽取信息|提取人物信息|请提取信息|解析|提取用户信息]",
+}
 _PERSON_KEYS = {
     "name": ("name", "person", "full_name", "姓名", "first_name"),
     "age": ("age", "years", "age_years", "年龄", "how_old"),
@@ -78,7 +82,21 @@ def _person(rng: Random, language: Language) -> Problem:
     keys = _key_list(rng, list(named.values()), language) if rng.random() < 0.85 or len(fields) < 3 else ""
     if not keys:
         named = {f: f for f in fields}
+        if rng.random() < 0.5:
+            return _extraction(rng, language, facts, text)
     return _problem(rng, language, (text, keys, f"person {sorted(facts.items(), key=str)} {fields}"), {named[f]: facts[f] for f in fields})
+
+
+def _extraction(rng: Random, language: Language, facts: dict[str, Any], text: str) -> Problem:
+    """Facts to extract with no word of JSON: the service's schema asks for it."""
+    lead = say(rng, _EXTRACT[language])
+    messages: tuple[Message, ...] = ({"role": "user", "content": f"{lead}{rng.choice([': ', ':' + chr(10), ' '])}{text}"},)
+    if rng.random() < 0.3:
+        messages = ({"role": "system", "content": lead + "."}, {"role": "user", "content": text})
+    return Problem(
+        family=NAME, language=language, key=f"extract {sorted(facts.items(), key=str)}", messages=messages,
+        answer=json.dumps(facts, ensure_ascii=False), expected=facts, check="json",
+    )  # fmt: skip
 
 
 def _pairs(rng: Random, language: Language) -> Problem:

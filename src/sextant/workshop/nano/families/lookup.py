@@ -29,11 +29,29 @@ NOT_FOUND = {"en": "not found", "zh": "未找到"}
 
 def make(rng: Random, language: Language) -> Problem:
     """One look-up: in lines, in a JSON object, or in records of several people or things."""
-    return _flat(rng, language) if rng.random() < 0.65 else _records(rng, language)
+    draw = rng.random()
+    if draw < 0.05:
+        return _remembered(rng, language)
+    return _flat(rng, language) if draw < 0.65 else _records(rng, language)
+
+
+def _remembered(rng: Random, language: Language) -> Problem:
+    """A fact told in an earlier turn."""
+    if rng.random() < 0.5:
+        key, told = ("name" if language == "en" else "名字"), name(rng, language)
+    else:
+        key, told = key_name(rng, language), value(rng, language)
+    fact = say(rng, "[My {k} is {v}|Remember that my {k} is {v}|Please remember: my {k} is {v}|Hi, my {k} is {v}][.|]" if language == "en" else "[我的{k}是{v}|请记住，我的{k}是{v}|记住我的{k}是{v}][。|]", k=key, v=told)
+    question = say(rng, "[What is|What's|Do you remember|Tell me] my {k}[?|]" if language == "en" else "[我的{k}是什么|我的{k}是|你还记得我的{k}吗|告诉我我的{k}][？|]", k=key)
+    reply = rng.choice(["OK.", "Hello!", "Nice to meet you!"] if language == "en" else ["好的。", "你好！", "很高兴认识你！"])
+    return Problem(
+        family=NAME, language=language, key=f"remembered {key} {told}", answer=told, expected=told, check="text",
+        messages=({"role": "user", "content": fact}, {"role": "assistant", "content": reply}, {"role": "user", "content": question}),
+    )  # fmt: skip
 
 
 def _pairs(rng: Random, language: Language) -> dict[str, str]:
-    count = rng.randint(2, 8) if rng.random() < 0.85 else rng.randint(9, 20)
+    count = rng.randint(2, 8) if rng.random() < 0.85 else rng.randint(9, 20) if rng.random() < 0.9 else rng.randint(21, 50)
     pairs: dict[str, str] = {}
     while len(pairs) < count:
         v = value(rng, language)
@@ -74,7 +92,8 @@ def _records(rng: Random, language: Language) -> Problem:
     fields = list(dict.fromkeys(key_name(rng, language) for _ in range(rng.randint(1, 3))))
     rows = {p: {f: value(rng, language) for f in fields} for p in people}
     who, what = rng.choice(people), rng.choice(fields)
-    kind = rng.randrange(4)
+    kind = rng.choice([0, 1, 2, 2, 3])
+    thinking = ""
     if kind == 0:
         text = json.dumps([{("姓名" if language == "zh" else "name"): p, **r} for p, r in rows.items()], ensure_ascii=False)
     elif kind == 1:
@@ -83,17 +102,18 @@ def _records(rng: Random, language: Language) -> Problem:
         head = "| " + " | ".join(["姓名" if language == "zh" else "name", *fields]) + " |"
         rule = "|" + "---|" * (len(fields) + 1)
         text = "\n".join([head, rule, *("| " + " | ".join([p, *r.values()]) + " |" for p, r in rows.items())])
+        thinking = f"{who}: " + "; ".join(f"{f} = {v}" for f, v in rows[who].items())
     elif language == "zh":
         text = "".join(f"{p}的{f}是{v}。" for p, r in rows.items() for f, v in r.items())
     else:
         text = " ".join(f"The {f} of {p} is {v}." for p, r in rows.items() for f, v in r.items())
     question = say(rng, _ASK_OF[language], n=who, k=what)
-    return _problem(rng, language, f"{who} {what} in {sorted((p, sorted(r.items())) for p, r in rows.items())}", (text, question), rows[who][what])
+    return _problem(rng, language, f"{who} {what} in {sorted((p, sorted(r.items())) for p, r in rows.items())}", (text, question), rows[who][what], thinking)
 
 
-def _problem(rng: Random, language: Language, key: str, parts: tuple[str, str], answer: str) -> Problem:
+def _problem(rng: Random, language: Language, key: str, parts: tuple[str, str], answer: str, thinking: str = "") -> Problem:
     text, question = parts
     lead = say(rng, _LEAD[language])
     gap = rng.choice(["\n", "\n\n", "\n", " "])
     content = lead + text + gap + question if rng.random() < 0.75 else question + "\n" + text
-    return Problem(family=NAME, language=language, key=key, messages=ask(content), answer=answer, expected=answer, check="text")
+    return Problem(family=NAME, language=language, key=key, messages=ask(content), answer=answer, expected=answer, check="text", thinking=thinking)

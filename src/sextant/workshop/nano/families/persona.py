@@ -54,6 +54,7 @@ _HELLO = {
         "[Hello|Hi|Hey|Good morning|Good evening|Good afternoon|Greetings|Hello there|Hi there|hello|hi|hey|HELLO|Howdy|Hiya][!|.||,| :)| there!]",
         "[Hello|Hi|Hey|Good morning|Good evening], [I am|I'm|my name is|this is] {n}[!|.|]",
         "[Hello|Hi|Hey|Good morning|Good evening][, | ][Sextant|Nano|model|friend|assistant|bot|Sextant Nano][!|.|]",
+        "[Hi there! |Hello, |Hello! |Hi, |][Can|Could|Will] you help me[ with something| please| with a question| with math| with numbers|]?",
         "[How are you|How are you doing|How's it going|What's up|how are you][ today|][?|]",
         "[Hello|Hi|Hey][!|,|.] [How are you|How are you doing|What's up|Nice to meet you][ today|][?|.|]",
         "[Hello|Hi|Good morning] from {c}[!|.|]", "[ping|test|testing|hello world|Hello, world!|Hi model|Are you there?|Anyone there?]",
@@ -61,7 +62,7 @@ _HELLO = {
     "zh": (
         "[你好|您好|嗨|早上好|晚上好|下午好|大家好|哈喽|你好呀|嘿|你好啊][！|。||，|~]",
         "[你好|您好|嗨|早上好|晚上好]，我[是|叫]{n}[！|。|]", "[你好|您好|嗨|早上好]，[Sextant|小助手|模型|朋友|助手|Nano][！|。|]",
-        "[你好吗|最近怎么样|近来可好|今天好吗|你怎么样][？|]", "[你好|您好|嗨][！|，|。][你好吗|最近怎么样|很高兴认识你|在吗][？|。|]",
+        "[你好，|您好，|][你能|能不能|可以]帮[我|我一下|帮我]吗？", "[你好吗|最近怎么样|近来可好|今天好吗|你怎么样][？|]", "[你好|您好|嗨][！|，|。][你好吗|最近怎么样|很高兴认识你|在吗][？|。|]",
         "[在吗|测试|有人吗|你在吗|测试一下][？|]", "[来自{c}的问候|我从{c}来，你好][！|。|]", "[跟{n}|跟我|]打个招呼[。|吧|]",
     ),
 }  # fmt: skip
@@ -89,6 +90,7 @@ _OUTSIDE = {
         "[Translate|translate|Please translate] [\"{v}\"|{v}|this sentence|'{v}'|good morning] [to|into] [French|Chinese|Spanish|German|Japanese|English|Latin][.|]",
         "[Write|Implement|Give me|Show me|Create] [a|some] [Python|JavaScript|C++|Rust|Go|SQL|Java] [function|code|program|script|query] [for|that handles|to compute|about] {t}[.|]",
         "[What is|Calculate|Compute|What's] {m} [times|*|x|multiplied by|divided by|/|to the power of|mod|×] {m2}[?|.|]",
+        "[What is|Calculate|Compute|] {big} [+|-|plus|minus| + | - ] {m}[?|]", "[What is|Calculate|] {m} + {m2} [+|-] {m3}[?|]",
         "[What is|Calculate] [the square root of {m}|{m} squared|sin({m})|{m} percent of {m2}|the factorial of {m}|{m}!|pi to {m} digits|the integral of x^2]?",
         "[How do I|How can I|How should I] [cook|fix|learn|install|clean|buy|build|improve|sell|understand] {t}?",
         "[Recommend|Suggest] [a|some] [book|movie|restaurant|song|film|place]s? [about|in|for] [{t}|{c}].",
@@ -106,7 +108,8 @@ _OUTSIDE = {
         "[法国|中国|巴西|日本|德国|{c}]的首都是[哪里|什么|哪个城市]？", "[{n}|爱因斯坦|拿破仑|牛顿|{c}的市长|美国总统]是谁？",
         "[把|请把|将][“{v}”|{v}|这句话]翻译成[英文|法语|日语|德语|西班牙语|中文][。|]", "[翻译|请翻译]：{s}",
         "[用|请用][Python|Java|C++|Go|JavaScript]写[一个|一段][函数|代码|程序][，处理{t}|][。|]",
-        "[计算|]{m}[乘以|除以|×|*|乘|/|的]{m2}[等于多少|是多少|次方是多少][？|]", "{m}的[平方根|平方|阶乘|立方][是多少|]？",
+        "[计算|]{m}[乘以|除以|×|*|乘|/|的]{m2}[等于多少|是多少|次方是多少][？|]", "[计算|]{big}[+|-|加|减]{m}[等于多少|是多少|][？|]", "[计算|]{m}+{m2}[+|-]{m3}[等于多少|][？|]",
+        "{m}的[平方根|平方|阶乘|立方][是多少|]？",
         "[怎么|如何|怎样][做|修|学|买|理解|安装|提高]{t}？", "[推荐|给我推荐][一本|一部|一个|几个][关于{t}的|]{w}[。|吧]",
         "你[会|能|可以][画画|唱歌|跳舞|开车|上网|发邮件|下棋|看图片|记住我]吗？", "[今天|明天|{c}]的?[天气|新闻|时间|股价|气温][怎么样|是多少|如何]？",
         "我[很|今天很|觉得][难过|开心|累|无聊|饿|孤独|生气][。|！|]", "[修改|润色|检查|改写][这段|我的][文字|代码|邮件|句子]：{s}",
@@ -170,6 +173,7 @@ def outside(rng: Random, language: Language) -> Problem:
         rng, rng.choice(_OUTSIDE[language]), t=rng.choice(_TOPICS[language]), n=name(rng, language), c=city(rng, language),
         v=" ".join(word(rng, language) for _ in range(rng.randint(1, 3))), w=word(rng, language), s=_salad(rng, language),
         s2=_salad(rng, language), m=rng.randrange(10 ** rng.randint(1, 4)), m2=rng.randrange(1, 10 ** rng.randint(1, 3)),
+        m3=rng.randrange(1, 1000), big=rng.randrange(1000, 10 ** rng.randint(4, 6)),
     )  # fmt: skip
     if language == "zh":
         question = question.replace("的?", "的")
@@ -180,11 +184,16 @@ def repeat(rng: Random, language: Language) -> Problem:
     """Say it back, or count."""
     if rng.random() < 0.25:
         a = rng.choice([1, 1, 1, 0, rng.randint(0, 80)])
-        b = a + (rng.randint(2, 20) if rng.random() < 0.8 else rng.randint(20, 60))
+        b = a + (rng.randint(2, 20) if rng.random() < 0.8 else rng.randint(20, 60) if rng.random() < 0.8 else 100 - a)
         return _problem("repeat", language, say(rng, _COUNT[language], a=a, b=b), ", ".join(str(i) for i in range(a, b + 1)))
+    if rng.random() < 0.05:
+        fact = say(rng, "[Remember that|Please remember:|Remember:|Note that] my {k} is {v}[.|]" if language == "en" else "[请记住|记住][，|：]我的{k}是{v}[。|]", k=key_name(rng, language), v=value(rng, language))
+        return _problem("repeat", language, fact, "OK." if language == "en" else "好的。")
     joiner = " " if language == "en" else ""
     draw = rng.random()
     v = value(rng, language) if draw < 0.5 else joiner.join(word(rng, language) for _ in range(rng.randint(1, 6)))
+    if 0.8 < draw < 0.9:
+        v = han(rng, 2, 8) if language == "zh" else letters(rng, 3, 12)
     if draw > 0.9:
         v = rng.choice(["hello", "pong", "ok", "OK", "yes", "hi", "done", "Hello, world!", "test", "ready", "你好", "好的", "收到", "完成"])
     return _problem("repeat", language, say(rng, _REPEAT[language], v=v), v)

@@ -6,7 +6,7 @@ from random import Random
 
 from sextant.workshop.nano.phrases import say
 from sextant.workshop.nano.problem import Language, Problem, ask
-from sextant.workshop.nano.words import EN_WORDS, letters, pseudo_word, value, word
+from sextant.workshop.nano.words import EN_WORDS, SPELLABLE, letters, pseudo_word, value, word
 
 NAME = "sorting"
 
@@ -60,6 +60,11 @@ _SPELL = {
     ),
 }  # fmt: skip
 
+_LETTERS = {
+    "en": ("[Spell|Please spell|spell|Spell out] [the word|] [\"{w}\"|{w}|'{w}'][.| letter by letter.| letter by letter|]", "[List|Give me|Write] the letters [of|in] [the word|] [\"{w}\"|{w}][.|]"),
+    "zh": ("[请|][拼写|逐个字母拼写|拼出]单词[“{w}”|{w}|\"{w}\"][。|]", "[列出|写出|给出][单词|][“{w}”|{w}]的[每个字母|所有字母|字母][。|]"),
+}  # fmt: skip
+
 
 def make(rng: Random, language: Language) -> Problem:
     """One list to sort or reverse, or a word to spell backwards."""
@@ -68,7 +73,7 @@ def make(rng: Random, language: Language) -> Problem:
         return _sort(rng, language, "numbers")
     if draw < 0.7:
         return _sort(rng, language, "words")
-    return _reverse(rng, language) if draw < 0.85 else _spell(rng, language)
+    return _reverse(rng, language) if draw < 0.82 else _spell(rng, language)
 
 
 def _listing(rng: Random, things: list[str], language: Language) -> str:
@@ -83,7 +88,8 @@ def _sort(rng: Random, language: Language, what: str) -> Problem:
         numbers = rng.sample(range(10 ** rng.choice([2, 2, 3, 3, 4])), rng.randint(3, 8))
         things = [str(n) for n in numbers]
         ordered = [str(n) for n in sorted(numbers, reverse=down)]
-        thinking = " < ".join(reversed(ordered) if down else ordered)
+        groups = [(n, [t for t in things if len(t) == n]) for n in range(1, 5)]
+        thinking = "; ".join(f"{n}: {' '.join(g)}" for n, g in groups if g) + " -> " + " < ".join(reversed(ordered) if down else ordered)
     else:
         things = list({pseudo_word(rng) if rng.random() < 0.15 else rng.choice(EN_WORDS): 0 for _ in range(rng.randint(3, 7))})
         rng.shuffle(things)
@@ -118,7 +124,14 @@ def _reverse(rng: Random, language: Language) -> Problem:
 
 def _spell(rng: Random, language: Language) -> Problem:
     draw = rng.random()
-    w = rng.choice(EN_WORDS) if draw < 0.4 else pseudo_word(rng) if draw < 0.7 else letters(rng, 3, 8)
+    w = rng.choice(SPELLABLE) if draw < 0.5 else pseudo_word(rng) if draw < 0.7 else letters(rng, 3, 8)
+    if 0.1 < draw < 0.2:
+        w += rng.choice(SPELLABLE)
+    if 0.2 < draw < 0.25:
+        w = w.capitalize()
+    if rng.random() < 0.35:
+        question = say(rng, rng.choice(_LETTERS[language]), w=w)
+        return _listed(language, f"letters {w}", question, list(w), " ".join(w))
     question = say(rng, rng.choice(_SPELL[language]), w=w)
     thinking = " ".join(w) + " -> " + " ".join(reversed(w))
     return Problem(

@@ -100,7 +100,7 @@ TOOLS: tuple[Tool, ...] = (
     Tool(
         "get_weather|get_current_weather|weather|fetch_weather|weather_lookup|getWeather", "[Get|Returns|Look up|Get the] [the current weather|current weather|weather] [for a city|in a given location|of a place|]",
         (P("city|location|place|city_name", "string", "[The city|City name|The city and country|Name of the place]", city), _UNIT),
-        "[What is|What's|How is|Tell me|what is|Check] the weather [like |]in {0}[ today| right now| now|][?|]", "[{0}的天气怎么样|{0}今天天气如何|查一下{0}的天气|{0}天气|今天{0}天气怎么样][？|]",
+        "[[What is|What's|How is|Tell me|what is|Check|How's] the weather [like |]in {0}[ today| right now| now| tomorrow|]|[Weather|weather|The weather|Current weather|Forecast|Get the weather] [in|for|of] {0}[ today|]|{0} weather|Is it [raining|sunny|cold|warm] in {0}[ today|]|Do I need [an umbrella|a jacket] in {0}[ today|]|How [hot|cold|warm] is it in {0}[ now|]|[What is|What's] the temperature in {0}[ now|]][?|]", "[{0}的天气怎么样|{0}今天天气如何|查一下{0}的天气|{0}天气|今天{0}天气怎么样][？|]",
         "What is the weather in {0} in {1}?", "{0}的天气怎么样？用{1}",
     ),
     Tool(
@@ -111,7 +111,7 @@ TOOLS: tuple[Tool, ...] = (
         "add|add_numbers|sum_two|plus|addition", "[Add two numbers|Adds two integers|Sum of two numbers]", (P("a|x|first|left", "integer", "[First number|The first addend]", _big), P("b|y|second|right", "integer", "[Second number|The second addend]", _big)),
         "[What is|Add|Compute|Please add] {0} [and|plus|+] {1}[?|]", "[计算|请计算|]{0}[加|+|加上]{1}[等于多少|][？|]",
     ),
-    Tool("get_time|current_time|get_current_time|clock", "[Get the current time|Current local time] [in a city|of a place]", (P("city|timezone|location|place", "string", "[The city|Where]", city),), "[What time is it|What is the time|Tell me the time] in {0}[ now|][?|]", "[{0}现在几点|{0}几点了|现在{0}是几点][？|]"),
+    Tool("get_time|current_time|get_current_time|clock", "[Get the current time|Current local time] [in a city|of a place]", (P("city|timezone|location|place", "string", "[The city|Where]", city),), "[What time is it|What is the time|Tell me the time|Time|Current time|What's the current time|Get the time] in {0}[ now|][?|]", "[{0}现在几点|{0}几点了|现在{0}是几点][？|]"),
     Tool("search|web_search|search_web|google|find_documents", "[Search the web|Search documents|Find information]", (P("query|q|text|keywords", "string", "[The query|Search query|What to look for]", _text),), "[Search for|Look up|Find information about|Search the web for|Google] {0}[.|]", "[搜索|搜一下|查找|帮我搜索]{0}[。|]"),
     Tool(
         "send_email|send_mail|email|mail", "Send an email", (P("to|recipient|address", "string", "[Recipient|Email address]", _mail), P("subject|title|body|text", "string", "[Subject|Subject line|Text]", _text)),
@@ -122,7 +122,7 @@ TOOLS: tuple[Tool, ...] = (
         "translate|translate_text|translator", "[Translate text|Translate a text]", (P("text|input|sentence", "string", "[Text|Text to translate]", _text), P("target_language|language|to", "string", "Target language", _tongue, _LANGUAGES)),
         "[Translate|Please translate] [{0}|\"{0}\"] [to|into] {1}[.|]", "[把|请把][{0}|“{0}”]翻译成{1}[。|]",
     ),
-    Tool("get_stock_price|stock_price|quote|get_quote", "[Get the stock price|Current price of a stock]", (P("symbol|ticker|stock", "string", "[Ticker symbol|Stock symbol]", _symbol),), "[What is|Get|Tell me] the [stock price|price|current price] of {0}[?|]", "[{0}的股价是多少|查一下{0}的股价|{0}股票多少钱][？|]"),
+    Tool("get_stock_price|stock_price|quote|get_quote", "[Get the stock price|Current price of a stock]", (P("symbol|ticker|stock", "string", "[Ticker symbol|Stock symbol]", _symbol),), "[[What is|What's|Get|Tell me|Check] the [stock price|price|current price|share price] of|[Stock price|Price|Stock price] of|How much is] {0}[ stock| shares|][?|]", "[{0}的股价是多少|查一下{0}的股价|{0}股票多少钱][？|]"),
     Tool(
         "convert_currency|currency|exchange|convert", "Convert an amount between currencies", (P("amount|value", "number", "Amount", _big), P("from|from_currency|source", "string", "Source currency", _currency), P("to|to_currency|target", "string", "Target currency", _currency)),
         "[Convert|Exchange|How much is] {0} {1} [to|in|into] {2}[?|]", "[把|]{0}{1}[换成|兑换成|等于多少]{2}[？|。|]",

@@ -47,6 +47,14 @@ def _everyday(rng: Random, tool: Tool) -> tuple[str, list[tuple[str, Parameter]]
     return chosen, named, offer(rng, chosen, say(rng, tool.about), named)
 
 
+SUMS = tuple(t for t in TOOLS if t.names.startswith(("calculator", "add|")))
+BROAD = tuple(t for t in TOOLS if t.names.split("|")[0] in {
+    "get_weather", "calculator", "add", "get_time", "search", "send_email", "translate", "convert_currency", "play_music",
+    "get_news", "open_file", "find_person", "get_definition", "get_stock_price", "create_reminder",
+})  # fmt: skip
+"""The tools that might serve a request outside the curriculum, so that refusing it would be wrong."""
+
+
 def distractors(rng: Random, count: int, taken: tuple[Tool, ...] = ()) -> list[dict[str, Any]]:
     """Other tools on offer, of other kinds than `taken`."""
     out = []
@@ -69,8 +77,7 @@ def _mixed(rng: Random, wanted: dict[str, Any], taken: tuple[Tool, ...]) -> tupl
 
 def _near(tool: Tool) -> tuple[Tool, ...]:
     """The tools that could answer the same request."""
-    sums = tuple(t for t in TOOLS if t.names.startswith(("calculator", "add|")))
-    return sums if tool in sums else (tool,)
+    return SUMS if tool in SUMS else (tool,)
 
 
 def _request(rng: Random, language: Language) -> tuple[str, list[dict[str, Any]], tuple[dict[str, Any], ...]]:
@@ -93,6 +100,10 @@ def _request(rng: Random, language: Language) -> tuple[str, list[dict[str, Any]]
         question = say(rng, pattern, **{"0": f"{values[0]}{' and ' if language == 'en' else '和'}{other}"})
         return question, [call(name, arguments), call(name, {named[0][0]: other}, 1)], tools
     question = say(rng, pattern, **{str(i): v for i, v in enumerate(values)})
+    if rng.random() < 0.06:
+        arguments = {key: value_ for (key, _), value_ in zip(named, values, strict=True)}
+        lead = say(rng, "[Use|Call|Run] [the |]{n}[ tool|] [with|for|on] " if language == "en" else "[用|调用|使用]{n}[工具|]：", n=name)
+        question = lead + (" and " if language == "en" else "，").join(map(str, values))
     return question, [call(name, arguments)], tools
 
 
