@@ -29,7 +29,6 @@ TEXTS = sorted(
 EXEMPT: dict[tuple[str, str], str] = {
     ("src/sextant/base/config.py", "environment"): "the one reader of the environment",
     ("src/sextant/cli/up.py", "parameters"): "a verb's parameters are its flags",
-    ("src/sextant/cli/down.py", "names"): "a verb's parameters are its flags",
     ("src/sextant/store/migrations/versions/0001_accounts.py", "public_docstrings"): "Alembic's own names",
     ("src/sextant/transport/exchange.py", "parameters"): "one object per request on the hot path",
     ("src/sextant/transport/server.py", "parameters"): "the one constructor of a server: all but two by name",

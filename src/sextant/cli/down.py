@@ -18,7 +18,9 @@ POLL_INTERVAL_S = 0.05
 
 def down(
     state: State = None,
-    timeout: Annotated[float, typer.Option(min=0, help="Seconds that requests under way may take.")] = 40.0,
+    timeout_s: Annotated[
+        float, typer.Option("--timeout", min=0, help="Seconds that requests under way may take.")
+    ] = 40.0,
 ) -> None:
     """Stop what `sextant up` started; requests under way may end first."""
     folder, console = state_dir(state), out()
@@ -33,7 +35,7 @@ def down(
     except ProcessLookupError:
         console.print("It has just ended.")
         return
-    deadline = time.monotonic() + timeout
+    deadline = time.monotonic() + timeout_s
     hurried = False
     with console.status(f"Stopping process {pid} …"):
         while folder.holder() == pid:

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
 EXIT_FAILED = 1
 EXIT_NOT_RUNNING = 3
-EXIT_INTERRUPTED = 130
 
 PIPE_COLUMNS = 400
 """A table in a pipe must not lose the end of an id to a terminal's width."""
@@ -35,13 +34,6 @@ def out() -> Console:
     from rich.console import Console
 
     return Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else PIPE_COLUMNS)
-
-
-def err() -> Console:
-    """Standard error, in the same manner."""
-    from rich.console import Console
-
-    return Console(stderr=True, highlight=False, soft_wrap=True)
 
 
 def print_json(value: Any) -> None:
