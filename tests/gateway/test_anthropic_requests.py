@@ -184,6 +184,7 @@ USED = {"role": "assistant", "content": [USE]}
 REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"max_tokens": None}, "max_tokens"),
     ({"max_tokens": 0}, "max_tokens"),
+    ({"max_tokens": 2**31}, "max_tokens"),
     ({"max_tokens": -1}, "max_tokens"),
     ({"max_tokens": "9"}, "max_tokens"),
     ({"messages": None}, "messages"),

@@ -169,6 +169,7 @@ async def test_an_input_over_the_context_is_the_callers_error(clients: Clients) 
     with pytest.raises(openai.BadRequestError) as caught:
         await openai_client.responses.create(model="nano", input="Hi")
     assert caught.value.code == "context_length_exceeded"
+    assert caught.value.param == "input"
     with pytest.raises(anthropic.BadRequestError):
         await anthropic_client.messages.create(model="nano", max_tokens=9, messages=MESSAGE)
 

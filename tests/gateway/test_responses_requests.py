@@ -266,6 +266,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"top_p": -0.1}, "top_p"),
     ({"max_output_tokens": 0}, "max_output_tokens"),
     ({"max_output_tokens": -5}, "max_output_tokens"),
+    ({"max_output_tokens": 10**30}, "max_output_tokens"),
     ({"max_output_tokens": 1.5}, "max_output_tokens"),
     ({"top_logprobs": 21}, "top_logprobs"),
     ({"include": ["everything"]}, "include[0]"),

@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 import msgspec
 
 from sextant.gateway.request_fields import Fields, joined_text, refuse, shown
-from sextant.gateway.translation import MAX_TOOLS, Turn, refuse_foreign, require_vision, tool_name
+from sextant.gateway.translation import MAX_LIMIT, MAX_TOOLS, Turn, refuse_foreign, require_vision, tool_name
 from sextant.spec.snapshot import ServedModel
 
 MAX_STOP_SEQUENCES = 16
@@ -48,7 +48,7 @@ def read_request(values: dict[str, Any], model: ServedModel, *, counting: bool =
     """Raises BadRequest or Unprocessable naming the field. `counting`: only tokens will be counted."""
     fields = Fields(values)
     refuse_foreign(values, _FOREIGN)
-    limit = fields.integer("max_tokens", 1)
+    limit = fields.integer("max_tokens", 1, MAX_LIMIT)
     if limit is None and not counting:
         fields.missing("max_tokens", "the most tokens to answer with")
     extra = {name: value for name, value in values.items() if name not in _KNOWN}

@@ -20,7 +20,8 @@ def shown(value: Any) -> str:
         return repr(value)
     if isinstance(value, str):
         return repr(value) if len(value) <= _SHOWN_CHARS else f"a string of {len(value)} characters"
-    return "an array" if isinstance(value, list) else "an object"
+    kind = "array" if isinstance(value, list) else "object"
+    return f"an {kind}" if value else f"an empty {kind}"
 
 
 def refuse(field: str, reason: str, *, code: str = "unsupported_parameter") -> NoReturn:

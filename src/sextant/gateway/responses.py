@@ -8,6 +8,7 @@ without `[DONE]`. Shapes follow the published types of the `openai` client.
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Callable
 from typing import Any
@@ -93,6 +94,9 @@ class ResponsesDialect:
         return _encode(self._response(status, usage))
 
     def failure(self, error: SextantError) -> bytes:
+        if error.field == "messages" and self._ask is not None:
+            error = copy.copy(error)
+            error.field = "input"  # where the engine's messages came from
         return failures.openai_body(error)
 
     def _event(self, kind: str, **values: Any) -> bytes:

@@ -15,7 +15,7 @@ import msgspec
 from sextant.base.errors import BadRequest
 from sextant.gateway.request_fields import Fields, refuse, shown
 from sextant.gateway.responses_input import read_input
-from sextant.gateway.translation import EFFORTS, MAX_TOOLS, Turn, refuse_foreign, tool_name
+from sextant.gateway.translation import EFFORTS, MAX_LIMIT, MAX_TOOLS, Turn, refuse_foreign, tool_name
 from sextant.spec.snapshot import ServedModel
 
 MAX_METADATA_PAIRS = 16
@@ -84,7 +84,7 @@ def read_request(values: dict[str, Any], model: ServedModel) -> Ask:
     thinking, effort, reasoning = _read_reasoning(fields)
     response_format, text = _read_text(fields)
     tool_choice, offered = _read_tool_choice(fields, names)
-    limit = fields.integer("max_output_tokens", 1)
+    limit = fields.integer("max_output_tokens", 1, MAX_LIMIT)
     parallel = fields.boolean("parallel_tool_calls")
     turn = Turn(
         model=fields.text("model") or model.id,
