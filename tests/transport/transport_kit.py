@@ -23,6 +23,7 @@ from sextant.transport.emission import UnsafeHeader
 from sextant.transport.exchange import Handler, Request, Responder
 from sextant.transport.server import Server, serve
 
+REPOSITORY = Path(__file__).resolve().parents[2]
 PATIENCE_S = 20.0
 TEXT = ((b"content-type", b"text/plain"),)
 FLOOD_PIECE_BYTES = 16 * 1024

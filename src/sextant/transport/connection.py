@@ -7,12 +7,15 @@ writes the answer. Deadlines are looked at by the server's sweep (`server.py`), 
 
 from __future__ import annotations
 
+import array
 import asyncio
 import contextlib
 import enum
+import fcntl
 import logging
 import socket
 import struct
+import termios
 from typing import TYPE_CHECKING, cast
 
 from sextant.transport import heads
@@ -28,16 +31,18 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 PIPELINE_BYTES = 64 * 1024
-"""Bytes of following requests kept while one is under way; then reading pauses."""
+"""Bytes of following requests kept while one is under way; with more, that one is the connection's last."""
 CHUNK_OVERHEAD_BYTES = 16 * 1024
 """What the chunk framing of a request body may take beyond the bytes it carries."""
 LINGER_S = 2.0
 """How long a refused client may go on sending, so that it can read the refusal, before it is cut off."""
 LINGER_BYTES = 16 * 1024 * 1024
+"""What is read and dropped from a client before it is cut off."""
 
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _JSON = ((b"content-type", b"application/json"),)
-_TCP_CLOSE, _TCP_CLOSE_WAIT = 7, 8
+_NEVER = -(1 << 62)
+_unsent = array.array("i", [0])
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
 
@@ -62,9 +67,9 @@ class ServerConnection(asyncio.Protocol):
 
     __slots__ = (
         "_answer", "_buffer", "_certificate", "_chunks", "_deadline", "_deadline_reason",
-        "_drain_waiter", "_head_begun", "_lingered_bytes", "_loop", "_opinion", "_parts", "_peer",
-        "_pending_head", "_reading_paused", "_remaining", "_request", "_requests_left", "_scanned",
-        "_sent_bytes", "_stall_at", "_stall_sent_bytes", "_task", "_transport", "_waiter",
+        "_drain_waiter", "_dropped_bytes", "_head_begun", "_loop", "_opinion", "_overrun", "_parts",
+        "_peer", "_pending_head", "_remaining", "_request", "_requests_left", "_scanned",
+        "_sent_bytes", "_stall_at", "_stall_taken_bytes", "_task", "_transport", "_waiter",
         "_whole_deadline", "keep_alive", "method", "minor", "server", "state", "writing_paused",
     )  # fmt: skip
 
@@ -89,8 +94,8 @@ class ServerConnection(asyncio.Protocol):
         self._parts: list[bytes] = []
         self._remaining = 0
         self._chunks: ChunkedBody | None = None
-        self._reading_paused = False
-        self._lingered_bytes = 0
+        self._overrun = False
+        self._dropped_bytes = 0
         # deadlines, 0.0 for none
         self._deadline = 0.0
         self._deadline_reason = ""
@@ -103,7 +108,7 @@ class ServerConnection(asyncio.Protocol):
         # writing
         self._drain_waiter: asyncio.Future[None] | None = None
         self._sent_bytes = 0
-        self._stall_sent_bytes = -1
+        self._stall_taken_bytes = _NEVER
         self._stall_at = 0.0
 
     # asyncio calls these
@@ -141,8 +146,8 @@ class ServerConnection(asyncio.Protocol):
             elif self.state == State.BUSY:
                 self._keep_for_later(data)
             elif self.state == State.LINGER:
-                self._lingered_bytes += len(data)
-                if self._lingered_bytes > LINGER_BYTES:
+                self._dropped_bytes += len(data)
+                if self._dropped_bytes > LINGER_BYTES:
                     self._transport.abort()
         except Refusal as refusal:
             self._refuse(refusal)
@@ -203,10 +208,7 @@ class ServerConnection(asyncio.Protocol):
         elif self._transport.get_write_buffer_size():
             self._watch_stall(now)
         else:
-            self._stall_sent_bytes = -1
-        if self._reading_paused and self.state == State.BUSY and self._closed_behind_the_pause():
-            self._client_left()
-            self._transport.close()
+            self._stall_taken_bytes = _NEVER
 
     def is_waiting(self) -> bool:
         """Whether a request has begun to arrive and is not complete."""
@@ -326,11 +328,22 @@ class ServerConnection(asyncio.Protocol):
         return stop
 
     def _keep_for_later(self, data: bytes) -> None:
-        """Bytes of the next request, which waits for the answer under way."""
-        self._buffer += data
-        if len(self._buffer) > PIPELINE_BYTES and not self._reading_paused:
-            self._reading_paused = True
-            self._transport.pause_reading()
+        """Bytes of following requests, which wait for the answer under way.
+
+        Too many are dropped, and the connection ends after that answer: reading never pauses, because only by
+        reading do we notice a client that leaves.
+        """
+        if not self._overrun:
+            self._buffer += data
+            if len(self._buffer) <= PIPELINE_BYTES:
+                return
+            self._overrun = True
+            self.keep_alive = False
+            self._buffer = b""
+            self.server.count_refusal("pipeline_overrun")
+        self._dropped_bytes += len(data)
+        if self._dropped_bytes > LINGER_BYTES:
+            self.cut()
 
     # the request under way
 
@@ -402,14 +415,14 @@ class ServerConnection(asyncio.Protocol):
         """Turns to the bytes that came while the last request was under way."""
         if self.state != State.BUSY:
             return
+        if self._overrun:
+            self._linger()
+            return
         if not self.keep_alive or self.server.closing:
             self._close()
             return
         self.state = State.HEAD
         self._deadline = self.server.now + self.server.limits.idle_timeout_s
-        if self._reading_paused:
-            self._reading_paused = False
-            self._transport.resume_reading()
         if self._buffer:
             data, self._buffer = self._buffer, b""
             try:
@@ -434,6 +447,10 @@ class ServerConnection(asyncio.Protocol):
         if not linger:
             self._close()
             return
+        self._linger()
+
+    def _linger(self) -> None:
+        """Closes our side and drops what still comes for a while, so that the client can read our answer."""
         self.state = State.LINGER
         self._deadline = self._loop.time() + LINGER_S
         self._end_task()
@@ -495,22 +512,19 @@ class ServerConnection(asyncio.Protocol):
             self._close()
 
     def _watch_stall(self, now: float) -> None:
-        """Cuts a client that takes none of the bytes waiting for it."""
-        left_bytes = self._sent_bytes - self._transport.get_write_buffer_size()
-        if left_bytes != self._stall_sent_bytes:
-            self._stall_sent_bytes = left_bytes
+        """Cuts a client that takes none of the bytes waiting for it, the kernel's included."""
+        taken_bytes = self._sent_bytes - self._transport.get_write_buffer_size() - self._kernel_bytes()
+        if taken_bytes > self._stall_taken_bytes:
+            self._stall_taken_bytes = taken_bytes
             self._stall_at = now + self.server.limits.write_stall_timeout_s
         elif now >= self._stall_at:
             self.server.count_refusal("write_stall")
             self.cut()
 
-    def _closed_behind_the_pause(self) -> bool:
-        """While reading is paused a closed connection goes unseen; ask the kernel."""
+    def _kernel_bytes(self) -> int:
+        """Bytes in the kernel that the client has not acknowledged."""
         sock = self._transport.get_extra_info("socket")
-        if sock is None:
-            return False
-        try:
-            state = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)
-        except OSError:
-            return False
-        return state[0] in (_TCP_CLOSE, _TCP_CLOSE_WAIT)
+        if sock is None or sock.fileno() < 0:
+            return 0
+        fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, _unsent)
+        return _unsent[0]

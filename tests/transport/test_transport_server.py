@@ -1,0 +1,538 @@
+"""Our own server's bounds: connections, deadlines, half-close, refusals, shutting down, TLS."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+import time
+
+import pytest
+import transport_kit as kit
+from transport_kit import get
+
+from conftest import make_certificate
+from sextant.base.errors import Misconfigured
+from sextant.spec.snapshot import GatewayLimits
+from sextant.telemetry.table import Registry
+from sextant.transport import refusals
+from sextant.transport.connection import LINGER_BYTES, LINGER_S, PIPELINE_BYTES
+from sextant.transport.exchange import Request, Responder
+from sextant.transport.server import serve
+
+
+async def took_s(wire: kit.Wire) -> tuple[bytes, float]:
+    """What comes until the other side closes, and how long that took."""
+    began_s = time.monotonic()
+    return await wire.rest(), time.monotonic() - began_s
+
+
+# deadlines
+
+
+@pytest.mark.parametrize("start", [b"G", b"GET / HTTP/1.1\r\nHost: a\r\n", b"GET /" + b"a" * 100])
+async def test_stalled_head_is_408(
+    own_service: kit.ServiceMaker, quick_limits: GatewayLimits, start: bytes
+) -> None:
+    up = await own_service.start(kit.Cook(), quick_limits)
+    wire = await up.connect()
+    wire.send(start)
+    data, duration_s = await took_s(wire)
+    assert data.startswith(b"HTTP/1.1 408 ") and b"head_timeout" in data
+    assert 0.25 <= duration_s < 1.5
+    assert own_service.rejected("head_timeout") == 1
+
+
+async def test_dripping_head_is_408_all_the_same(
+    own_service: kit.ServiceMaker, quick_limits: GatewayLimits
+) -> None:
+    up = await own_service.start(kit.Cook(), quick_limits)
+    wire = await up.connect()
+    began_s = time.monotonic()
+    answer = asyncio.ensure_future(wire.rest())
+    wire.send(b"GET / HTTP/1.1\r\n")
+    while not answer.done():
+        wire.send(b"X: y\r\n")
+        await asyncio.sleep(0.05)
+    assert answer.result().startswith(b"HTTP/1.1 408 ")
+    assert time.monotonic() - began_s < 1.5
+
+
+@pytest.mark.slow
+async def test_default_limits_cut_a_stalled_head_and_body_after_five_seconds(
+    plain_service: kit.ServiceMaker,
+) -> None:
+    up = await plain_service.start(kit.Cook())
+    wires = [await up.connect(), await up.connect()]
+    wires[0].send(b"GET / HTTP/1.1\r\n")
+    wires[1].send(get("/echo", "Content-Length: 5", method="POST") + b"he")
+    for data, duration_s in await asyncio.gather(*map(took_s, wires)):
+        assert data.startswith(b"HTTP/1.1 408 ")
+        assert 4.9 <= duration_s < 5.7
+
+
+async def test_idle_connection_is_closed_without_a_word(
+    own_service: kit.ServiceMaker, quick_limits: GatewayLimits
+) -> None:
+    up = await own_service.start(kit.Cook(), quick_limits)
+    fresh, used = await up.connect(), await up.connect()
+    used.send(get("/big/3"))
+    assert (await used.answer()).status == 200
+    for wire in (fresh, used):
+        data, duration_s = await took_s(wire)
+        assert data == b"" and duration_s < 2.0
+    assert up.server is not None
+    await kit.soon(lambda: up.server.connections == 0)
+
+
+async def test_handler_has_no_deadline_of_the_transport(
+    own_service: kit.ServiceMaker, quick_limits: GatewayLimits
+) -> None:
+    cook = kit.Cook()
+    up = await own_service.start(cook, quick_limits)
+    wire = await up.connect()
+    wire.send(get("/hang"))
+    await asyncio.sleep(1.2)
+    cook.release.set()
+    assert (await wire.answer()).body == b"done"
+
+
+async def test_client_that_reads_nothing_is_cut(
+    plain_service: kit.ServiceMaker, quick_limits: GatewayLimits
+) -> None:
+    cook = kit.Cook()
+    up = await plain_service.start(cook, quick_limits)
+    wire = await up.connect()
+    wire.writer.transport.pause_reading()
+    wire.send(get("/flood"))
+    async with asyncio.timeout(kit.PATIENCE_S):
+        await cook.cancelled.wait()
+    assert plain_service.rejected("write_stall") == 1
+
+
+async def test_client_that_reads_slowly_is_not_cut(
+    plain_service: kit.ServiceMaker, quick_limits: GatewayLimits
+) -> None:
+    cook = kit.Cook()
+    up = await plain_service.start(cook, quick_limits)
+    with socket.socket() as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        sock.setblocking(False)
+        loop = asyncio.get_running_loop()
+        await loop.sock_connect(sock, ("127.0.0.1", up.port))
+        await loop.sock_sendall(sock, get("/flood"))
+        for _ in range(20):
+            await asyncio.sleep(0.1)
+            assert await loop.sock_recv(sock, 65536)
+        assert not cook.cancelled.is_set()
+
+
+# half-close and leaving
+
+
+async def test_half_closed_client_is_told_so(plain_service: kit.ServiceMaker) -> None:
+    cook = kit.Cook()
+    up = await plain_service.start(cook)
+    wire = await up.connect()
+    wire.send(get("/hang"))
+    await cook.started.wait()
+    wire.writer.write_eof()
+    data = await wire.rest()
+    assert data.startswith(b"HTTP/1.1 400 ") and b"half_closed" in data
+    assert cook.cancelled.is_set()
+
+
+async def test_half_close_inside_a_stream_cuts_it(plain_service: kit.ServiceMaker) -> None:
+    cook = kit.Cook()
+    up = await plain_service.start(cook)
+    wire = await up.connect()
+    wire.send(get("/hang/streaming"))
+    await cook.started.wait()
+    wire.writer.write_eof()
+    data = await wire.rest()
+    assert data.endswith(b"5\r\nfirst\r\n")
+    assert cook.cancelled.is_set()
+
+
+@pytest.mark.parametrize(
+    "start", [b"GET / HT", b"GET / HTTP/1.1\r\nHost: a\r\n", get("/echo", "Content-Length: 5", method="POST")]
+)
+async def test_half_close_inside_a_request_is_400(plain_service: kit.ServiceMaker, start: bytes) -> None:
+    cook = kit.Cook()
+    up = await plain_service.start(cook)
+    wire = await up.connect()
+    wire.send(start)
+    wire.writer.write_eof()
+    data = await wire.rest()
+    assert data.startswith(b"HTTP/1.1 400 ") and b"incomplete_request" in data
+    assert cook.requests == []
+
+
+async def test_client_that_leaves_between_requests_is_forgotten(own_service: kit.ServiceMaker) -> None:
+    up = await own_service.start(kit.Cook())
+    assert up.server is not None
+    for _ in range(10):
+        await up.ask(get("/big/3"))
+    await kit.soon(lambda: up.server.connections == 0)
+    open_now = own_service.registry.prometheus.get_sample_value("sextant_transport_connections")
+    assert open_now == 0
+
+
+async def test_client_that_leaves_at_any_byte_leaves_nothing_behind(plain_service: kit.ServiceMaker) -> None:
+    up = await plain_service.start(kit.Cook())
+    data = get("/stream/3", "Transfer-Encoding: chunked", method="POST") + b"5\r\nhello\r\n0\r\n\r\n"
+    for stop in range(len(data) + 1):
+        wire = await up.connect()
+        wire.send(data[:stop])
+        if stop % 2:
+            wire.reset()
+        else:
+            await wire.close()
+    assert up.server is not None
+    await kit.soon(lambda: up.server.connections == 0)
+    assert (await up.ask(get("/big/3"))).body == b"xxx"
+
+
+async def test_leaving_behind_a_full_pipeline_is_noticed(own_service: kit.ServiceMaker) -> None:
+    cook = kit.Cook()
+    up = await own_service.start(cook)
+    wire = await up.connect()
+    wire.send(get("/hang") + get("/echo", method="POST", body=b"x" * 40 * PIPELINE_BYTES))
+    await cook.started.wait()
+    await kit.soon(lambda: own_service.rejected("pipeline_overrun") == 1)
+    await wire.close()
+    async with asyncio.timeout(kit.PATIENCE_S):
+        await cook.cancelled.wait()
+
+
+async def test_overrun_pipeline_gets_one_answer_and_a_close(own_service: kit.ServiceMaker) -> None:
+    cook = kit.Cook()
+    up = await own_service.start(cook)
+    wire = await up.connect()
+    wire.send(get("/hang") + get("/echo", method="POST", body=b"x" * 1000) * 200)
+    await cook.started.wait()
+    await kit.soon(lambda: own_service.rejected("pipeline_overrun") == 1)
+    assert up.server is not None
+    [connection] = up.server._connections
+    assert connection._buffer == b""
+    cook.release.set()
+    reply = await wire.answer()
+    assert reply.body == b"done" and reply.headers["connection"] == "close"
+    assert await wire.rest() == b""
+    assert len(cook.requests) == 1
+
+
+async def test_client_that_floods_while_it_waits_is_cut(plain_service: kit.ServiceMaker) -> None:
+    cook = kit.Cook()
+    up = await plain_service.start(cook)
+    wire = await up.connect()
+    wire.send(get("/hang"))
+    await cook.started.wait()
+    wire.send(b"x" * (LINGER_BYTES + 1_000_000))
+    async with asyncio.timeout(kit.PATIENCE_S):
+        await cook.cancelled.wait()
+
+
+async def test_pipeline_within_the_bound_is_served(own_service: kit.ServiceMaker) -> None:
+    cook = kit.Cook()
+    up = await own_service.start(cook)
+    wire = await up.connect()
+    wire.send(get("/hang") + get("/echo", method="POST", body=b"x" * 1000) * 50)
+    await cook.started.wait()
+    await asyncio.sleep(0.05)
+    cook.release.set()
+    assert (await wire.answer()).body == b"done"
+    for _ in range(50):
+        assert len((await wire.answer()).json()["body"]) == 1000
+
+
+async def test_client_that_pipelines_and_reads_nothing_is_bounded(plain_service: kit.ServiceMaker) -> None:
+    cook = kit.Cook()
+    up = await plain_service.start(cook)
+    wire = await up.connect()
+    wire.writer.transport.pause_reading()
+    wire.send(get("/big/1000000") * 500)
+    served = -1
+    while served != len(cook.requests):
+        served = len(cook.requests)
+        await asyncio.sleep(0.1)
+    assert served < 50
+
+
+# refusals
+
+
+async def test_refusals_have_openai_shape_and_close(own_service: kit.ServiceMaker) -> None:
+    up = await own_service.start(kit.Cook())
+    wire = await up.connect()
+    wire.send(b"GET / HTTP/1.1\r\n\r\n" + get("/echo"))
+    reply = await wire.answer()
+    assert reply.status == 400 and reply.headers["connection"] == "close"
+    assert reply.headers["content-type"] == "application/json"
+    assert set(reply.json()) == {"error"}
+    error = reply.json()["error"]
+    assert set(error) == {"message", "type", "param", "code"}
+    assert (error["type"], error["param"], error["code"]) == ("invalid_request_error", None, "missing_host")
+    assert await wire.rest() == b""
+    assert own_service.rejected("missing_host") == 1
+
+
+async def test_every_refusal_is_documented() -> None:
+    text = (kit.REPOSITORY / "docs" / "concepts" / "transport.md").read_text()
+    for reason, (status, _) in refusals.TABLE.items():
+        assert f"| `{reason}` | {status} |" in text, reason
+
+
+async def test_refused_client_can_read_why_while_it_sends(plain_service: kit.ServiceMaker) -> None:
+    """A client that writes a large body sees the 413, not a reset."""
+    up = await plain_service.start(kit.Cook(), GatewayLimits(body_bytes=1000))
+    wire = await up.connect()
+    wire.send(get("/echo", "Content-Length: 5000000", method="POST") + b"x" * 5_000_000)
+    reply = await wire.answer()
+    assert reply.status == 413
+
+
+@pytest.mark.slow
+async def test_refused_client_that_goes_on_is_cut(plain_service: kit.ServiceMaker) -> None:
+    up = await plain_service.start(kit.Cook())
+    wire = await up.connect()
+    wire.send(b"BREW / HTTP/1.1\r\n\r\n")
+    began_s = time.monotonic()
+    with pytest.raises(ConnectionError):
+        while True:
+            wire.send(b"x" * 100)
+            await wire.writer.drain()
+            await asyncio.sleep(0.05)
+            assert time.monotonic() - began_s < LINGER_S + 2
+
+
+async def test_connect_is_refused(own_service: kit.ServiceMaker) -> None:
+    cook = kit.Cook()
+    up = await own_service.start(cook)
+    reply = await up.ask(b"CONNECT localhost:443 HTTP/1.1\r\nHost: localhost:443\r\n\r\n")
+    assert reply.status == 501 and cook.requests == []
+
+
+async def test_websocket_upgrade_is_refused_and_its_bytes_are_dropped(own_service: kit.ServiceMaker) -> None:
+    cook = kit.Cook()
+    up = await own_service.start(cook)
+    wire = await up.connect()
+    wire.send(
+        get("/echo", "Connection: Upgrade", "Upgrade: websocket", "Sec-WebSocket-Version: 13") + get("/echo")
+    )
+    assert (await wire.answer()).status == 501
+    assert await wire.rest() == b"" and cook.requests == []
+
+
+async def test_too_many_connections_are_503(own_service: kit.ServiceMaker) -> None:
+    up = await own_service.start(kit.Cook(), GatewayLimits(connections=3))
+    wires = [await up.connect() for _ in range(3)]
+    refused = await up.connect()
+    data = await refused.rest()
+    assert data.startswith(b"HTTP/1.1 503 ") and b"too_many_connections" in data
+    await wires.pop().close()
+    assert up.server is not None
+    await kit.soon(lambda: up.server.connections < 3)
+    assert (await up.ask(get("/big/3"))).status == 200
+
+
+async def test_far_too_many_connections_are_cut(
+    plain_service: kit.ServiceMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sextant.transport.server.REFUSED_CONNECTIONS", 2)
+    up = await plain_service.start(kit.Cook(), GatewayLimits(connections=1))
+    wires = [await up.connect() for _ in range(6)]
+    said = [await wire.rest() for wire in wires[1:]]
+    assert sum(data.startswith(b"HTTP/1.1 503 ") for data in said) >= 2
+    assert b"" in said
+    assert up.server is not None
+    await kit.soon(lambda: up.server.connections == 1)
+
+
+async def test_requests_per_connection(own_service: kit.ServiceMaker) -> None:
+    up = await own_service.start(kit.Cook(), GatewayLimits(requests_per_connection=3))
+    wire = await up.connect()
+    wire.send(get("/big/1") * 5)
+    replies = [await wire.answer() for _ in range(3)]
+    assert [reply.headers.get("connection") for reply in replies] == [None, None, "close"]
+    assert await wire.rest() == b""
+
+
+# shutting down
+
+
+async def test_close_lets_answers_end_and_cuts_idle_connections(own_service: kit.ServiceMaker) -> None:
+    cook = kit.Cook()
+    up = await own_service.start(cook)
+    busy, idle = await up.connect(), await up.connect()
+    busy.send(get("/hang/streaming"))
+    await cook.started.wait()
+    assert up.server is not None
+    closing = asyncio.ensure_future(up.server.close(10))
+    assert await idle.rest() == b""
+    with pytest.raises(OSError):
+        await up.connect()
+    cook.release.set()
+    reply = await busy.answer()
+    assert reply.complete and reply.body == b"firstdone"
+    assert await busy.rest() == b""
+    await closing
+    assert up.server.connections == 0
+
+
+async def test_close_cuts_what_takes_longer_than_the_grace(own_service: kit.ServiceMaker) -> None:
+    cook = kit.Cook()
+    up = await own_service.start(cook)
+    wire = await up.connect()
+    wire.send(get("/hang/streaming"))
+    await cook.started.wait()
+    assert up.server is not None
+    began_s = time.monotonic()
+    await up.server.close(0.2)
+    assert time.monotonic() - began_s < 3
+    assert cook.cancelled.is_set()
+    assert not (await wire.answer()).complete
+
+
+async def test_answers_given_while_closing_say_so(own_service: kit.ServiceMaker) -> None:
+    cook = kit.Cook()
+    up = await own_service.start(cook)
+    wire = await up.connect()
+    wire.send(get("/hang"))
+    await cook.started.wait()
+    assert up.server is not None
+    closing = asyncio.ensure_future(up.server.close(10))
+    await asyncio.sleep(0.01)
+    cook.release.set()
+    assert (await wire.answer()).headers["connection"] == "close"
+    await closing
+
+
+# after the answer
+
+
+async def test_client_may_leave_while_the_handler_tidies_up(own_service: kit.ServiceMaker) -> None:
+    """What the handler does after the end of its answer is not cancelled."""
+    tidied = asyncio.Event()
+
+    async def handler(request: Request, responder: Responder) -> None:
+        responder.reply(200, (), b"ok")
+        await asyncio.sleep(0.1)
+        tidied.set()
+
+    up = await own_service.start(handler)
+    await up.ask(get("/x"))
+    async with asyncio.timeout(kit.PATIENCE_S):
+        await tidied.wait()
+
+
+async def test_handler_that_ignores_cancellation_can_send_nothing(own_service: kit.ServiceMaker) -> None:
+    started, ended = asyncio.Event(), asyncio.Event()
+
+    async def handler(request: Request, responder: Responder) -> None:
+        started.set()
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            responder.reply(200, (), b"too late")
+            ended.set()
+
+    up = await own_service.start(handler)
+    wire = await up.connect()
+    wire.send(get("/x"))
+    await started.wait()
+    await wire.close()
+    async with asyncio.timeout(kit.PATIENCE_S):
+        await ended.wait()
+    assert up.server is not None
+    await kit.soon(lambda: up.server.connections == 0)
+
+
+# sockets and TLS
+
+
+async def test_nodelay_is_set(plain_service: kit.ServiceMaker) -> None:
+    up = await plain_service.start(kit.Cook())
+    wire = await up.connect()
+    wire.send(get("/big/1"))
+    await wire.answer()
+    assert up.server is not None
+    [connection] = up.server._connections
+    sock = connection._transport.get_extra_info("socket")
+    assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) != 0
+
+
+async def test_each_streamed_piece_leaves_at_once(own_service: kit.ServiceMaker) -> None:
+    ready = asyncio.Event()
+
+    async def handler(request: Request, responder: Responder) -> None:
+        responder.start(200, ())
+        for _ in range(5):
+            responder.write(b"token")
+            ready.clear()
+            await ready.wait()
+        responder.end()
+
+    up = await own_service.start(handler)
+    wire = await up.connect()
+    wire.send(get("/x"))
+    await wire.reader.readuntil(b"\r\n\r\n")
+    for _ in range(5):
+        async with asyncio.timeout(2):
+            assert await wire.reader.readexactly(10) == b"5\r\ntoken\r\n"
+        ready.set()
+    assert await wire.reader.readexactly(5) == b"0\r\n\r\n"
+
+
+async def test_weak_tls_context_is_refused() -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    with pytest.raises(Misconfigured):
+        await serve(
+            kit.Cook(),
+            host="127.0.0.1",
+            port=0,
+            limits=GatewayLimits(),
+            registry=Registry(),
+            ssl_context=context,
+        )
+
+
+async def test_tls_1_2_client_is_refused(certificate: kit.Certificate) -> None:
+    maker = kit.ServiceMaker("tls", certificate)
+    up = await maker.start(kit.Cook())
+    context = certificate.client_context()
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+    with pytest.raises((ssl.SSLError, ConnectionError)):
+        await kit.Wire.open(up.port, context)
+    await maker.close()
+
+
+async def test_peer_certificate_reaches_the_handler(
+    certificate: kit.Certificate, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    mine = make_certificate(tmp_path_factory.mktemp("client"), "client")
+    cook = kit.Cook()
+    server = await serve(
+        cook, host="127.0.0.1", port=0, limits=GatewayLimits(), registry=Registry(),
+        ssl_context=certificate.server_context(client_ca=mine),
+    )  # fmt: skip
+    wire = await kit.Wire.open(server.port, certificate.client_context(own=mine))
+    wire.send(get("/big/1"))
+    assert (await wire.answer()).status == 200
+    expected = ssl.PEM_cert_to_DER_cert(mine.cert_file.read_text())
+    assert cook.requests[0].peer_certificate == expected
+    await wire.close()
+    await server.close(0)
+
+
+async def test_two_servers_share_a_port() -> None:
+    first = await serve(
+        kit.Cook(), host="127.0.0.1", port=0, limits=GatewayLimits(), registry=Registry(), reuse_port=True
+    )
+    second = await serve(
+        kit.Cook(), host="127.0.0.1", port=first.port, limits=GatewayLimits(), registry=Registry(),
+        reuse_port=True,
+    )  # fmt: skip
+    assert first.port == second.port
+    await first.close(0)
+    await second.close(0)
