@@ -81,7 +81,7 @@ class StartView:
             self._live = None
 
     def _changed(self, event: Changed) -> None:
-        self._rows[event.name] = event
+        self._rows = {**self._rows, event.name: event}  # replaced whole: the progress thread iterates it
         bad = event.state in ("unwell", "waiting")
         if self._serving:
             if bad:
@@ -119,8 +119,8 @@ class StartView:
         if event.first_run is not None:
             key = event.first_run.key
             p("  Made at this first start and shown only now:")
-            p(f"    API key            [bold]{key}[/]")
-            p(f"    Admin credential   [bold]{event.first_run.admin}[/]")
+            p(f"    API key            [bold]{escape(key)}[/]")
+            p(f"    Admin credential   [bold]{escape(event.first_run.admin)}[/]")
             p()
         else:
             p(f"  Make another API key:   {escape(with_state('key create', self._state))}")
