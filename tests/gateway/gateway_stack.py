@@ -82,7 +82,10 @@ async def stack(
     limits = limits or GatewayLimits()
     registry = Registry()
     origins = more.pop("cors_origins", ())
-    settings = GatewaySettings("127.0.0.1", 0, "", "", "", cors_origins=origins, limits=limits)
+    access_log = more.pop("access_log", False)
+    settings = GatewaySettings(
+        "127.0.0.1", 0, "", "", "", cors_origins=origins, limits=limits, access_log=access_log
+    )
     governor = FakeGovernor()
     async with contextlib.AsyncExitStack() as opened:
         for engine in engines:

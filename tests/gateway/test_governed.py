@@ -48,7 +48,7 @@ async def governed(
     await ledger.start()
     governor = LocalGovernor(POLICY, ledger, registry)
     pool = Pool(limits, registry)
-    app = build_handler(GatewaySettings("", 0, "", "", ""), governor, pool, registry)
+    app = build_handler(GatewaySettings("", 0, "", "", "", access_log=False), governor, pool, registry)
     async with engine:
         app.swap_routes(RouteTable(1, (model([engine], COMPLIANT),)))
         server = await serve(app, host="127.0.0.1", port=0, limits=limits, registry=registry)

@@ -7,6 +7,7 @@ exist is 404, a wrong method 405, both in OpenAI's error shape.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Awaitable, Callable
 from urllib.parse import unquote
 
@@ -14,6 +15,7 @@ from sextant.base.config import resolve_secret
 from sextant.base.errors import MethodNotAllowed, NotFound, SextantError
 from sextant.base.ids import IdSource
 from sextant.gateway import catalogue, failures
+from sextant.gateway.accesslog import AccessLog
 from sextant.gateway.anthropic import CountTokensDialect, MessagesDialect
 from sextant.gateway.chat import ChatDialect
 from sextant.gateway.completions import CompletionsDialect
@@ -56,7 +58,8 @@ class GatewayApp:
         registry.prometheus.register(meters)
         self._registry = registry
         self._governor = governor
-        self._observer = Observer(meters)
+        self._access_log = AccessLog(sys.stderr) if settings.access_log else None
+        self._observer = Observer(meters, self._access_log)
         self._flow = Flow(settings.limits, governor, pool)
         self._ids = IdSource("req_")
         self._cors = Cors(settings.cors_origins)
@@ -81,8 +84,10 @@ class GatewayApp:
         return self._flow.gate.active
 
     def close(self) -> None:
-        """Stops the keep-alive clock."""
+        """Stops the keep-alive clock and writes the rest of the access log."""
         self._flow.waiting.close()
+        if self._access_log is not None:
+            self._access_log.close()
 
     def __call__(self, request: Request, responder: Responder) -> Awaitable[None]:
         """Answers one request."""
@@ -196,7 +201,8 @@ class GatewayApp:
     def _reply(
         self, responder: Responder, status: int, headers: list[Header], body: bytes, endpoint: str
     ) -> None:
-        self._observer.answered(endpoint, status)
+        request_id = next(value for name, value in headers if name == b"x-request-id")
+        self._observer.answered(endpoint, status, request_id.decode("ascii"))
         responder.reply(status, headers, body)
 
 

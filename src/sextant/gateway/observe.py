@@ -8,9 +8,11 @@ from __future__ import annotations
 import time
 
 from sextant.base.errors import SextantError
+from sextant.gateway.accesslog import AccessLog, Line
 from sextant.gateway.meters import Buckets, Count, Meters
 from sextant.gateway.run import Run
 
+PROBES = frozenset(("health", "ready"))
 MAX_ERROR_CODES = 64
 """Label values for error codes; engines bring their own, so they are bounded."""
 
@@ -60,8 +62,9 @@ class Series:
 class Observer:
     """Bookkeeping of finished requests."""
 
-    def __init__(self, meters: Meters) -> None:
+    def __init__(self, meters: Meters, log: AccessLog | None = None) -> None:
         self._meters = meters
+        self._log = log
         self._codes: set[str] = set()
         self.keepalives = meters.count("sextant_gateway_keepalives")
 
@@ -83,6 +86,8 @@ class Observer:
         if result == "client_closed":
             self._meters.count("sextant_gateway_client_disconnects", surface.endpoint).value += 1
         usage = run.used
+        if self._log is not None:
+            self._log.add(_line(run, model, now_s))
         if usage is None:
             return
         series.input.value += usage.input_tokens
@@ -104,6 +109,30 @@ class Observer:
             self._codes.add(code)
         self._meters.count("sextant_gateway_errors", run.surface.endpoint, code).value += 1
 
-    def answered(self, endpoint: str, status: int) -> None:
-        """An answer outside the flow (a list of models, a 404)."""
+    def answered(self, endpoint: str, status: int, request_id: str) -> None:
+        """An answer outside the flow (a list of models, a 404). Probes are not logged."""
         self._meters.count("sextant_gateway_requests", endpoint, str(status)).value += 1
+        if self._log is not None and endpoint not in PROBES:
+            outcome = "ok" if status < 400 else "refused"
+            self._log.add(Line(time.time(), request_id, endpoint, status, outcome, 0.0))
+
+
+def _line(run: Run, model: str, now_s: float) -> Line:
+    """The access log's line of a finished run."""
+    admission, usage = run.admission, run.used
+    principal = None if admission is None else admission.principal
+    return Line(
+        time.time(),
+        run.request_id,
+        run.surface.endpoint,
+        run.status,
+        run.result,
+        round((now_s - run.started_s) * 1000, 3),
+        model,
+        "" if principal is None else principal.tenant_id,
+        "" if principal is None else principal.key_id,
+        "" if admission is None else admission.claim.peer,
+        round((run.first_token_s - run.started_s) * 1000, 3) if run.first_token_s else -1.0,
+        0 if usage is None else usage.input_tokens,
+        0 if usage is None else usage.output_tokens,
+    )

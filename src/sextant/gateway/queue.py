@@ -28,7 +28,8 @@ class Gate:
 
     @property
     def free(self) -> int:
-        return max(0, self._limits.concurrent_requests - self.active)
+        """Places left."""
+        return self._limits.concurrent_requests - self.active
 
     def enter_now(self) -> bool:
         """Takes a place if one is free and nobody waits for it."""

@@ -49,10 +49,7 @@ class Target:
         self.ready = upstream.ready and problem is None
         self.reason = problem or upstream.reason
         self.weight = max(0, upstream.weight)
-        self.headers: list[Header] = [
-            (b"content-type", b"application/json"),
-            (b"accept", b"application/json, text/event-stream"),
-        ]
+        self.headers: list[Header] = [(b"content-type", b"application/json")]
         if api_key is not None:
             self.headers.append((b"authorization", b"Bearer " + api_key.encode("ascii")))
         self._failures = 0
