@@ -20,6 +20,8 @@ TESTS = Path(__file__).parent
 ROOT = TESTS.parent
 TOLERANCE = 1.5
 """A shard fails when it takes so many times its budget; it is killed at twice that."""
+OWN = "not timing"
+"""Which tests of its paths a shard runs, unless it says otherwise."""
 NO_TESTS = 5
 """Pytest's exit status when nothing was selected."""
 
@@ -32,6 +34,7 @@ class Shard:
     paths: tuple[str, ...]
     marker: str
     budget_s: float
+    workers: int = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,17 +51,19 @@ def read_shards(text: str) -> dict[str, Shard]:
     """The shards of a budget file by name, `fast` among them."""
     table = tomllib.loads(text)
     shards = {
-        name: Shard(name, tuple(entry["paths"]), entry.get("marker", "not timing"), entry["budget_s"])
+        name: Shard(name, tuple(entry["paths"]), entry.get("marker", OWN), entry["budget_s"])
         for name, entry in table["shard"].items()
     }
     fast = table["fast"]
-    paths = tuple(path for name in fast["shards"] for path in shards[name].paths)
-    return {**shards, "fast": Shard("fast", paths, "not slow and not timing", fast["budget_s"])}
+    shards["fast"] = Shard(
+        "fast", tuple(fast["paths"]), "not slow and not timing", fast["budget_s"], fast["workers"]
+    )
+    return shards
 
 
 def homeless(shards: dict[str, Shard], files: list[str]) -> list[str]:
     """The test files that belong to no shard, or to two."""
-    homes = [path for shard in shards.values() if shard.marker == "not timing" for path in shard.paths]
+    homes = [path for shard in shards.values() if shard.marker == OWN for path in shard.paths]
     return [file for file in files if sum(file.startswith(f"{home}/") for home in homes) != 1]
 
 
@@ -89,6 +94,8 @@ def run(shard: Shard) -> Result:
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder, "report.xml")
         command = [sys.executable, "-m", "pytest", "-rs", "-m", shard.marker, f"--junitxml={report}", *paths]
+        if shard.workers > 1:
+            command += ["-n", str(shard.workers)]
         started = time.monotonic()
         try:
             status = subprocess.run(

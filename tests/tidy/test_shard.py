@@ -8,7 +8,8 @@ import shard
 
 BUDGET = """
 [fast]
-shards = ["core"]
+paths = ["tests/base"]
+workers = 2
 budget_s = 60
 [shard.core]
 paths = ["tests/base", "tests/spec"]
@@ -31,6 +32,7 @@ def test_timing_tests_run_in_their_own_shard_only() -> None:
     assert SHARDS["timing"].marker == "timing"
     assert SHARDS["core"].marker == "not timing"
     assert SHARDS["fast"].marker == "not slow and not timing"
+    assert [one.workers for one in SHARDS.values()] == [1, 1, 2]
 
 
 def test_files_without_a_home_or_with_two_are_found() -> None:
