@@ -191,7 +191,7 @@ def _is_text(node: ast.expr) -> bool:
 
 
 def _asserts(function: Function, checks: frozenset[str]) -> bool:
-    """Whether it asserts, expects an exception, or calls what does (`checks`, or its name says so)."""
+    """Whether it asserts, expects an exception or an end in time, or calls what does (by `checks` or name)."""
     for node in ast.walk(function):
         if isinstance(node, ast.Assert):
             return True
@@ -199,7 +199,7 @@ def _asserts(function: Function, checks: frozenset[str]) -> bool:
             called = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
             if (
                 re.match(
-                    r"_?(raises|warns|fail|assert|check|expect|validate|verify|refus|must|until)", called
+                    r"_?(raises|warns|fail|assert|check|expect|validate|verify|refus|must|until|soon|timeout|wait_for)", called
                 )
                 or called in checks
             ):

@@ -22,7 +22,9 @@ class IdSource:
     """
 
     def __init__(self, prefix: str) -> None:
-        self._head = f"{prefix}{_base32(time.time_ns() // 1_000_000, 10)}{_base32(int.from_bytes(os.urandom(5)), 8)}"
+        self._head = (
+            f"{prefix}{_base32(time.time_ns() // 1_000_000, 10)}{_base32(int.from_bytes(os.urandom(5)), 8)}"
+        )
         self._counter = itertools.count()
 
     def next(self) -> str:
