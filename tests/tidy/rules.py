@@ -17,6 +17,9 @@ TOLD_LINES = 5
 
 BANNED_NAMES = re.compile(r"(?:^|_)(?:utils?|helpers?|commons?|misc)\d*(?:_|$)|^manager\d+$")
 UNITLESS = frozenset({"size", "rate", "timeout", "duration", "latency"})
+CHECKING = re.compile(
+    r"_?(raises|warns|fail|assert|check|expect|validate|verify|refus|must|until|soon|timeout|wait_for)"
+)
 MACHINE_PATHS = re.compile(r"(?<![\w.])/(?:work|root|home/\w+|opt/\w+)/")
 UNFINISHED = re.compile(r"\b(?:TODO|FIXME|XXX|HACK)\b|[\"']todo[.\"']")
 
@@ -191,17 +194,12 @@ def _is_text(node: ast.expr) -> bool:
 
 
 def _asserts(function: Function, checks: frozenset[str]) -> bool:
-    """Whether it asserts, expects an exception or an end in time, or calls what does (by `checks` or name)."""
+    """Whether it asserts, expects an exception or an end in time, or calls what does (by name)."""
     for node in ast.walk(function):
         if isinstance(node, ast.Assert):
             return True
         if isinstance(node, ast.Call):
             called = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
-            if (
-                re.match(
-                    r"_?(raises|warns|fail|assert|check|expect|validate|verify|refus|must|until|soon|timeout|wait_for)", called
-                )
-                or called in checks
-            ):
+            if called in checks or CHECKING.match(called):
                 return True
     return False
