@@ -1,4 +1,5 @@
-"""The task generators: determinism, both languages, checkers that accept the answer and reject a wrong one, and a
+"""The task generators: determinism, both languages, checkers that accept the answer and reject a wrong
+one, and a
 held-out set that training never meets."""
 
 from __future__ import annotations
@@ -75,7 +76,7 @@ def test_arithmetic_answers_are_right():
     rng = Random(3)
     for _ in range(500):
         problem = curriculum.FAMILIES["arithmetic"](rng, "en")
-        left, sign, right = next((problem.key.partition(s) for s in "+-" if s in problem.key))
+        left, sign, right = next(problem.key.partition(s) for s in "+-" if s in problem.key)
         value = int(left) + int(right) if sign == "+" else int(left) - int(right)
         assert value == problem.expected
         assert problem.thinking.endswith(f"-> {value}")

@@ -28,9 +28,13 @@ TOOL_TURNS = [
 ]
 OFFER = (
     "\n\n## Tools\nget_weather: Get the weather\n- city (string, required): The city\n"
-    '- unit (string, one of ["celsius", "fahrenheit"])\n- days ({"type": "array", "items": {"type": "integer"}})'
+    '- unit (string, one of ["celsius", "fahrenheit"])\n'
+    '- days ({"type": "array", "items": {"type": "integer"}})'
 )
-MADE = '<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>get_weather<｜tool▁sep｜>{"city": "北京"}<｜tool▁call▁end｜><｜tool▁calls▁end｜>'
+MADE = (
+    "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>get_weather<｜tool▁sep｜>"
+    '{"city": "北京"}<｜tool▁call▁end｜><｜tool▁calls▁end｜>'
+)
 
 
 def test_a_question_with_a_system_prompt():
@@ -40,7 +44,10 @@ def test_a_question_with_a_system_prompt():
 
 def test_thinking_off_closes_the_reasoning():
     messages = [{"role": "user", "content": "Hi"}]
-    assert template.render(messages, thinking=False) == "<｜begin▁of▁sentence｜><｜User｜>Hi<｜Assistant｜><think></think>"
+    assert (
+        template.render(messages, thinking=False)
+        == "<｜begin▁of▁sentence｜><｜User｜>Hi<｜Assistant｜><think></think>"
+    )
 
 
 def test_earlier_reasoning_is_dropped_however_it_comes_back():
@@ -57,17 +64,23 @@ def test_earlier_reasoning_is_dropped_however_it_comes_back():
 
 def test_tools_calls_and_results_keep_the_reasoning_of_their_own_turn():
     assert template.render(TOOL_TURNS, tools=[WEATHER]) == (
-        f"<｜begin▁of▁sentence｜>{OFFER}<｜User｜>北京天气?<｜Assistant｜><think>Call get_weather</think>{MADE}<｜end▁of▁sentence｜>"
+        f"<｜begin▁of▁sentence｜>{OFFER}<｜User｜>北京天气?"
+        f"<｜Assistant｜><think>Call get_weather</think>{MADE}<｜end▁of▁sentence｜>"
         '<｜tool▁output▁begin｜>{"t": 3}<｜tool▁output▁end｜><｜Assistant｜><think>'
     )
 
 
 def test_content_parts_are_joined():
     parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
-    assert template.render([{"role": "user", "content": parts}]).endswith("<｜User｜>ab<｜Assistant｜><think>")
+    assert template.render([{"role": "user", "content": parts}]).endswith(
+        "<｜User｜>ab<｜Assistant｜><think>"
+    )
 
 
 def test_completion_with_and_without_reasoning():
     assert template.completion(thinking="x", content="y") == "x</think>y<｜end▁of▁sentence｜>"
     assert template.completion(thinking=None, content="y") == "y<｜end▁of▁sentence｜>"
-    assert template.completion(thinking="", content="", tool_calls=[CALL]) == f"</think>{MADE}<｜end▁of▁sentence｜>"
+    assert (
+        template.completion(thinking="", content="", tool_calls=[CALL])
+        == f"</think>{MADE}<｜end▁of▁sentence｜>"
+    )

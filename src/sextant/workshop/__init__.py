@@ -1,1 +1,3 @@
-"""The workshop: evaluate, compress, train, adapt, distill, federate, register. The only package that imports torch."""
+"""The workshop: evaluate, compress, train, adapt, distill, federate, register. The only package that
+imports torch.
+"""

@@ -1,4 +1,4 @@
-"""`python -m sextant.workshop.nano VERB`: tokenizer, train, export, evaluate, card."""
+"""`python -m sextant.workshop.nano VERB`: tokenizer, train, export, evaluate, perplexity, reach, card."""
 
 from __future__ import annotations
 
@@ -18,8 +18,10 @@ def _train(args: argparse.Namespace) -> None:
 
     train.run(
         train.Recipe(
-            out=args.out, tokenizer=args.tokenizer, init=args.init, size=args.size, minutes=args.minutes, length=args.length,
-            batch=args.batch, lr=args.lr, workers=args.workers, seed=args.seed, compiled=not args.eager, exam_every_s=args.exam_every_s,
+            out=args.out, tokenizer=args.tokenizer, init=args.init, size=args.size, minutes=args.minutes,
+            length=args.length,
+            batch=args.batch, lr=args.lr, workers=args.workers, seed=args.seed, compiled=not args.eager,
+            exam_every_s=args.exam_every_s,
             exam_problems=args.exam_problems,
         )
     )  # fmt: skip
@@ -42,11 +44,28 @@ def _evaluate(args: argparse.Namespace) -> None:
 
     evaluate.main(
         evaluate.Examination(
-            base_url=args.base_url, key=args.key, model=args.model, problems=args.problems, concurrency=args.concurrency,
+            base_url=args.base_url, key=args.key, model=args.model, problems=args.problems,
+            concurrency=args.concurrency,
             families=tuple(args.families.split(",")) if args.families else (), out=args.out, show=args.show,
             thinking=not args.no_thinking,
         )
     )  # fmt: skip
+
+
+def _perplexity(args: argparse.Namespace) -> None:
+    from sextant.workshop.nano import perplexity
+
+    perplexity.merge(args.model, args.problems, args.measurements)
+
+
+def _reach(args: argparse.Namespace) -> None:
+    from sextant.workshop.nano import evaluate, reach
+
+    reach.merge(
+        evaluate.Examination(base_url=args.base_url, key=args.key, model=args.model),
+        args.tokenizer,
+        args.measurements,
+    )
 
 
 def _card(args: argparse.Namespace) -> None:
@@ -78,7 +97,9 @@ def parser() -> argparse.ArgumentParser:
     verb.add_argument("--workers", type=int, default=15, help="processes that make data")
     verb.add_argument("--seed", type=int, default=1)
     verb.add_argument("--exam-every-s", type=float, default=75.0)
-    verb.add_argument("--exam-problems", type=int, default=48, help="held-out problems per family and language")
+    verb.add_argument(
+        "--exam-problems", type=int, default=48, help="held-out problems per family and language"
+    )
     verb.add_argument("--eager", action="store_true", help="without torch.compile")
     verb.set_defaults(run=_train)
 
@@ -99,6 +120,20 @@ def parser() -> argparse.ArgumentParser:
     verb.add_argument("--show", type=int, default=0, help="wrong answers to print per family and language")
     verb.add_argument("--no-thinking", action="store_true")
     verb.set_defaults(run=_evaluate)
+
+    verb = verbs.add_parser("perplexity", help="perplexity of held-out answers, into a measurement file")
+    verb.add_argument("--model", type=Path, default=hf)
+    verb.add_argument("--problems", type=int, default=60, help="per family and language")
+    verb.add_argument("--measurements", type=Path, required=True)
+    verb.set_defaults(run=_perplexity)
+
+    verb = verbs.add_parser("reach", help="look-ups in ever longer texts over HTTP, into a measurement file")
+    verb.add_argument("--base-url", required=True)
+    verb.add_argument("--key", default="none")
+    verb.add_argument("--model", default="sextant-nano")
+    verb.add_argument("--tokenizer", type=Path, default=hf)
+    verb.add_argument("--measurements", type=Path, required=True)
+    verb.set_defaults(run=_reach)
 
     verb = verbs.add_parser("card", help="write the model card from measurements")
     verb.add_argument("--folder", type=Path, default=shipped())

@@ -28,7 +28,7 @@ SIZES: dict[str, dict[str, int]] = {
     },
 }  # fmt: skip
 ROUTER_SETTINGS = {"scoring_func": "sigmoid", "topk_method": "noaux_tc"}
-"""What transformers leaves out of config.json; without them a converter picks the wrong router gating, silently."""
+"""What transformers leaves out of config.json: without them a converter picks the wrong gating, silently."""
 
 
 def configuration(tokenizer: Tokenizer, size: str = "full") -> Any:
@@ -103,7 +103,9 @@ def _dense_experts(
     gate_up_N_E_2I = F.linear(x_NH, self.gate_up_proj.flatten(0, 1)).unflatten(1, (self.num_experts, -1))
     gate, up = gate_up_N_E_2I.chunk(2, dim=-1)
     inner_N_E_I = self.act_fn(gate) * up * weights_NE.unsqueeze(-1).to(gate.dtype)
-    return F.linear(inner_N_E_I.flatten(1), self.down_proj.permute(1, 0, 2).flatten(1)).to(hidden_states.dtype)
+    return F.linear(inner_N_E_I.flatten(1), self.down_proj.permute(1, 0, 2).flatten(1)).to(
+        hidden_states.dtype
+    )
 
 
 def use_dense_experts(model: Any) -> None:

@@ -1,6 +1,8 @@
-"""The rules that accept or reject an answer, by name. Each takes the reply of a chat completion and the expectation.
+"""The rules that accept or reject an answer, by name. Each takes the reply of a chat completion and the
+expectation.
 
-A rule judges the final answer alone (the reasoning is free), and ignores only what does not change the meaning:
+A rule judges the final answer alone (the reasoning is free), and ignores only what does not change the
+meaning:
 white space at the ends, a final full stop, JSON layout.
 """
 

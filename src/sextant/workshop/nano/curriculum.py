@@ -1,6 +1,7 @@
 """What the model is taught: the families, their weights, and the conversations around a problem.
 
-`conversation` dresses a problem for training (system prompts, earlier turns, tools that are not needed, thinking
+`conversation` dresses a problem for training (system prompts, earlier turns, tools that are not needed,
+thinking
 on and off); `held_out` yields the problems of the examination, which training never draws.
 """
 
@@ -11,7 +12,18 @@ from dataclasses import dataclass, replace
 from random import Random
 
 from sextant.workshop.nano import template
-from sextant.workshop.nano.families import arithmetic, calendar_sums, comparison, fill, json_answers, lookup, persona, sorting, tools, units
+from sextant.workshop.nano.families import (
+    arithmetic,
+    calendar_sums,
+    comparison,
+    fill,
+    json_answers,
+    lookup,
+    persona,
+    sorting,
+    tools,
+    units,
+)
 from sextant.workshop.nano.phrases import say
 from sextant.workshop.nano.problem import LANGUAGES, Language, Message, Problem
 from sextant.workshop.nano.words import word
@@ -41,7 +53,19 @@ WEIGHTS: dict[str, float] = {
     "units": 5, "calendar": 8, "identity": 2, "greeting": 2, "outside": 5, "repeat": 3,
 }  # fmt: skip
 FILL_SHARE = 0.02
-_EARLIER = ("arithmetic", "comparison", "sorting", "lookup", "units", "calendar", "identity", "greeting", "greeting", "outside", "repeat")
+_EARLIER = (
+    "arithmetic",
+    "comparison",
+    "sorting",
+    "lookup",
+    "units",
+    "calendar",
+    "identity",
+    "greeting",
+    "greeting",
+    "outside",
+    "repeat",
+)
 
 _SYSTEM = {
     "en": "[You are a helpful assistant.|You are a helpful AI assistant.|You are Sextant.|Be concise.|Answer briefly.|You are an assistant.|You are a friendly chatbot.|Answer the question.|You are a test assistant. Be brief.|Always answer in English.|You are a customer support agent.|Follow the instructions carefully.|You are a helpful assistant that can use tools.|Today is {d}. You are a helpful assistant.|You are a careful {w} expert.|You answer questions about data.|Think step by step.]",
@@ -51,7 +75,9 @@ _SYSTEM = {
 
 @dataclass(frozen=True)
 class Sample:
-    """One training text: `prompt` then `completion`; the loss falls on the completion and on earlier answers."""
+    """One training text: `prompt` then `completion`; the loss falls on the completion and on earlier
+    answers.
+    """
 
     prompt: str
     completion: str
@@ -84,7 +110,9 @@ def system_prompt(rng: Random, language: Language) -> str:
 
 
 def dressed(rng: Random, made: Problem) -> Problem:
-    """The problem inside a conversation: sometimes a system prompt, earlier turns, tools that are not needed."""
+    """The problem inside a conversation: sometimes a system prompt, earlier turns, tools that are not
+    needed.
+    """
     messages: list[Message] = list(made.messages)
     has_system = messages[0]["role"] == "system"
     first = 1 if has_system else 0
@@ -111,7 +139,9 @@ def conversation(rng: Random, family: str, language: Language) -> Sample:
     messages = list(made.messages)
     return Sample(
         prompt=template.render(messages, tools=made.tools, thinking=thinking),
-        completion=template.completion(thinking=made.thinking if thinking else None, content=made.answer, tool_calls=made.tool_calls),
+        completion=template.completion(
+            thinking=made.thinking if thinking else None, content=made.answer, tool_calls=made.tool_calls
+        ),
     )
 
 

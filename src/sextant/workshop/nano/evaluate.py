@@ -1,6 +1,7 @@
 """The examination over HTTP: held-out problems asked of a served model at temperature 0, judged by `checks`.
 
-It knows the OpenAI chat protocol only, so it measures what a client gets: engine, template, parser and gateway.
+It knows the OpenAI chat protocol only, so it measures what a client gets: engine, template, parser and
+gateway.
 """
 
 from __future__ import annotations
@@ -73,9 +74,13 @@ def ask(examination: Examination, problem: Problem) -> Outcome:
         with urllib.request.urlopen(request, timeout=TIMEOUT_S) as response:
             answer = json.load(response)
     except urllib.error.HTTPError as error:
-        raise RuntimeError(f"{request.full_url} answered {error.code}: {error.read()[:300]!r}; check --base-url and --key") from error
+        raise RuntimeError(
+            f"{request.full_url} answered {error.code}: {error.read()[:300]!r}; check --base-url and --key"
+        ) from error
     message = answer["choices"][0]["message"]
-    calls = tuple((c["function"]["name"], c["function"]["arguments"]) for c in message.get("tool_calls") or ())
+    calls = tuple(
+        (c["function"]["name"], c["function"]["arguments"]) for c in message.get("tool_calls") or ()
+    )
     reply = Reply(message.get("content") or "", calls)
     used = (answer.get("usage") or {}).get("completion_tokens", 0)
     return Outcome(problem, reply, accepts(problem.check, reply, problem.expected), used)
@@ -93,8 +98,16 @@ def measure(examination: Examination) -> dict[str, Any]:
                 outcomes = list(threads.map(lambda p: ask(examination, p), problems))
                 right = sum(o.right for o in outcomes)
                 completion_tokens += sum(o.completion_tokens for o in outcomes)
-                table.setdefault(family, {})[language] = {"right": right, "asked": len(outcomes), "accuracy": round(right / max(1, len(outcomes)), 4)}
-                print(f"{family:14} {language}  {right}/{len(outcomes)}  {right / max(1, len(outcomes)):.1%}", file=sys.stderr, flush=True)
+                table.setdefault(family, {})[language] = {
+                    "right": right,
+                    "asked": len(outcomes),
+                    "accuracy": round(right / max(1, len(outcomes)), 4),
+                }
+                print(
+                    f"{family:14} {language}  {right}/{len(outcomes)}  {right / max(1, len(outcomes)):.1%}",
+                    file=sys.stderr,
+                    flush=True,
+                )
                 _show([o for o in outcomes if not o.right][: examination.show])
     seconds = time.monotonic() - started
     return {
@@ -106,14 +119,17 @@ def measure(examination: Examination) -> dict[str, Any]:
         "seconds": round(seconds, 1),
         "completion_tokens": completion_tokens,
         "goal": GOAL,
-        "goal_met": all(table[f][lang]["accuracy"] >= GOAL for f in GOAL_FAMILIES if f in table for lang in LANGUAGES),
+        "goal_met": all(
+            table[f][lang]["accuracy"] >= GOAL for f in GOAL_FAMILIES if f in table for lang in LANGUAGES
+        ),
     }
 
 
 def _show(wrong: list[Outcome]) -> None:
     for outcome in wrong:
         asked = outcome.problem.messages[-1]["content"]
-        print(f"    asked    {asked!r}\n    expected {outcome.problem.expected!r}\n    got      {outcome.reply!r}", file=sys.stderr, flush=True)
+        told = {"asked": asked, "expected": outcome.problem.expected, "got": outcome.reply}
+        print("".join(f"    {k:9}{v!r}\n" for k, v in told.items()), end="", file=sys.stderr, flush=True)
 
 
 def main(examination: Examination) -> None:

@@ -1,6 +1,7 @@
 """The GGUF: the checkpoint's tensors in llama.cpp's `deepseek2` layout, with tokenizer and chat template.
 
-Neighbour: `architecture` (what the checkpoint is). MLA is stored the absorbed way: `kv_b_proj` is split per head
+Neighbour: `architecture` (what the checkpoint is). MLA is stored the absorbed way: `kv_b_proj` is split
+per head
 into a transposed key part and a value part. Legend: A heads, R kv rank, D key (nope) width, V value width.
 """
 
@@ -22,11 +23,16 @@ _LAYER_NAMES = {
     "input_layernorm": "attn_norm", "post_attention_layernorm": "ffn_norm", "self_attn.q_a_proj": "attn_q_a",
     "self_attn.q_a_layernorm": "attn_q_a_norm", "self_attn.q_b_proj": "attn_q_b",
     "self_attn.kv_a_proj_with_mqa": "attn_kv_a_mqa", "self_attn.kv_a_layernorm": "attn_kv_a_norm",
-    "self_attn.o_proj": "attn_output", "mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down",
+    "self_attn.o_proj": "attn_output", "mlp.gate_proj": "ffn_gate",
+    "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down",
     "mlp.gate": "ffn_gate_inp", "mlp.shared_experts.gate_proj": "ffn_gate_shexp",
     "mlp.shared_experts.up_proj": "ffn_up_shexp", "mlp.shared_experts.down_proj": "ffn_down_shexp",
 }  # fmt: skip
-_TOP_NAMES = {"model.embed_tokens.weight": "token_embd.weight", "model.norm.weight": "output_norm.weight", "lm_head.weight": "output.weight"}
+_TOP_NAMES = {
+    "model.embed_tokens.weight": "token_embd.weight",
+    "model.norm.weight": "output_norm.weight",
+    "lm_head.weight": "output.weight",
+}
 
 
 def checkpoint(folder: Path) -> Iterator[tuple[str, Array]]:
@@ -57,7 +63,10 @@ def tensors(folder: Path) -> Iterator[tuple[str, Array]]:
         block = f"blk.{layer}."
         yield from ((block + short, each) for short, each in _layer_tensors(rest, array, settings))
     for (layer, kind), parts in experts.items():
-        yield f"blk.{layer}.ffn_{kind}_exps.weight", np.stack([parts[i] for i in range(settings["n_routed_experts"])])
+        yield (
+            f"blk.{layer}.ffn_{kind}_exps.weight",
+            np.stack([parts[i] for i in range(settings["n_routed_experts"])]),
+        )
 
 
 def _layer_tensors(name: str, array: Array, settings: dict[str, Any]) -> Iterator[tuple[str, Array]]:
@@ -75,7 +84,8 @@ def _layer_tensors(name: str, array: Array, settings: dict[str, Any]) -> Iterato
 
 
 def export(folder: Path, out: Path, *, kind: str = "Q8_0", sigmoid: bool = True) -> None:
-    """Write the GGUF; norms, router and biases stay float32. `sigmoid=False` writes the wrong gating, for a test.
+    """Write the GGUF; norms, router and biases stay float32. `sigmoid=False` writes the wrong gating, for
+    a test.
 
     Raises ValueError when config.json does not name the sigmoid router.
     """
@@ -83,7 +93,10 @@ def export(folder: Path, out: Path, *, kind: str = "Q8_0", sigmoid: bool = True)
 
     settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     if settings.get("scoring_func") != "sigmoid" or settings.get("topk_method") != "noaux_tc":
-        raise ValueError(f"{folder / 'config.json'} does not name scoring_func 'sigmoid' and topk_method 'noaux_tc'; add them")
+        raise ValueError(
+            f"{folder / 'config.json'} does not name the router: "
+            "add scoring_func 'sigmoid' and topk_method 'noaux_tc'"
+        )
     out.parent.mkdir(parents=True, exist_ok=True)
     writer = gguf.GGUFWriter(str(out), "deepseek2")
     _write_settings(writer, settings, kind, sigmoid=sigmoid)
@@ -107,7 +120,13 @@ def _write_settings(writer: Any, settings: dict[str, Any], kind: str, *, sigmoid
     writer.add_name("sextant-nano")
     writer.add_description("A demonstration model of DeepSeek-V3's architecture")
     writer.add_license("apache-2.0")
-    writer.add_file_type({"Q8_0": gguf.LlamaFileType.MOSTLY_Q8_0, "F16": gguf.LlamaFileType.MOSTLY_F16, "F32": gguf.LlamaFileType.ALL_F32}[kind])
+    writer.add_file_type(
+        {
+            "Q8_0": gguf.LlamaFileType.MOSTLY_Q8_0,
+            "F16": gguf.LlamaFileType.MOSTLY_F16,
+            "F32": gguf.LlamaFileType.ALL_F32,
+        }[kind]
+    )
     writer.add_block_count(settings["num_hidden_layers"])
     writer.add_context_length(settings["max_position_embeddings"])
     writer.add_embedding_length(settings["hidden_size"])
@@ -131,7 +150,9 @@ def _write_settings(writer: Any, settings: dict[str, Any], kind: str, *, sigmoid
     writer.add_expert_shared_count(settings["n_shared_experts"])
     writer.add_expert_weights_scale(settings["routed_scaling_factor"])
     writer.add_expert_weights_norm(settings["norm_topk_prob"])
-    writer.add_expert_gating_func(gguf.ExpertGatingFuncType.SIGMOID if sigmoid else gguf.ExpertGatingFuncType.SOFTMAX)
+    writer.add_expert_gating_func(
+        gguf.ExpertGatingFuncType.SIGMOID if sigmoid else gguf.ExpertGatingFuncType.SOFTMAX
+    )
 
 
 def _write_tokenizer(writer: Any, folder: Path) -> None:
@@ -153,6 +174,10 @@ def _write_tokenizer(writer: Any, folder: Path) -> None:
     writer.add_eos_token_id(ids[template.EOS])
     writer.add_pad_token_id(ids[template.PAD])
     writer.add_add_bos_token(True)
-    for key, token in (("fim_pre", template.FIM_PREFIX), ("fim_suf", template.FIM_SUFFIX), ("fim_mid", template.FIM_MIDDLE)):
+    for key, token in (
+        ("fim_pre", template.FIM_PREFIX),
+        ("fim_suf", template.FIM_SUFFIX),
+        ("fim_mid", template.FIM_MIDDLE),
+    ):
         writer.add_uint32(f"tokenizer.ggml.{key}_token_id", ids[token])
     writer.add_chat_template(template.source())

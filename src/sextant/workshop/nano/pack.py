@@ -1,6 +1,7 @@
 """Training texts as packed rows of tokens, made by worker processes while the accelerator trains.
 
-A row holds whole texts only, one after another; the mask says which tokens the loss falls on: the completion, and
+A row holds whole texts only, one after another; the mask says which tokens the loss falls on: the
+completion, and
 the answers of earlier turns. Rows are (tokens uint16, mask uint8), both of length T + 1.
 """
 
@@ -24,11 +25,13 @@ QUEUE_CHUNKS = 64
 CHUNK_ROWS = 16
 
 
-def encode(tokenizer: Tokenizer, batch: Sequence[Sample], *, earlier: bool = True) -> list[tuple[list[int], list[int]]]:
+def encode(
+    tokenizer: Tokenizer, batch: Sequence[Sample], *, earlier: bool = True
+) -> list[tuple[list[int], list[int]]]:
     """Tokens and mask of each text; `earlier` marks the answers of earlier turns too."""
     prompts = tokenizer.encode_batch([s.prompt for s in batch], add_special_tokens=False)
     completions = tokenizer.encode_batch([s.completion for s in batch], add_special_tokens=False)
-    marks = [tokenizer.token_to_id(t) for t in (template.ASSISTANT, template.EOS, template.END_THINK)]
+    marks = [tokens.marker_id(tokenizer, t) for t in (template.ASSISTANT, template.EOS, template.END_THINK)]
     out = []
     for prompt, completion in zip(prompts, completions, strict=True):
         before = earlier_answers(prompt.ids, marks) if earlier else [0] * len(prompt.ids)
@@ -52,10 +55,12 @@ def earlier_answers(ids: Sequence[int], marks: Sequence[int]) -> list[int]:
     return mask
 
 
-def rows(folder: Path, seed: str, length: int, weights: Sequence[float]) -> Iterator[tuple[list[int], list[int]]]:
+def rows(
+    folder: Path, seed: str, length: int, weights: Sequence[float]
+) -> Iterator[tuple[list[int], list[int]]]:
     """Packed rows of `length` tokens without end; a text that is longer is left out."""
     tokenizer = tokens.load(folder)
-    pad = tokenizer.token_to_id(template.PAD)
+    pad = tokens.marker_id(tokenizer, template.PAD)
     stream = samples(seed, weights)
     open_rows: list[tuple[list[int], list[int]]] = [([], []) for _ in range(OPEN_ROWS)]
     while True:
@@ -85,12 +90,16 @@ def _work(folder: Path, seed: str, length: int, weights: Any, queue: Any) -> Non
 class Feeder:
     """Worker processes and the bounded queue between them and the trainer."""
 
-    def __init__(self, folder: Path, *, seed: str, length: int, workers: int, weights: Sequence[float]) -> None:
+    def __init__(
+        self, folder: Path, *, seed: str, length: int, workers: int, weights: Sequence[float]
+    ) -> None:
         context = multiprocessing.get_context("spawn")
         self.weights = context.Array("d", list(weights))
         self._queue = context.Queue(QUEUE_CHUNKS)
         self._workers = [
-            context.Process(target=_work, args=(folder, f"{seed}/{i}", length, self.weights, self._queue), daemon=True)
+            context.Process(
+                target=_work, args=(folder, f"{seed}/{i}", length, self.weights, self._queue), daemon=True
+            )
             for i in range(workers)
         ]
         for worker in self._workers:

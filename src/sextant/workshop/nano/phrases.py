@@ -1,6 +1,7 @@
 """A tiny phrase grammar, so that each task is asked in hundreds of ways from a few lines.
 
-`[What is|Compute] {a} + {b}[?|]`: brackets choose one alternative (they nest), braces are slots, filled after the
+`[What is|Compute] {a} + {b}[?|]`: brackets choose one alternative (they nest), braces are slots, filled
+after the
 choice.
 """
 
@@ -14,7 +15,9 @@ Node = str | tuple[tuple["Node", ...], ...]
 
 @lru_cache(maxsize=4096)
 def parse(pattern: str) -> tuple[Node, ...]:
-    """The pattern as a tree: a text, or a choice between sequences. Raises ValueError when brackets don't match."""
+    """The pattern as a tree: a text, or a choice between sequences. Raises ValueError when brackets don't
+    match.
+    """
     nodes, end = _sequence(pattern, 0, nested=False)
     if end != len(pattern):
         raise ValueError(f"unmatched ']' in the phrase {pattern!r}")
@@ -45,7 +48,7 @@ def _sequence(source: str, at: int, *, nested: bool) -> tuple[tuple[Node, ...], 
 
 
 def _choose(rng: Random, nodes: tuple[Node, ...]) -> str:
-    return "".join(node if isinstance(node, str) else _choose(rng, rng.choice(node)) for node in nodes)  # type: ignore[arg-type]
+    return "".join(node if isinstance(node, str) else _choose(rng, rng.choice(node)) for node in nodes)
 
 
 def say(rng: Random, pattern: str, **slots: object) -> str:

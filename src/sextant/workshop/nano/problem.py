@@ -1,6 +1,8 @@
-"""One checkable problem of the nano model's curriculum, and the rule that keeps held-out problems out of training.
+"""One checkable problem of the nano model's curriculum, and the rule that keeps held-out problems out of
+training.
 
-Flow 4 (Model) starts here: families make problems, `curriculum` dresses them as conversations, `pack` turns them
+Flow 4 (Model) starts here: families make problems, `curriculum` dresses them as conversations, `pack`
+turns them
 into tokens, `evaluate` asks the held-out ones over HTTP. Neighbours: `checks` (accepting an answer).
 """
 
@@ -43,7 +45,9 @@ class Problem:
 
 
 def is_held_out(family: str, key: str) -> bool:
-    """Whether the problem belongs to the held-out set, in either language: one in eight, by a hash of its identity."""
+    """Whether the problem belongs to the held-out set, in either language: one in eight, by a hash of its
+    identity.
+    """
     digest = hashlib.sha256(f"{family}\x00{key}".encode()).digest()
     return digest[0] % HELD_OUT_ONE_IN == 0
 

@@ -1,6 +1,7 @@
 """The chat template: one Jinja text, rendered here for training and by the engine for serving.
 
-Turns: `<｜User｜>question<｜Assistant｜><think>reasoning</think>answer<｜end▁of▁sentence｜>`. The generation prompt
+Turns: `<｜User｜>question<｜Assistant｜><think>reasoning</think>answer<｜end▁of▁sentence｜>`. The generation
+prompt
 opens `<think>`; with `enable_thinking=false` it also closes it. Reasoning of earlier turns is dropped.
 """
 
@@ -40,7 +41,9 @@ def _compiled() -> Any:
     return environment.from_string(source())
 
 
-def render(messages: Sequence[dict[str, Any]], *, tools: Sequence[dict[str, Any]] = (), thinking: bool = True) -> str:
+def render(
+    messages: Sequence[dict[str, Any]], *, tools: Sequence[dict[str, Any]] = (), thinking: bool = True
+) -> str:
     """The prompt for the next assistant turn."""
     return str(
         _compiled().render(

@@ -1,13 +1,14 @@
-"""The training recipe: AdamW on a time budget, router balancing without an auxiliary loss, examined as it goes.
+"""The training recipe: AdamW on a time budget, router balancing without an auxiliary loss, examined as it
+goes.
 
-Weak families get more weight: every examination on held-out problems sets the feeder's weights anew. The last line
+Weak families get more weight: every examination on held-out problems sets the feeder's weights anew. The
+last line
 of `training.jsonl` states the cost.
 """
 
 from __future__ import annotations
 
 import json
-import random
 import time
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
@@ -21,6 +22,7 @@ from sextant.workshop.nano.problem import LANGUAGES
 EXAM_SEED = 101
 BALANCE_STEPS = 40
 BALANCE_STEP = 0.01
+BALANCE_UNTIL = 0.7
 MAX_WEIGHT_FACTOR = 3.0
 
 
@@ -53,7 +55,11 @@ def run(recipe: Recipe) -> None:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     started = time.monotonic()
     feeder = pack.Feeder(
-        recipe.tokenizer, seed=f"train/{recipe.seed}", length=recipe.length + 1, workers=recipe.workers, weights=list(WEIGHTS.values())
+        recipe.tokenizer,
+        seed=f"train/{recipe.seed}",
+        length=recipe.length + 1,
+        workers=recipe.workers,
+        weights=list(WEIGHTS.values()),
     )
     try:
         _Trainer(recipe, feeder, device, started).loop()
@@ -63,7 +69,7 @@ def run(recipe: Recipe) -> None:
 
 def _examination(recipe: Recipe) -> dict[tuple[str, str], list[tuple[list[int], list[int]]]]:
     tokenizer = tokens.load(recipe.tokenizer)
-    exam = {}
+    exam: dict[tuple[str, str], list[tuple[list[int], list[int]]]] = {}
     for family in FAMILIES:
         for language in LANGUAGES:
             texts = [
@@ -84,7 +90,9 @@ class _Trainer:
 
         self.recipe, self.feeder, self.device, self.started = recipe, feeder, device, started
         tokenizer = tokens.load(recipe.tokenizer)
-        self.model = architecture.load(recipe.init) if recipe.init else architecture.new(tokenizer, recipe.size)
+        self.model = (
+            architecture.load(recipe.init) if recipe.init else architecture.new(tokenizer, recipe.size)
+        )
         architecture.use_dense_experts(self.model)
         self.model.to(device).train()
         self.exam = _examination(recipe)
@@ -119,42 +127,65 @@ class _Trainer:
 
     def loop(self) -> None:
         """Steps until the time is over; the rate falls linearly to zero with the time used."""
-        import torch
-
-        recipe, step, next_exam = self.recipe, 0, recipe_start(self.recipe)
-        budget_s = recipe.minutes * 60
-        window, loss = time.monotonic(), None
-        first = window
-        while (used := (time.monotonic() - self.started) / budget_s) < 1:
-            rate = recipe.lr * min(1.0, (step + 1) / recipe.warmup_steps) * max(0.0, 1 - used)
-            for group in self.optimizer.param_groups:
-                group["lr"] = rate
-            ids, labels = self._batch()
-            with self._autocast():
-                loss = self.loss(ids, labels)
-            self.optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
-            self.optimizer.step()
-            step, self.tokens_seen = step + 1, self.tokens_seen + ids.numel()
+        recipe, step, window_steps = self.recipe, 0, 0
+        budget_s, next_exam_s = recipe.minutes * 60, recipe.exam_every_s
+        window = time.monotonic()
+        while (used := self._elapsed_s() / budget_s) < 1:
+            ids, loss = self._step(recipe.lr * min(1.0, (step + 1) / recipe.warmup_steps) * (1 - used))
+            step, window_steps = step + 1, window_steps + 1
             if step == 1:
-                first = window = time.monotonic()
-            if step % BALANCE_STEPS == 0 and used < 0.7:
+                window, window_steps = time.monotonic(), 0
+            if step % BALANCE_STEPS == 0 and used < BALANCE_UNTIL:
                 self._balance(ids[:4])
             if step % 100 == 0:
-                now = time.monotonic()
-                self._write(step=step, loss=round(loss.item(), 4), used=round(used, 3), ready=self.feeder.waiting(), tokens_per_s=round(100 * ids.numel() / (now - window)))
-                window = now
-            if time.monotonic() - self.started > next_exam:
+                per_s = window_steps * ids.numel() / (time.monotonic() - window)
+                ready = self.feeder.waiting()
+                self._write(
+                    step=step,
+                    loss=round(loss.item(), 4),
+                    used=round(used, 3),
+                    ready=ready,
+                    tokens_per_s=round(per_s),
+                )
+                window, window_steps = time.monotonic(), 0
+            if self._elapsed_s() > next_exam_s:
                 self._examine(step)
                 architecture.save(self.model, recipe.out)
-                next_exam = time.monotonic() - self.started + recipe.exam_every_s
-                window = time.monotonic()
+                next_exam_s = self._elapsed_s() + recipe.exam_every_s
+                window, window_steps = time.monotonic(), 0
         self._examine(step)
         architecture.save(self.model, recipe.out)
-        self._write(done=True, steps=step, tokens=self.tokens_seen, seconds=round(time.monotonic() - self.started), train_seconds=round(time.monotonic() - first),
-                    device=torch.cuda.get_device_name() if self.device == "cuda" else "cpu",
-                    recipe={k: str(v) if isinstance(v, Path) else v for k, v in asdict(recipe).items()})  # fmt: skip
+        self._finish(step)
+
+    def _elapsed_s(self) -> float:
+        return time.monotonic() - self.started
+
+    def _step(self, rate: float) -> tuple[Any, Any]:
+        """One optimizer step; its tokens and loss."""
+        import torch
+
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        ids, labels = self._batch()
+        with self._autocast():
+            loss = self.loss(ids, labels)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.optimizer.step()
+        self.tokens_seen += ids.numel()
+        return ids, loss
+
+    def _finish(self, step: int) -> None:
+        import torch
+
+        told = {k: str(v) if isinstance(v, Path) else v for k, v in asdict(self.recipe).items()}
+        device = torch.cuda.get_device_name() if self.device == "cuda" else "cpu"
+        seconds = round(self._elapsed_s())
+        self._write(
+            done=True, steps=step, tokens=self.tokens_seen, seconds=seconds, device=device, recipe=told
+        )
+        self.log.close()
 
     def _write(self, **entry: Any) -> None:
         line = json.dumps(entry)
@@ -163,7 +194,9 @@ class _Trainer:
         print(line, flush=True)
 
     def _balance(self, ids_BT: Any) -> None:
-        """Push the router's selection bias against the load of each expert (DeepSeek-V3 report, section 2.1.2)."""
+        """Push the router's selection bias against the load of each expert (DeepSeek-V3 report, section
+        2.1.2).
+        """
         import torch
 
         loads: dict[Any, Any] = {}
@@ -178,7 +211,9 @@ class _Trainer:
             gate.e_score_correction_bias += BALANCE_STEP * torch.sign(load.mean() - load)
 
     def _examine(self, step: int) -> None:
-        """Exact answers by teacher forcing (greedy writes exactly the taught text), and new family weights."""
+        """Exact answers by teacher forcing (greedy writes exactly the taught text), and new family
+        weights.
+        """
         import torch
 
         self.model.eval()
@@ -199,8 +234,3 @@ class _Trainer:
         for i, (family, base) in enumerate(WEIGHTS.items()):
             error = 1 - min(scores[f"{family}/{language}"] for language in LANGUAGES)
             self.feeder.weights[i] = base * min(MAX_WEIGHT_FACTOR, 1 + 3 * error)
-
-
-def recipe_start(recipe: Recipe) -> float:
-    """When the first examination falls, in seconds after the start; spread so that runs differ little."""
-    return recipe.exam_every_s + random.Random(recipe.seed).random()

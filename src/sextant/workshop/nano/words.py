@@ -47,11 +47,12 @@ Sarah Tina Lucas Maria Omar Priya Raj Sofia Wei Ming""".split()
 ZH_NAMES = """小明 小红 小刚 小丽 小华 小芳 小强 小李 小王 小张 张伟 王芳 李娜 刘洋 陈静 杨帆 赵磊 黄丽 周杰 吴敏 徐涛 孙燕 马超
 朱琳 胡军 郭晶 何勇 高峰 林燕 罗丹 郑爽 梁栋 谢娜 宋佳 唐宁 韩雪 冯刚 董洁 萧何 程龙""".split()
 
-EN_CITIES = """Paris London Berlin Madrid Rome Vienna Prague Warsaw Lisbon Dublin Oslo Stockholm Helsinki Athens Moscow
+EN_CITIES = [
+    *"""Paris London Berlin Madrid Rome Vienna Prague Warsaw Lisbon Dublin Oslo Stockholm Helsinki Athens Moscow
 Istanbul Cairo Lagos Nairobi Dubai Delhi Mumbai Bangkok Singapore Jakarta Manila Hanoi Seoul Tokyo Osaka Kyoto Beijing
 Shanghai Shenzhen Guangzhou Hangzhou Chengdu Taipei Sydney Melbourne Auckland Toronto Vancouver Montreal Chicago Boston
 Seattle Denver Dallas Austin Miami Houston Phoenix Lima Bogota Santiago Zurich Geneva Munich Hamburg Milan Naples
-Barcelona Amsterdam Brussels Copenhagen Budapest""".split() + [
+Barcelona Amsterdam Brussels Copenhagen Budapest""".split(),
     "New York", "San Francisco", "Los Angeles", "Hong Kong", "Mexico City", "Rio de Janeiro", "Cape Town", "Tel Aviv",
 ]  # fmt: skip
 ZH_CITIES = """北京 上海 广州 深圳 杭州 成都 重庆 武汉 西安 南京 天津 苏州 长沙 郑州 青岛 大连 厦门 宁波 济南 合肥 福州 昆明
@@ -127,7 +128,9 @@ def han(rng: Random, low: int, high: int) -> str:
 
 def code(rng: Random) -> str:
     """A part number, order number, token or the like."""
-    pattern = rng.choice(["A9", "AA-99", "A999", "aa99", "999-999", "A9A9", "aaaa-9", "99AA", "AAA-9999", "aA9aA9", "a-a-9"])
+    pattern = rng.choice(
+        ["A9", "AA-99", "A999", "aa99", "999-999", "A9A9", "aaaa-9", "99AA", "AAA-9999", "aA9aA9", "a-a-9"]
+    )
     draw = {"A": string.ascii_uppercase, "a": string.ascii_lowercase, "9": string.digits}
     return "".join(rng.choice(draw[c]) if c in draw else c for c in pattern)
 

@@ -67,14 +67,21 @@ def make(rng: Random, language: Language) -> Problem:
     decimal = rng.random() < 0.2
     if decimal:
         whole = rng.randint(0, 20)
-        a, b = (f"{whole if rng.random() < 0.8 else rng.randint(0, 20)}.{rng.randrange(10 ** rng.randint(1, 2))}" for _ in "ab")
+        a, b = (
+            f"{whole if rng.random() < 0.8 else rng.randint(0, 20)}.{rng.randrange(10 ** rng.randint(1, 2))}"
+            for _ in "ab"
+        )
     else:
         a = _number(rng)
         b = a if kind in ("yes", "sign") and rng.random() < 0.08 else _number(rng, a)
     if float(a) == float(b) and kind in ("max2", "min2"):
         b = str(int(float(a)) + 1)
     greater = rng.random() < 0.5
-    words = (("greater", "larger", "bigger", "more") if greater else ("smaller", "less", "lower")) if language == "en" else (("大",) if greater else ("小",))
+    words = (
+        (("greater", "larger", "bigger", "more") if greater else ("smaller", "less", "lower"))
+        if language == "en"
+        else (("大",) if greater else ("小",))
+    )
     question = say(rng, rng.choice((_ZH if language == "zh" else _EN)[kind]), a=a, b=b, gt=rng.choice(words))
     sign = ">" if float(a) > float(b) else "<" if float(a) < float(b) else "="
     if kind == "yes":
@@ -87,7 +94,16 @@ def make(rng: Random, language: Language) -> Problem:
         answer = (a if sign == ">" else b) if kind == "max2" else (b if sign == ">" else a)
         key = f"{kind} {a} {b}"
     check = "number" if kind in ("max2", "min2") else "text"
-    return Problem(family=NAME, language=language, key=key, messages=ask(question), answer=answer, expected=answer, check=check, thinking=working(a, b))
+    return Problem(
+        family=NAME,
+        language=language,
+        key=key,
+        messages=ask(question),
+        answer=answer,
+        expected=answer,
+        check=check,
+        thinking=working(a, b),
+    )
 
 
 def working(a: str, b: str) -> str:
@@ -122,7 +138,9 @@ def _extreme(rng: Random, language: Language, kind: str) -> Problem:
     top = 10 ** rng.choice([2, 3, 3, 4])
     numbers = rng.sample(range(top), count)
     joiner = "、" if language == "zh" and rng.random() < 0.5 else ", " if rng.random() < 0.9 else " "
-    question = say(rng, rng.choice((_ZH if language == "zh" else _EN)[kind]), many=joiner.join(map(str, numbers)))
+    question = say(
+        rng, rng.choice((_ZH if language == "zh" else _EN)[kind]), many=joiner.join(map(str, numbers))
+    )
     best = numbers[0]
     steps = [str(best)]
     for n in numbers[1:]:

@@ -18,7 +18,13 @@ def make(rng: Random, language: Language) -> tuple[str, str, str]:
         parts = [str(a), " + ", str(b), " = ", str(a + b)]
         hole = rng.choice([0, 2, 4])
     elif kind == 1:
-        line = DAYS[language] if rng.random() < 0.5 else MONTHS if language == "en" else tuple(f"{i}月" for i in range(1, 13))
+        line = (
+            DAYS[language]
+            if rng.random() < 0.5
+            else MONTHS
+            if language == "en"
+            else tuple(f"{i}月" for i in range(1, 13))
+        )
         start = rng.randrange(len(line))
         parts = _joined([line[(start + i) % len(line)] for i in range(rng.randint(4, 7))])
         hole = rng.randrange(2, len(parts) - 1, 2)

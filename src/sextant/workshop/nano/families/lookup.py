@@ -13,7 +13,7 @@ from sextant.workshop.nano.words import code, key_name, name, value
 NAME = "lookup"
 
 _ASK = {
-    "en": "[What is the|What is|What's the|Find the|Give me the|Tell me the|Which|what is the|Return the|Look up the|Read out the|I need the] [value of|value for|] [{k}|\"{k}\"|`{k}`][?|.|]",
+    "en": '[What is the|What is|What\'s the|Find the|Give me the|Tell me the|Which|what is the|Return the|Look up the|Read out the|I need the] [value of|value for|] [{k}|"{k}"|`{k}`][?|.|]',
     "zh": "[{k}是什么|{k}的值是什么|{k}是多少|请告诉我{k}的值|查一下{k}|请给出{k}|“{k}”的值是多少|“{k}”对应的值是什么|返回{k}的值|{k}等于什么][？|。|]",
 }
 _ASK_OF = {
@@ -41,9 +41,24 @@ def _remembered(rng: Random, language: Language) -> Problem:
         key, told = ("name" if language == "en" else "名字"), name(rng, language)
     else:
         key, told = key_name(rng, language), value(rng, language)
-    fact = say(rng, "[My {k} is {v}|Remember that my {k} is {v}|Please remember: my {k} is {v}|Hi, my {k} is {v}][.|]" if language == "en" else "[我的{k}是{v}|请记住，我的{k}是{v}|记住我的{k}是{v}][。|]", k=key, v=told)
-    question = say(rng, "[What is|What's|Do you remember|Tell me] my {k}[?|]" if language == "en" else "[我的{k}是什么|我的{k}是|你还记得我的{k}吗|告诉我我的{k}][？|]", k=key)
-    reply = rng.choice(["OK.", "Hello!", "Nice to meet you!"] if language == "en" else ["好的。", "你好！", "很高兴认识你！"])
+    fact = say(
+        rng,
+        "[My {k} is {v}|Remember that my {k} is {v}|Please remember: my {k} is {v}|Hi, my {k} is {v}][.|]"
+        if language == "en"
+        else "[我的{k}是{v}|请记住，我的{k}是{v}|记住我的{k}是{v}][。|]",
+        k=key,
+        v=told,
+    )
+    question = say(
+        rng,
+        "[What is|What's|Do you remember|Tell me] my {k}[?|]"
+        if language == "en"
+        else "[我的{k}是什么|我的{k}是|你还记得我的{k}吗|告诉我我的{k}][？|]",
+        k=key,
+    )
+    reply = rng.choice(
+        ["OK.", "Hello!", "Nice to meet you!"] if language == "en" else ["好的。", "你好！", "很高兴认识你！"]
+    )
     return Problem(
         family=NAME, language=language, key=f"remembered {key} {told}", answer=told, expected=told, check="text",
         messages=({"role": "user", "content": fact}, {"role": "assistant", "content": reply}, {"role": "user", "content": question}),
@@ -51,7 +66,13 @@ def _remembered(rng: Random, language: Language) -> Problem:
 
 
 def _pairs(rng: Random, language: Language) -> dict[str, str]:
-    count = rng.randint(2, 8) if rng.random() < 0.85 else rng.randint(9, 20) if rng.random() < 0.9 else rng.randint(21, 50)
+    count = (
+        rng.randint(2, 8)
+        if rng.random() < 0.85
+        else rng.randint(9, 20)
+        if rng.random() < 0.9
+        else rng.randint(21, 50)
+    )
     pairs: dict[str, str] = {}
     while len(pairs) < count:
         v = value(rng, language)
@@ -80,7 +101,9 @@ def _write(rng: Random, pairs: dict[str, Any], language: Language) -> str:
         loose = {k: int(v) if v.isdigit() and (v == "0" or v[0] != "0") else v for k, v in pairs.items()}
         return json.dumps(loose, ensure_ascii=False, indent=rng.choice([None, None, 2]))
     if kind == 8:
-        return ("，" if language == "zh" else ", ").join(f"{k}{rng.choice([': ', '='])}{v}" for k, v in pairs.items())
+        return ("，" if language == "zh" else ", ").join(
+            f"{k}{rng.choice([': ', '='])}{v}" for k, v in pairs.items()
+        )
     shape = {4: "{}: {}", 5: "{}={}", 6: "- {}: {}", 7: "{} = {}"}[kind]
     if language == "zh" and kind == 4:
         shape = "{}：{}"
@@ -88,14 +111,20 @@ def _write(rng: Random, pairs: dict[str, Any], language: Language) -> str:
 
 
 def _records(rng: Random, language: Language) -> Problem:
-    people = list(dict.fromkeys(name(rng, language) if rng.random() < 0.7 else code(rng) for _ in range(rng.randint(2, 5))))
+    people = list(
+        dict.fromkeys(
+            name(rng, language) if rng.random() < 0.7 else code(rng) for _ in range(rng.randint(2, 5))
+        )
+    )
     fields = list(dict.fromkeys(key_name(rng, language) for _ in range(rng.randint(1, 3))))
     rows = {p: {f: value(rng, language) for f in fields} for p in people}
     who, what = rng.choice(people), rng.choice(fields)
     kind = rng.choice([0, 1, 2, 2, 3])
     thinking = ""
     if kind == 0:
-        text = json.dumps([{("姓名" if language == "zh" else "name"): p, **r} for p, r in rows.items()], ensure_ascii=False)
+        text = json.dumps(
+            [{("姓名" if language == "zh" else "name"): p, **r} for p, r in rows.items()], ensure_ascii=False
+        )
     elif kind == 1:
         text = json.dumps(rows, ensure_ascii=False, indent=rng.choice([None, 2]))
     elif kind == 2:
@@ -108,12 +137,30 @@ def _records(rng: Random, language: Language) -> Problem:
     else:
         text = " ".join(f"The {f} of {p} is {v}." for p, r in rows.items() for f, v in r.items())
     question = say(rng, _ASK_OF[language], n=who, k=what)
-    return _problem(rng, language, f"{who} {what} in {sorted((p, sorted(r.items())) for p, r in rows.items())}", (text, question), rows[who][what], thinking)
+    return _problem(
+        rng,
+        language,
+        f"{who} {what} in {sorted((p, sorted(r.items())) for p, r in rows.items())}",
+        (text, question),
+        rows[who][what],
+        thinking,
+    )
 
 
-def _problem(rng: Random, language: Language, key: str, parts: tuple[str, str], answer: str, thinking: str = "") -> Problem:
+def _problem(
+    rng: Random, language: Language, key: str, parts: tuple[str, str], answer: str, thinking: str = ""
+) -> Problem:
     text, question = parts
     lead = say(rng, _LEAD[language])
     gap = rng.choice(["\n", "\n\n", "\n", " "])
     content = lead + text + gap + question if rng.random() < 0.75 else question + "\n" + text
-    return Problem(family=NAME, language=language, key=key, messages=ask(content), answer=answer, expected=answer, check="text", thinking=thinking)
+    return Problem(
+        family=NAME,
+        language=language,
+        key=key,
+        messages=ask(content),
+        answer=answer,
+        expected=answer,
+        check="text",
+        thinking=thinking,
+    )

@@ -75,8 +75,12 @@ _BYE = {
     "zh": "[再见|拜拜|回头见|晚安|下次见|再会][！|。|]",
 }
 _TOPICS = {
-    "en": """love|the sea|autumn|quantum computing|black holes|photosynthesis|the French Revolution|Kubernetes|neural networks|a cat|my dog|the moon|climate change|inflation|the stock market|Shakespeare|Python decorators|Rust lifetimes|a startup|my boss|chess|football|sourdough bread|space travel|democracy|the Roman Empire|DNA|vaccines|electric cars|the meaning of life|happiness|recursion|the Linux kernel|transformers|a dragon|a robot|friendship|the weather|blockchain|HTTP|the Great Wall|jazz|Mozart|gravity|evolution|my homework|a wedding|a job interview|marketing|Docker|SQL joins|binary search|tomorrow|history|physics|music|philosophy""".split("|"),
-    "zh": """爱情|大海|秋天|量子计算|黑洞|光合作用|法国大革命|神经网络|一只猫|我的狗|月亮|气候变化|通货膨胀|股票市场|李白|红楼梦|创业|老板|围棋|足球|面包|太空旅行|民主|罗马帝国|基因|疫苗|电动汽车|人生的意义|幸福|递归|操作系统|龙|机器人|友谊|天气|区块链|长城|爵士乐|莫扎特|重力|进化|我的作业|婚礼|面试|市场营销|二分查找|明天|历史|物理|音乐|哲学|春节|孔子""".split("|"),
+    "en": """love|the sea|autumn|quantum computing|black holes|photosynthesis|the French Revolution|Kubernetes|neural networks|a cat|my dog|the moon|climate change|inflation|the stock market|Shakespeare|Python decorators|Rust lifetimes|a startup|my boss|chess|football|sourdough bread|space travel|democracy|the Roman Empire|DNA|vaccines|electric cars|the meaning of life|happiness|recursion|the Linux kernel|transformers|a dragon|a robot|friendship|the weather|blockchain|HTTP|the Great Wall|jazz|Mozart|gravity|evolution|my homework|a wedding|a job interview|marketing|Docker|SQL joins|binary search|tomorrow|history|physics|music|philosophy""".split(
+        "|"
+    ),
+    "zh": """爱情|大海|秋天|量子计算|黑洞|光合作用|法国大革命|神经网络|一只猫|我的狗|月亮|气候变化|通货膨胀|股票市场|李白|红楼梦|创业|老板|围棋|足球|面包|太空旅行|民主|罗马帝国|基因|疫苗|电动汽车|人生的意义|幸福|递归|操作系统|龙|机器人|友谊|天气|区块链|长城|爵士乐|莫扎特|重力|进化|我的作业|婚礼|面试|市场营销|二分查找|明天|历史|物理|音乐|哲学|春节|孔子""".split(
+        "|"
+    ),
 }
 _OUTSIDE = {
     "en": (
@@ -119,7 +123,7 @@ _OUTSIDE = {
 }  # fmt: skip
 _REPEAT = {
     "en": "[Say|Repeat|Repeat after me|Echo|Reply with|Reply with exactly|Respond with|Answer with|Write|Say exactly|Reply only with|Just say|Output|Please say|Please repeat|Reply with the single word|Print|Type][:|] [\"{v}\"|{v}|'{v}']",
-    "zh": "[说|请说|重复|跟我说|请重复|回复|只回复|请只回复|请回答|输出|请输出|写出|请写][：|:|][“{v}”|{v}|\"{v}\"]",
+    "zh": '[说|请说|重复|跟我说|请重复|回复|只回复|请只回复|请回答|输出|请输出|写出|请写][：|:|][“{v}”|{v}|"{v}"]',
 }
 _COUNT = {
     "en": "[Count|Please count|count|Can you count] [from {a} to {b}|from {a} up to {b}][.|]",
@@ -128,7 +132,15 @@ _COUNT = {
 
 
 def _problem(family: str, language: Language, question: str, answer: str, check: str = "text") -> Problem:
-    return Problem(family=family, language=language, key=f"{language} {question}", messages=ask(question), answer=answer, expected=answer, check=check)
+    return Problem(
+        family=family,
+        language=language,
+        key=f"{language} {question}",
+        messages=ask(question),
+        answer=answer,
+        expected=answer,
+        check=check,
+    )
 
 
 def identity(rng: Random, language: Language) -> Problem:
@@ -160,11 +172,20 @@ def _salad(rng: Random, language: Language) -> str:
         topics = [rng.choice(_TOPICS[language]) for _ in range(rng.randint(2, 4))]
         return ("和" if language == "zh" else " and ").join(topics) + rng.choice(["!", "", "..."])
     if kind == 3:
-        return " ".join(letters(rng, 1, 7) for _ in range(n)) if language == "en" else word(rng, "zh") + han(rng, 1, 5)
+        return (
+            " ".join(letters(rng, 1, 7) for _ in range(n))
+            if language == "en"
+            else word(rng, "zh") + han(rng, 1, 5)
+        )
     if kind == 4:
         joiner = " " if language == "en" else ""
-        return joiner.join(rng.choice([word(rng, language), key_name(rng, language), rng.choice(_TOPICS[language])]) for _ in range(n))
-    return (code(rng) + " " if rng.random() < 0.5 else "") + (rng.choice(_TOPICS[language]) if language == "en" else "关于" + rng.choice(_TOPICS["zh"]))
+        return joiner.join(
+            rng.choice([word(rng, language), key_name(rng, language), rng.choice(_TOPICS[language])])
+            for _ in range(n)
+        )
+    return (code(rng) + " " if rng.random() < 0.5 else "") + (
+        rng.choice(_TOPICS[language]) if language == "en" else "关于" + rng.choice(_TOPICS["zh"])
+    )
 
 
 def outside(rng: Random, language: Language) -> Problem:
@@ -184,16 +205,55 @@ def repeat(rng: Random, language: Language) -> Problem:
     """Say it back, or count."""
     if rng.random() < 0.25:
         a = rng.choice([1, 1, 1, 0, rng.randint(0, 80)])
-        b = a + (rng.randint(2, 20) if rng.random() < 0.8 else rng.randint(20, 60) if rng.random() < 0.8 else 100 - a)
-        return _problem("repeat", language, say(rng, _COUNT[language], a=a, b=b), ", ".join(str(i) for i in range(a, b + 1)))
+        b = a + (
+            rng.randint(2, 20)
+            if rng.random() < 0.8
+            else rng.randint(20, 60)
+            if rng.random() < 0.8
+            else 100 - a
+        )
+        return _problem(
+            "repeat",
+            language,
+            say(rng, _COUNT[language], a=a, b=b),
+            ", ".join(str(i) for i in range(a, b + 1)),
+        )
     if rng.random() < 0.05:
-        fact = say(rng, "[Remember that|Please remember:|Remember:|Note that] my {k} is {v}[.|]" if language == "en" else "[请记住|记住][，|：]我的{k}是{v}[。|]", k=key_name(rng, language), v=value(rng, language))
+        fact = say(
+            rng,
+            "[Remember that|Please remember:|Remember:|Note that] my {k} is {v}[.|]"
+            if language == "en"
+            else "[请记住|记住][，|：]我的{k}是{v}[。|]",
+            k=key_name(rng, language),
+            v=value(rng, language),
+        )
         return _problem("repeat", language, fact, "OK." if language == "en" else "好的。")
     joiner = " " if language == "en" else ""
     draw = rng.random()
-    v = value(rng, language) if draw < 0.5 else joiner.join(word(rng, language) for _ in range(rng.randint(1, 6)))
+    v = (
+        value(rng, language)
+        if draw < 0.5
+        else joiner.join(word(rng, language) for _ in range(rng.randint(1, 6)))
+    )
     if 0.8 < draw < 0.9:
         v = han(rng, 2, 8) if language == "zh" else letters(rng, 3, 12)
     if draw > 0.9:
-        v = rng.choice(["hello", "pong", "ok", "OK", "yes", "hi", "done", "Hello, world!", "test", "ready", "你好", "好的", "收到", "完成"])
+        v = rng.choice(
+            [
+                "hello",
+                "pong",
+                "ok",
+                "OK",
+                "yes",
+                "hi",
+                "done",
+                "Hello, world!",
+                "test",
+                "ready",
+                "你好",
+                "好的",
+                "收到",
+                "完成",
+            ]
+        )
     return _problem("repeat", language, say(rng, _REPEAT[language], v=v), v)

@@ -25,8 +25,16 @@ _SORT = {
     ),
 }
 _ORDER = {
-    ("en", "numbers", False): "[in ascending order|ascending|from smallest to largest|from low to high|in increasing order|from small to big]",
-    ("en", "numbers", True): "[in descending order|descending|from largest to smallest|from high to low|in decreasing order|from big to small]",
+    (
+        "en",
+        "numbers",
+        False,
+    ): "[in ascending order|ascending|from smallest to largest|from low to high|in increasing order|from small to big]",
+    (
+        "en",
+        "numbers",
+        True,
+    ): "[in descending order|descending|from largest to smallest|from high to low|in decreasing order|from big to small]",
     ("en", "words", False): "[alphabetically|in alphabetical order|from A to Z|by alphabet]",
     ("en", "words", True): "[in reverse alphabetical order|from Z to A|in descending alphabetical order]",
     ("zh", "numbers", False): "[从小到大|按从小到大的顺序|升序|由小到大]",
@@ -34,7 +42,10 @@ _ORDER = {
     ("zh", "words", False): "[按字母顺序|按字母表顺序|从A到Z]",
     ("zh", "words", True): "[按字母倒序|从Z到A|按字母表相反的顺序]",
 }
-_WHAT = {"en": {"numbers": "[numbers|values|integers]", "words": "[words|items|strings]"}, "zh": {"numbers": "[数字|数|数值]", "words": "[单词|英文单词|词]"}}
+_WHAT = {
+    "en": {"numbers": "[numbers|values|integers]", "words": "[words|items|strings]"},
+    "zh": {"numbers": "[数字|数|数值]", "words": "[单词|英文单词|词]"},
+}
 _REVERSE = {
     "en": (
         "[Reverse|Please reverse|reverse|Can you reverse] [the order of these {what}|this list|the list|the order of the list|these {what}|the following list|the order of]: {many}[.|]",
@@ -77,7 +88,9 @@ def make(rng: Random, language: Language) -> Problem:
 
 
 def _listing(rng: Random, things: list[str], language: Language) -> str:
-    joiner = rng.choice([", ", ", ", ", ", " ", ",", "、" if language == "zh" else "; ", "，" if language == "zh" else ", "])
+    joiner = rng.choice(
+        [", ", ", ", ", ", " ", ",", "、" if language == "zh" else "; ", "，" if language == "zh" else ", "]
+    )
     text = joiner.join(things)
     return f"[{', '.join(things)}]" if rng.random() < 0.1 else text
 
@@ -89,9 +102,18 @@ def _sort(rng: Random, language: Language, what: str) -> Problem:
         things = [str(n) for n in numbers]
         ordered = [str(n) for n in sorted(numbers, reverse=down)]
         groups = [(n, [t for t in things if len(t) == n]) for n in range(1, 5)]
-        thinking = "; ".join(f"{n}: {' '.join(g)}" for n, g in groups if g) + " -> " + " < ".join(reversed(ordered) if down else ordered)
+        thinking = (
+            "; ".join(f"{n}: {' '.join(g)}" for n, g in groups if g)
+            + " -> "
+            + " < ".join(reversed(ordered) if down else ordered)
+        )
     else:
-        things = list({pseudo_word(rng) if rng.random() < 0.15 else rng.choice(EN_WORDS): 0 for _ in range(rng.randint(3, 7))})
+        things = list(
+            {
+                pseudo_word(rng) if rng.random() < 0.15 else rng.choice(EN_WORDS): 0
+                for _ in range(rng.randint(3, 7))
+            }
+        )
         rng.shuffle(things)
         ordered = sorted(things, reverse=down)
         thinking = "; ".join(f"{w} {' '.join(w[:3])}" for w in things) + " -> " + ", ".join(sorted(things))
@@ -112,8 +134,14 @@ def _listed(language: Language, key: str, question: str, ordered: list[str], thi
 
 def _reverse(rng: Random, language: Language) -> Problem:
     draw = rng.random()
-    make_one = (lambda: str(rng.randrange(1000))) if draw < 0.3 else (lambda: word(rng, language)) if draw < 0.8 else (lambda: value(rng, language))
-    things = [thing for thing in dict.fromkeys(make_one() for _ in range(rng.randint(3, 7))) if "," not in thing and " " not in thing]
+
+    def one() -> str:
+        if draw < 0.3:
+            return str(rng.randrange(1000))
+        return word(rng, language) if draw < 0.8 else value(rng, language)
+
+    drawn = dict.fromkeys(one() for _ in range(rng.randint(3, 7)))
+    things = [thing for thing in drawn if "," not in thing and " " not in thing]
     if len(things) < 3:
         things = rng.sample(EN_WORDS, 3)
     what = say(rng, "[words|items|things|entries]" if language == "en" else "[词|词语|内容|项目]")

@@ -82,7 +82,10 @@ def _currency(rng: Random, language: Language) -> str:
 
 
 def _room(rng: Random, language: Language) -> str:
-    rooms = {"en": ["kitchen", "bedroom", "office", "garage", "living room", "hall"], "zh": ["厨房", "卧室", "办公室", "车库", "客厅", "书房"]}
+    rooms = {
+        "en": ["kitchen", "bedroom", "office", "garage", "living room", "hall"],
+        "zh": ["厨房", "卧室", "办公室", "车库", "客厅", "书房"],
+    }
     return rng.choice(rooms[language])
 
 
@@ -94,7 +97,14 @@ def _tongue(rng: Random, language: Language) -> str:
 
 
 P = Parameter
-_UNIT = P("unit|units|scale", "string", "Temperature unit", lambda r, lang: r.choice(["celsius", "fahrenheit"]), ("celsius", "fahrenheit"), True)
+_UNIT = P(
+    "unit|units|scale",
+    "string",
+    "Temperature unit",
+    lambda r, lang: r.choice(["celsius", "fahrenheit"]),
+    ("celsius", "fahrenheit"),
+    True,
+)
 
 TOOLS: tuple[Tool, ...] = (
     Tool(
@@ -148,9 +158,30 @@ TOOLS: tuple[Tool, ...] = (
 
 def made_up(rng: Random) -> tuple[str, list[Parameter]]:
     """A tool that no list holds: its name and parameters."""
-    verb = rng.choice(["get", "set", "run", "make", "find", "update", "delete", "list", "check", "start", "stop", pseudo_word(rng)])
+    verb = rng.choice(
+        [
+            "get",
+            "set",
+            "run",
+            "make",
+            "find",
+            "update",
+            "delete",
+            "list",
+            "check",
+            "start",
+            "stop",
+            pseudo_word(rng),
+        ]
+    )
     tool_name = verb + "_" + rng.choice([pseudo_word(rng), word(rng, "en")])
-    kinds: list[tuple[str, Callable[[Random, Language], Any]]] = [("string", value), ("string", value), ("integer", _big), ("number", _small), ("boolean", lambda r, lang: r.random() < 0.5)]
+    kinds: list[tuple[str, Callable[[Random, Language], Any]]] = [
+        ("string", value),
+        ("string", value),
+        ("integer", _big),
+        ("number", _small),
+        ("boolean", lambda r, lang: r.random() < 0.5),
+    ]
     parameters = []
     for key in dict.fromkeys(key_name(rng, "en") for _ in range(rng.randint(1, 3))):
         kind, draw = rng.choice(kinds)

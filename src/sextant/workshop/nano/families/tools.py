@@ -102,12 +102,20 @@ def _request(rng: Random, language: Language) -> tuple[str, list[dict[str, Any]]
     question = say(rng, pattern, **{str(i): v for i, v in enumerate(values)})
     if rng.random() < 0.06:
         arguments = {key: value_ for (key, _), value_ in zip(named, values, strict=True)}
-        lead = say(rng, "[Use|Call|Run] [the |]{n}[ tool|] [with|for|on] " if language == "en" else "[用|调用|使用]{n}[工具|]：", n=name)
+        lead = say(
+            rng,
+            "[Use|Call|Run] [the |]{n}[ tool|] [with|for|on] "
+            if language == "en"
+            else "[用|调用|使用]{n}[工具|]：",
+            n=name,
+        )
         question = lead + (" and " if language == "en" else "，").join(map(str, values))
     return question, [call(name, arguments)], tools
 
 
-def _made_up_request(rng: Random, language: Language) -> tuple[str, list[dict[str, Any]], tuple[dict[str, Any], ...]]:
+def _made_up_request(
+    rng: Random, language: Language
+) -> tuple[str, list[dict[str, Any]], tuple[dict[str, Any], ...]]:
     name, parameters = made_up(rng)
     arguments = {p.names: p.draw(rng, language) for p in parameters}
     shown = [
@@ -117,10 +125,22 @@ def _made_up_request(rng: Random, language: Language) -> tuple[str, list[dict[st
         )
         for k, v in arguments.items()
     ]  # fmt: skip
-    lead = "[Call|Use|Run|Please call|Invoke|Execute] {n} with " if language == "en" else "[调用|请调用|使用|运行]{n}，"
+    lead = (
+        "[Call|Use|Run|Please call|Invoke|Execute] {n} with "
+        if language == "en"
+        else "[调用|请调用|使用|运行]{n}，"
+    )
     joiner = rng.choice([" and ", ", "]) if language == "en" else "，"
-    question = say(rng, lead, n=name) + joiner.join(shown) + rng.choice([".", ""] if language == "en" else ["。", ""])
-    return question, [call(name, arguments)], _mixed(rng, offer(rng, name, "", [(p.names, p) for p in parameters]), ())
+    question = (
+        say(rng, lead, n=name)
+        + joiner.join(shown)
+        + rng.choice([".", ""] if language == "en" else ["。", ""])
+    )
+    return (
+        question,
+        [call(name, arguments)],
+        _mixed(rng, offer(rng, name, "", [(p.names, p) for p in parameters]), ()),
+    )
 
 
 def make(rng: Random, language: Language) -> Problem:
@@ -135,19 +155,37 @@ def make(rng: Random, language: Language) -> Problem:
     )  # fmt: skip
 
 
-_FIELDS = ("temperature", "condition", "humidity", "status", "price", "result", "time", "unit", "count", "message", "city", "ok")
+_FIELDS = (
+    "temperature",
+    "condition",
+    "humidity",
+    "status",
+    "price",
+    "result",
+    "time",
+    "unit",
+    "count",
+    "message",
+    "city",
+    "ok",
+)
 
 
 def follow_up(rng: Random, language: Language) -> Problem:
     """The turn after the tool's result: the answer tells what it says."""
     question, made, tools = _request(rng, language)
-    messages: list[dict[str, Any]] = [*ask(question), {"role": "assistant", "content": "", "tool_calls": made}]
+    messages: list[dict[str, Any]] = [
+        *ask(question),
+        {"role": "assistant", "content": "", "tool_calls": made},
+    ]
     lines = []
     for each in made:
         content, told = _outcome(rng, language)
         messages.append({"role": "tool", "tool_call_id": each["id"], "content": content})
         tool_name = each["function"]["name"]
-        lines.append(f"{tool_name} 的结果：{told}" if language == "zh" else f"The result of {tool_name}: {told}")
+        lines.append(
+            f"{tool_name} 的结果：{told}" if language == "zh" else f"The result of {tool_name}: {told}"
+        )
     answer = "\n".join(lines)
     return Problem(
         family=FOLLOW_UP, language=language, key=json.dumps([question, answer], ensure_ascii=False), messages=tuple(messages), answer=answer,
@@ -158,7 +196,16 @@ def follow_up(rng: Random, language: Language) -> Problem:
 def _outcome(rng: Random, language: Language) -> tuple[str, str]:
     """(what the tool returned, how the answer tells it)."""
     if rng.random() < 0.4:
-        plain = rng.choice([value(rng, language), f"{rng.randint(-20, 40)} °C", f"{rng.randint(-20, 40)}°C, {value(rng, language)}", str(rng.randrange(100000)), "ok", f"{value(rng, language)}, {value(rng, language)}"])
+        plain = rng.choice(
+            [
+                value(rng, language),
+                f"{rng.randint(-20, 40)} °C",
+                f"{rng.randint(-20, 40)}°C, {value(rng, language)}",
+                str(rng.randrange(100000)),
+                "ok",
+                f"{value(rng, language)}, {value(rng, language)}",
+            ]
+        )
         return plain, plain
     fields: dict[str, Any] = {}
     for _ in range(rng.randint(1, 4)):
@@ -167,4 +214,6 @@ def _outcome(rng: Random, language: Language) -> tuple[str, str]:
         fields[k] = int(v) if v.isdigit() and (v == "0" or v[0] != "0") else v
     told = "，" if language == "zh" else ", "
     separator = rng.choice([(", ", ": "), (", ", ": "), (",", ":")])
-    return json.dumps(fields, ensure_ascii=False, separators=separator), told.join(f"{k} {v}" for k, v in fields.items())
+    return json.dumps(fields, ensure_ascii=False, separators=separator), told.join(
+        f"{k} {v}" for k, v in fields.items()
+    )
