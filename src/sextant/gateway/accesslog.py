@@ -1,8 +1,8 @@
 """The access log: one JSON line a request, without prompt or answer, written beside the loop.
 
 Flow 1 (serve), after its end. The loop only appends a record; a thread of its own turns records into lines
-and writes them, so that a slow terminal or a full pipe never holds up a request. The queue is bounded: what does
-not fit is counted, and the count is written as soon as there is room. Lines have the form of
+and writes them, so that a slow terminal or a full pipe never holds up a request. The queue is bounded: what
+does not fit is counted, and the count is written as soon as there is room. Lines have the form of
 `telemetry.logs`. Neighbours: `observe.py` appends, `app.py` owns it.
 """
 
