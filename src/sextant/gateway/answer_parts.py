@@ -2,7 +2,7 @@
 
 Part of flow 1 (serve), between the engine's OpenAI chunks and the translating dialects (`responses.py`,
 `anthropic.py`). A stream and a whole completion go through the same `Assembly`, so that both give the same
-parts whatever the chunk borders were.
+parts whatever the chunk borders were. What does not have the published types is the engine's fault.
 """
 
 from __future__ import annotations
@@ -17,6 +17,54 @@ from sextant.base.errors import UpstreamError
 Kind = Literal["reasoning", "text", "tool"]
 
 
+class Alternative(msgspec.Struct, gc=False):
+    token: str
+    logprob: float | None = None
+    bytes: list[int] | None = None
+
+
+class Logprob(Alternative, gc=False):
+    """One token of the text with its log probability; minus infinity comes as null."""
+
+    top_logprobs: list[Alternative] | None = None
+
+
+class Logprobs(msgspec.Struct, gc=False):
+    content: list[Logprob] | None = None
+
+
+class CalledFunction(msgspec.Struct, gc=False):
+    name: str | None = None
+    arguments: str | None = None
+
+
+class ToolCall(msgspec.Struct, gc=False):
+    index: int | None = None
+    id: str | None = None
+    function: CalledFunction | None = None
+
+
+class Said(msgspec.Struct, gc=False):
+    """A `delta` or a `message`."""
+
+    reasoning_content: str | None = None
+    content: str | None = None
+    refusal: str | None = None
+    tool_calls: list[ToolCall] | None = None
+
+
+class Choice(msgspec.Struct, gc=False):
+    index: int = 0
+    delta: Said | None = None
+    message: Said | None = None
+    finish_reason: str | None = None
+    logprobs: Logprobs | None = None
+    stop_reason: Any = None
+    """vLLM's word for the stop sequence that matched."""
+    matched_stop: Any = None
+    """SGLang's."""
+
+
 class Part(msgspec.Struct):
     """One part of an answer. For a tool call, `text` holds its arguments (JSON as the model wrote it)."""
 
@@ -25,7 +73,7 @@ class Part(msgspec.Struct):
     text: str = ""
     call_id: str = ""
     name: str = ""
-    logprobs: list[dict[str, Any]] = []
+    logprobs: list[Logprob] = []
 
 
 class Piece(msgspec.Struct, gc=False):
@@ -36,7 +84,7 @@ class Piece(msgspec.Struct, gc=False):
     tool: int = -1
     call_id: str = ""
     name: str = ""
-    logprobs: list[dict[str, Any]] = []
+    logprobs: list[Logprob] = []
 
 
 class Step(msgspec.Struct, gc=False):
@@ -63,16 +111,37 @@ class Assembly:
     def has_tool_call(self) -> bool:
         return any(part.kind == "tool" for part in self.parts)
 
-    def steps(self, choice: dict[str, Any], body: dict[str, Any]) -> Iterator[Step]:
-        """Feeds one choice whose `delta` or `message` is `body`. Raises UpstreamError on nonsense."""
-        for piece in _pieces(choice, body):
-            yield self._feed(piece)
-        reason = choice.get("finish_reason")
-        if reason:
-            self.finish_reason = reason
-            for name in ("stop_reason", "matched_stop"):  # vLLM's and SGLang's word for it
-                if isinstance(choice.get(name), str):
-                    self.matched_stop = choice[name]
+    def chunk(self, chunk: dict[str, Any]) -> Iterator[Step]:
+        """Feeds one chunk of a stream. Raises UpstreamError when it is none."""
+        choice = _first_choice(chunk)
+        if choice is not None:
+            yield from self._steps(choice, choice.delta)
+
+    def whole(self, completion: dict[str, Any], prefix: str = "") -> None:
+        """Takes a whole answer, without the caller's own `prefix` where the engine repeats it.
+
+        Raises UpstreamError when it holds none of what an answer needs.
+        """
+        choice = _first_choice(completion)
+        if choice is None or choice.message is None:
+            raise UpstreamError("The engine's answer has no message.", code="engine_garbage")
+        if prefix and choice.message.content is not None:
+            choice.message.content = choice.message.content.removeprefix(prefix)
+        for _ in self._steps(choice, choice.message):
+            pass
+        for part in self.parts:
+            if part.kind == "text":
+                part.logprobs = _aligned(part.text, part.logprobs)
+
+    def _steps(self, choice: Choice, said: Said | None) -> Iterator[Step]:
+        if said is not None:
+            for piece in _pieces(choice, said):
+                yield self._feed(piece)
+        if choice.finish_reason:
+            self.finish_reason = choice.finish_reason
+            for matched in (choice.stop_reason, choice.matched_stop):
+                if isinstance(matched, str):
+                    self.matched_stop = matched
 
     def _feed(self, piece: Piece) -> Step:
         current = self.parts[-1] if self.parts else None
@@ -82,7 +151,10 @@ class Assembly:
             return Step(None, current, False, piece)
         if piece.kind == "tool":
             if not piece.name:
-                raise UpstreamError("The engine sent a tool call without a name, or mixed up two tool calls.")
+                raise UpstreamError(
+                    "The engine sent a tool call without a name, or mixed up two tool calls.",
+                    code="engine_garbage",
+                )
             self._tool = piece.tool
         index = len(self.parts)
         part = Part(index, piece.kind, piece.text, piece.call_id, piece.name, list(piece.logprobs))
@@ -97,57 +169,39 @@ class Assembly:
         return piece.tool == self._tool and piece.call_id in ("", current.call_id)
 
 
-def chunk_choice(chunk: dict[str, Any]) -> dict[str, Any] | None:
+def _first_choice(answer: dict[str, Any]) -> Choice | None:
     """The first choice of a chunk or completion, or None (the usage chunk has none)."""
-    choices: list[dict[str, Any]] = chunk.get("choices") or []
-    return next((choice for choice in choices if choice.get("index", 0) == 0), None)
+    try:
+        choices = msgspec.convert(answer.get("choices") or [], list[Choice])
+    except msgspec.ValidationError as error:
+        raise UpstreamError(f"The engine's answer is none: {error}.", code="engine_garbage") from None
+    return next((choice for choice in choices if choice.index == 0), None)
 
 
-def read_completion(completion: dict[str, Any], prefix: str = "") -> Assembly:
-    """The parts of a whole answer, without the caller's own `prefix` where the engine repeats it.
-
-    Raises UpstreamError when it holds none of what an answer needs.
-    """
-    choice = chunk_choice(completion)
-    message = choice.get("message") if choice else None
-    if choice is None or not isinstance(message, dict):
-        raise UpstreamError("The engine's answer has no message.")
-    if prefix and isinstance(message.get("content"), str):
-        message["content"] = message["content"].removeprefix(prefix)
-    assembly = Assembly()
-    for _ in assembly.steps(choice, message):
-        pass
-    for part in assembly.parts:
-        if part.kind == "text":
-            part.logprobs = _aligned(part.text, part.logprobs)
-    return assembly
-
-
-def _pieces(choice: dict[str, Any], body: dict[str, Any]) -> Iterator[Piece]:
-    reasoning = body.get("reasoning_content")
-    if reasoning:
-        yield Piece("reasoning", reasoning)
-    text = body.get("content") or body.get("refusal")
+def _pieces(choice: Choice, said: Said) -> Iterator[Piece]:
+    if said.reasoning_content:
+        yield Piece("reasoning", said.reasoning_content)
+    text = said.content or said.refusal
     if text:
-        logprobs = (choice.get("logprobs") or {}).get("content") or []
-        yield Piece("text", text, logprobs=logprobs)
-    for position, call in enumerate(body.get("tool_calls") or ()):
-        function = call.get("function") or {}
+        logprobs = choice.logprobs.content if choice.logprobs is not None else None
+        yield Piece("text", text, logprobs=logprobs or [])
+    for position, call in enumerate(said.tool_calls or ()):
+        function = call.function or CalledFunction()
         yield Piece(
             "tool",
-            function.get("arguments") or "",
-            call.get("index", position),
-            call.get("id") or "",
-            function.get("name") or "",
+            function.arguments or "",
+            position if call.index is None else call.index,
+            call.id or "",
+            function.name or "",
         )
 
 
-def _aligned(text: str, logprobs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _aligned(text: str, logprobs: list[Logprob]) -> list[Logprob]:
     """The entries that spell `text`: an engine's whole answer lists the reasoning's tokens before them."""
     wanted = len(text.encode())
     for start in range(len(logprobs) - 1, -1, -1):
         entry = logprobs[start]
-        wanted -= len(entry.get("bytes") or str(entry.get("token", "")).encode())
+        wanted -= len(entry.bytes or entry.token.encode())
         if wanted <= 0:
             return logprobs[start:] if wanted == 0 else logprobs
     return logprobs

@@ -13,7 +13,7 @@ import msgspec
 
 from sextant.base import errors
 from sextant.gateway import sse
-from sextant.gateway.answer_parts import Assembly, Part, Step, chunk_choice, read_completion
+from sextant.gateway.answer_parts import Assembly, Part, Step
 from sextant.gateway.anthropic_request import Ask, read_request
 from sextant.gateway.dialect import Call
 from sextant.gateway.translation import engine_call, repeated_prefix
@@ -86,11 +86,7 @@ class MessagesDialect:
         progress = chunk.get("prompt_progress")
         if isinstance(progress, dict):
             self._prompt = _prompt_usage(progress)
-        choice = chunk_choice(chunk)
-        delta = choice.get("delta") if choice else None
-        if choice is None or delta is None:
-            return b""
-        events = b"".join(self._step(step) for step in self._assembly.steps(choice, delta))
+        events = b"".join(self._step(step) for step in self._assembly.chunk(chunk))
         return self._start() + events if events else b""
 
     def finish(self, usage: Usage) -> bytes:
@@ -111,7 +107,7 @@ class MessagesDialect:
         return sse.event(self.failure(error), b"error")
 
     def answer(self, completion: dict[str, Any], usage: Usage) -> bytes:
-        self._assembly = read_completion(completion, self._prefix)
+        self._assembly.whole(completion, self._prefix)
         content = [self._block(part) for part in self._assembly.parts]
         reason, sequence = self._stop(usage)
         return _encode(self._message(content, reason, sequence, usage))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import base64
 import struct
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
@@ -22,8 +22,17 @@ from sextant.spec.usage import Usage
 
 _encode = msgspec.json.Encoder().encode
 TARGET = "/embeddings"
+Number = Annotated[float, msgspec.Meta(ge=-3.4e38, le=3.4e38)]
+"""What a float32 can hold."""
 MAX_INPUTS = 2048
 """OpenAI's bound on inputs in one request."""
+
+
+class Entry(msgspec.Struct, gc=False):
+    """One embedding as an engine gives it."""
+
+    embedding: list[Number]
+    index: int | None = None
 
 
 class EmbeddingsDialect:
@@ -72,17 +81,22 @@ class EmbeddingsDialect:
         return self.failure(error)
 
     def answer(self, completion: dict[str, Any], usage: Usage) -> bytes:
-        data = []
-        for position, entry in enumerate(completion.get("data") or ()):
-            vector = entry.get("embedding") if isinstance(entry, dict) else None
-            if not isinstance(vector, list):
-                raise UpstreamError("The engine's answer has an entry without an embedding.")
-            if vector and isinstance(vector[0], list):  # llama.cpp without pooling: one vector per token
-                raise UpstreamError("The engine gave one vector per token; it must pool them into one.")
-            index = entry.get("index", position)
-            data.append({"object": "embedding", "index": index, "embedding": self._encoded(vector)})
-        if not data:
-            raise UpstreamError("The engine's answer has no embeddings.")
+        try:
+            entries = msgspec.convert(completion.get("data"), list[Entry])
+        except msgspec.ValidationError as error:  # also llama.cpp without pooling: one vector per token
+            raise UpstreamError(
+                f"The engine's embeddings are none: {error}.", code="engine_garbage"
+            ) from None
+        if not entries:
+            raise UpstreamError("The engine's answer has no embeddings.", code="engine_garbage")
+        data = [
+            {
+                "object": "embedding",
+                "index": position if entry.index is None else entry.index,
+                "embedding": self._encoded(entry.embedding),
+            }
+            for position, entry in enumerate(entries)
+        ]
         tokens = {"prompt_tokens": usage.input_tokens, "total_tokens": usage.input_tokens}
         return _encode({"object": "list", "data": data, "model": self._model, "usage": tokens})
 

@@ -17,7 +17,7 @@ import msgspec
 
 from sextant.base.errors import BadRequest, RateLimited, SextantError
 from sextant.gateway import failures, sse
-from sextant.gateway.answer_parts import Assembly, Part, Step, chunk_choice, read_completion
+from sextant.gateway.answer_parts import Alternative, Assembly, Logprob, Part, Step
 from sextant.gateway.dialect import Call
 from sextant.gateway.responses_request import Ask, read_request
 from sextant.gateway.translation import engine_call, repeated_prefix
@@ -63,11 +63,7 @@ class ResponsesDialect:
         )
 
     def chunk(self, chunk: dict[str, Any]) -> bytes:
-        choice = chunk_choice(chunk)
-        delta = choice.get("delta") if choice else None
-        if choice is None or delta is None:
-            return b""
-        return b"".join(self._step(step) for step in self._assembly.steps(choice, delta))
+        return b"".join(self._step(step) for step in self._assembly.chunk(chunk))
 
     def finish(self, usage: Usage) -> bytes:
         status = self._status()
@@ -86,7 +82,7 @@ class ResponsesDialect:
         return begun + self._event("response.failed", response=response)
 
     def answer(self, completion: dict[str, Any], usage: Usage) -> bytes:
-        self._assembly = read_completion(completion, self._prefix)
+        self._assembly.whole(completion, self._prefix)
         status = self._status()
         empty = self._empty_message(status)
         if empty is not None:
@@ -181,14 +177,14 @@ class ResponsesDialect:
             return item | {"type": "reasoning", "summary": [], "content": content, "encrypted_content": None}
         return item | {"type": "message", "role": "assistant", "content": content}
 
-    def _logprobs(self, entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    def _logprobs(self, entries: list[Logprob]) -> list[dict[str, Any]]:
         """Chat's log probabilities in the Responses form; none unless the caller asked for them."""
         if self._ask is None or not self._ask.logprobs:
             return []
         top = self._ask.echo["top_logprobs"]
         return [
             _logprob(entry)
-            | {"top_logprobs": [_logprob(other) for other in (entry.get("top_logprobs") or ())[:top]]}
+            | {"top_logprobs": [_logprob(other) for other in (entry.top_logprobs or ())[:top]]}
             for entry in entries
         ]
 
@@ -245,13 +241,11 @@ def _content(kind: str, text: str, logprobs: list[dict[str, Any]]) -> dict[str, 
     return {"type": "output_text", "text": text, "annotations": [], "logprobs": logprobs}
 
 
-def _logprob(entry: dict[str, Any]) -> dict[str, Any]:
-    token = entry.get("token") or ""
-    spelled = entry.get("bytes")
+def _logprob(entry: Alternative) -> dict[str, Any]:
     return {
-        "token": token,
-        "bytes": list(token.encode()) if spelled is None else spelled,
-        "logprob": _UNLIKELY if entry.get("logprob") is None else entry["logprob"],
+        "token": entry.token,
+        "bytes": list(entry.token.encode()) if entry.bytes is None else entry.bytes,
+        "logprob": _UNLIKELY if entry.logprob is None else entry.logprob,
     }
 
 
