@@ -229,7 +229,7 @@ def test_a_body_too_large_has_the_documented_type() -> None:
     assert body["error"]["type"] == "request_too_large"
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(answers())
 def test_any_cut_of_the_stream_gives_the_whole_answer(
     both: tuple[dict[str, Any], list[dict[str, Any]]],
@@ -239,7 +239,7 @@ def test_any_cut_of_the_stream_gives_the_whole_answer(
     assert message == json.loads(opened().answer(whole, USAGE))
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.text(min_size=1, max_size=5))
 def test_text_after_a_tool_call_is_a_block_of_its_own(text: str) -> None:
     dialect = opened()

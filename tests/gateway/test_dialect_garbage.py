@@ -124,7 +124,7 @@ REQUESTS: list[tuple[Callable[[], Any], dict[str, Any]]] = [
 
 
 @pytest.mark.parametrize(("make", "request_"), REQUESTS, ids=[case[0].__name__ for case in REQUESTS])
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(data=st.data())
 def test_a_damaged_request_is_served_or_refused(
     make: Callable[[], Any], request_: dict[str, Any], data: st.DataObject
@@ -168,7 +168,7 @@ def opened(make: Callable[[], Any]) -> Any:
 
 
 @pytest.mark.parametrize("make", [ResponsesDialect, MessagesDialect])
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(data=st.data())
 def test_a_damaged_answer_is_relayed_or_the_engines_fault(
     make: Callable[[], Any], data: st.DataObject
@@ -195,7 +195,7 @@ VECTORS = {
 }
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.data(), st.sampled_from(["float", "base64"]))
 def test_damaged_embeddings_are_relayed_or_the_engines_fault(data: st.DataObject, form: str) -> None:
     dialect = EmbeddingsDialect()
@@ -207,7 +207,7 @@ def test_damaged_embeddings_are_relayed_or_the_engines_fault(data: st.DataObject
         assert error.message
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(answers(), st.integers(0, 6))
 def test_an_error_may_come_at_any_chunk(both: Any, at: int) -> None:
     for make in (ResponsesDialect, MessagesDialect):
