@@ -79,14 +79,14 @@ def packages(*pairs: str, path: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_nothing_is_installed_where_nothing_is_missing(tmp_path: Path) -> None:
-    done = packages("bash:/bin/bash", path=str(tmp_path))
+    done = packages("bash:/bin/bash", "libc6:libc.so.6", path=str(tmp_path))
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
 def test_missing_packages_are_named_where_apt_is_missing(tmp_path: Path) -> None:
-    done = packages("bash:/bin/bash", f"nginx:{tmp_path}/nginx", path=str(tmp_path))
+    done = packages("bash:/bin/bash", f"nginx:{tmp_path}/nginx", "libno1:libno.so.1", path=str(tmp_path))
     assert done.returncode == 1
-    assert "missing on this machine: nginx (Debian package names)" in done.stderr
+    assert "missing on this machine: nginx libno1 (Debian package names)" in done.stderr
 
 
 def test_an_old_python_is_refused_by_its_version(tmp_path: Path) -> None:
