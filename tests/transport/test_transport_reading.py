@@ -246,9 +246,9 @@ async def test_memos_are_bounded_and_hold_no_secret() -> None:
         )
         assert len((await server.read([data])).requests) == 1
     assert len(heads._request_lines) <= heads.TARGET_MEMO_ENTRIES
-    assert len(heads._field_lines) <= heads.LINE_MEMO_ENTRIES
-    assert not any(name == b"authorization" for name, _ in heads._field_lines.values())
+    assert len(heads._request_fields) <= heads.LINE_MEMO_ENTRIES
+    assert not any(name == b"authorization" for name, _ in heads._request_fields.values())
     for number in range(heads.LINE_MEMO_ENTRIES + 10):
-        heads.field_line(b"X-M: %d" % number)
-    assert len(heads._field_lines) <= heads.LINE_MEMO_ENTRIES
+        heads._request_fields[b"X-M: %d" % number]
+    assert len(heads._request_fields) <= heads.LINE_MEMO_ENTRIES
     await server.close()

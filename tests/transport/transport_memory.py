@@ -9,8 +9,9 @@ from typing import Any
 
 from sextant.spec.snapshot import GatewayLimits
 from sextant.telemetry.table import Registry
+from sextant.transport import connection as states
 from sextant.transport.client import Origin, Pool
-from sextant.transport.connection import ServerConnection, State
+from sextant.transport.connection import ServerConnection
 from sextant.transport.exchange import Request, Responder
 from sextant.transport.server import Server
 from sextant.transport.upstream import UpstreamConnection
@@ -115,7 +116,7 @@ class MemoryServer:
                 break
             if piece:
                 connection.data_received(piece)
-            while connection.state == State.BUSY:
+            while connection.state == states.BUSY:
                 await asyncio.sleep(0)
         reading = Reading(list(self.recorder.requests))
         statuses = [int(status) for status in ANSWER.findall(bytes(transport.written)) if status != b"100"]
@@ -125,7 +126,7 @@ class MemoryServer:
         reading.waiting = not transport.closed and reading.refused is None and connection.is_waiting()
         if not transport.closed:
             transport.close()
-        while connection.state != State.CLOSED:
+        while connection.state != states.CLOSED:
             await asyncio.sleep(0)
         return reading
 

@@ -16,7 +16,7 @@ from typing import Any
 from sextant.spec.snapshot import GatewayLimits
 from sextant.transport.emission import answer_fields, check_status
 from sextant.transport.exchange import ClientGone, Handler, Headers, Request
-from sextant.transport.heads import clean_fields, request_head
+from sextant.transport.heads import parse_split_head
 from sextant.transport.refusals import Refusal, error_body
 
 Message = MutableMapping[str, Any]
@@ -80,14 +80,14 @@ class AsgiTwin:
             raise Refusal("too_many_headers")
         if sum(len(name) + len(value) + 4 for name, value in headers) + len(target) > limits.head_bytes:
             raise Refusal("head_too_large")
-        headers = clean_fields(headers)
-        head = request_head(b"%b %b HTTP/1.1" % (scope["method"].encode(), target), headers)
+        head = parse_split_head(b"%b %b HTTP/1.1" % (scope["method"].encode(), target), headers)
         if head.length > limits.body_bytes:
             raise Refusal("body_too_large")
         body = await self._body(receive)
         client = scope.get("client")
         peer = str(client[0]) if client else ""
-        return Request(head.method, head.path, head.query, headers, body, peer, None, head.fields)
+        method, path, query, _, _ = head.line
+        return Request(method, path, query, head.headers, body, peer, None, head.fields)
 
     async def _body(self, receive: Receive) -> bytes:
         limits = self._limits

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 
-from sextant.transport.heads import BadHead, field_line
+from sextant.transport.heads import BadHead, check_trailer
 
 CHUNK_LINE_BYTES = 256
 """A chunk's size with its extensions."""
@@ -76,6 +76,8 @@ class ChunkedBody:
         Returns how many of them belong to this body once it has ended, -1 while it goes on. Raises BadChunk.
         """
         fresh = len(data)
+        if self._state == _SIZE and not self._pending and self._whole_chunk(data, fresh):
+            return -1
         if self._pending:
             data = self._pending + data
             self._pending = b""
@@ -101,6 +103,19 @@ class ChunkedBody:
             return consumed
         self.framing_bytes += fresh - (self.payload_bytes - payload_before)
         return -1
+
+    def _whole_chunk(self, data: bytes, size: int) -> bool:
+        """The common case in a stream: `data` is one chunk, no more and no less."""
+        stop = data.find(b"\r\n", 0, CHUNK_LINE_BYTES)
+        if stop < 0:
+            return False
+        payload_bytes = _sizes[data[:stop]]
+        if not payload_bytes or size != stop + payload_bytes + 4 or not data.endswith(b"\r\n"):
+            return False
+        self.pieces.append(data[stop + 2 : -2])
+        self.payload_bytes += payload_bytes
+        self.framing_bytes += stop + 4
+        return True
 
     def _size_line(self, data: bytes, at: int) -> tuple[int, bool]:
         stop = data.find(b"\r\n", at, at + CHUNK_LINE_BYTES)
@@ -143,7 +158,7 @@ class ChunkedBody:
         if stop == at:
             return at + 2, False, True
         try:
-            field_line(data[at:stop])
+            check_trailer(data[at:stop])
         except BadHead:
             raise BadChunk("malformed trailer") from None
         self._trailer_bytes += stop + 2 - at

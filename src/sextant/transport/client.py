@@ -15,12 +15,13 @@ from sextant.spec.snapshot import GatewayLimits
 from sextant.telemetry.table import Registry
 from sextant.transport.emission import check_method, check_target, request_fields
 from sextant.transport.exchange import Headers
-from sextant.transport.responder import JOIN_BYTES
 from sextant.transport.server import sweep_interval_s
 from sextant.transport.upstream import Stale, UpstreamAnswer, UpstreamConnection
 
 IDLE_EXPIRY_S = 60.0
 """A pooled connection unused for so long is closed."""
+HEAD_MEMO_ENTRIES = 64
+"""Request heads kept ready per origin."""
 ORIGINS = 1024
 """Base URLs remembered; routes name far fewer."""
 
@@ -30,7 +31,7 @@ _BODYLESS = frozenset((b"GET", b"HEAD", b"DELETE", b"OPTIONS"))
 class Origin:
     """Scheme, host and port, with the idle connections to it, the one used last at the end."""
 
-    __slots__ = ("host", "host_line", "idle", "port", "tls")
+    __slots__ = ("_heads", "_host_line", "host", "idle", "port", "tls")
 
     def __init__(self, base_url: str) -> None:
         parts = urllib.parse.urlsplit(base_url)
@@ -44,8 +45,30 @@ class Origin:
         self.port = parts.port or default_port
         name = f"[{self.host}]" if ":" in self.host else self.host.encode("idna").decode()
         suffix = "" if self.port == default_port else f":{self.port}"
-        self.host_line = f"host: {name}{suffix}\r\n".encode("ascii")
+        self._host_line = f"host: {name}{suffix}".encode("ascii")
+        self._heads: dict[tuple[bytes, bytes, Headers], bytes] = {}
         self.idle: dict[UpstreamConnection, None] = {}
+
+    def head(self, method: bytes, target: bytes, headers: Headers) -> bytes:
+        """A request's head but for its length. Composed and checked once for headers that come as a tuple.
+
+        Raises UnsafeHeader. Bounded by HEAD_MEMO_ENTRIES.
+        """
+        if type(headers) is not tuple:
+            return self._compose(method, target, headers)
+        key = (method, target, headers)
+        head = self._heads.get(key)
+        if head is None:
+            head = self._compose(method, target, headers)
+            if len(self._heads) >= HEAD_MEMO_ENTRIES:
+                self._heads.clear()
+            self._heads[key] = head
+        return head
+
+    def _compose(self, method: bytes, target: bytes, headers: Headers) -> bytes:
+        check_method(method)
+        check_target(target)
+        return b"%b %b HTTP/1.1\r\n%b%b" % (method, target, self._host_line, request_fields(headers))
 
 
 class Pool:
@@ -60,6 +83,7 @@ class Pool:
         self._origins: dict[str, Origin] = {}
         self._connections: set[UpstreamConnection] = set()
         self._idle_count = 0
+        self._now = 0.0
         self._loop: asyncio.AbstractEventLoop | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._sweep_s = sweep_interval_s(limits)
@@ -74,23 +98,28 @@ class Pool:
         self, base_url: str, method: bytes, target: bytes, headers: Headers, body: bytes
     ) -> UpstreamAnswer:
         origin = self._origins.get(base_url) or self._origin(base_url)
-        check_method(method)
-        check_target(target)
-        fields = request_fields(headers)
-        framing = b"content-length: %d\r\n" % len(body) if body or method not in _BODYLESS else b""
-        request = b"%b %b HTTP/1.1\r\n%b%b%b\r\n" % (method, target, origin.host_line, fields, framing)
-        if len(body) <= JOIN_BYTES:
-            request += body
-            body = b""
-        head_only = method == b"HEAD"
+        head = origin.head(method, target, headers)
+        if body or method not in _BODYLESS:
+            head = b"%b\r\ncontent-length: %d\r\n\r\n" % (head, len(body))
+        else:
+            head += b"\r\n\r\n"
         connection = self._take(origin)
-        if connection is not None:
+        while True:
+            if connection is None:
+                connection = await self._connect(origin)
+            answer, waiter = connection.begin(head, body, head_only=method == b"HEAD")
             try:
-                return await self._answer(connection, connection.begin(request, body, head_only=head_only))
-            except Stale:
+                await waiter
+            except asyncio.CancelledError:
+                connection.abort()
+                raise
+            if answer.status:
+                return answer
+            try:
+                answer.raise_error()
+            except Stale:  # only ever on a pooled connection, so this happens once
                 self._retries.inc()
-        connection = await self._connect(origin)
-        return await self._answer(connection, connection.begin(request, body, head_only=head_only))
+                connection = None
 
     def close(self) -> None:
         """Closes every connection; answers under way fail."""
@@ -110,18 +139,6 @@ class Pool:
     def idle_connections(self) -> int:
         """Connections that wait for a request."""
         return self._idle_count
-
-    async def _answer(self, connection: UpstreamConnection, answer: UpstreamAnswer) -> UpstreamAnswer:
-        waiter = answer.waiter
-        if waiter is not None:
-            try:
-                await waiter
-            except asyncio.CancelledError:
-                connection.abort()
-                raise
-        if not answer.status:
-            answer.raise_error()
-        return answer
 
     def _take(self, origin: Origin) -> UpstreamConnection | None:
         idle = origin.idle
@@ -145,6 +162,7 @@ class Pool:
             raise UpstreamUnavailable("the pool is closed")
         loop = self._loop = asyncio.get_running_loop()
         if self._timer is None:
+            self._now = loop.time()
             self._timer = loop.call_later(self._sweep_s, self._sweep)
         tls: dict[str, Any] = {}
         if origin.tls:
@@ -189,14 +207,13 @@ class Pool:
         if self._closed or self._idle_count >= self.limits.upstream_idle_connections:
             connection.abort()
             return
-        assert self._loop is not None
-        connection.idle_since = self._loop.time()
+        connection.idle_since = self._now
         connection.origin.idle[connection] = None
         self._idle_count += 1
 
     def _sweep(self) -> None:
         assert self._loop is not None
-        now = self._loop.time()
+        now = self._now = self._loop.time()
         self._timer = self._loop.call_later(self._sweep_s, self._sweep)
         self._idle_gauge.set(self._idle_count)
         for connection in tuple(self._connections):

@@ -30,7 +30,7 @@ class UnsafeHeader(ValueError):
 
 
 class HeaderNames(dict[bytes, bytes]):
-    """Checked header names to `name: `. Bounded by NAME_MEMO_ENTRIES."""
+    """Checked header names, to what stands before the value on the wire. Bounded by NAME_MEMO_ENTRIES."""
 
     def __init__(self, forbidden: frozenset[bytes]) -> None:
         super().__init__()
@@ -41,7 +41,7 @@ class HeaderNames(dict[bytes, bytes]):
             raise UnsafeHeader(f"illegal header name {name[:64]!r}")
         if name.lower() in self._forbidden:
             raise UnsafeHeader(f"header {name.decode()} belongs to the transport")
-        prefix = name + b": "
+        prefix = b"\r\n" + name + b": "
         if len(self) >= NAME_MEMO_ENTRIES:
             self.clear()
         self[name] = prefix
@@ -53,12 +53,12 @@ _request_names = HeaderNames(_REQUEST_FRAMING)
 
 
 def answer_fields(headers: Headers) -> bytes:
-    """The header lines of an answer, each ended by CR LF. Raises UnsafeHeader."""
+    """The header lines of an answer, each after its CR LF. Raises UnsafeHeader."""
     return _fields(headers, _answer_names)
 
 
 def request_fields(headers: Headers) -> bytes:
-    """The header lines of an upstream request, each ended by CR LF. Raises UnsafeHeader."""
+    """The header lines of an upstream request, each after its CR LF. Raises UnsafeHeader."""
     return _fields(headers, _request_names)
 
 
@@ -81,17 +81,18 @@ def check_target(target: bytes) -> None:
 
 
 def _fields(headers: Headers, names: HeaderNames) -> bytes:
-    lines = [names[name] + value for name, value in headers]
-    count = len(lines)
-    lines.append(b"")
-    block = b"\r\n".join(lines)
-    if block.count(b"\r") != count or block.count(b"\n") != count or b"\0" in block:
+    parts = []
+    for name, value in headers:
+        parts.append(names[name])
+        parts.append(value)
+    block = b"".join(parts)
+    if len(block.translate(None, b"\r\n\0")) != len(block) - 2 * len(headers):
         raise UnsafeHeader("a header value holds CR, LF or NUL")
     return block
 
 
 class StatusLines(dict[int, bytes]):
-    """Status to `HTTP/1.1 200 OK` and the Date line; emptied by the server when the second changes."""
+    """Status to status line and Date line, without a last CR LF; emptied when the second changes."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -99,12 +100,12 @@ class StatusLines(dict[int, bytes]):
 
     def set_time(self, now_s: int) -> None:
         """The wall-clock second that Date shows from now on."""
-        date = b"date: " + formatdate(now_s, usegmt=True).encode() + b"\r\n"
+        date = b"\r\ndate: " + formatdate(now_s, usegmt=True).encode()
         if date != self._date:
             self._date = date
             self.clear()
 
     def __missing__(self, status: int) -> bytes:
         check_status(status)
-        line = self[status] = b"HTTP/1.1 %d %b\r\n%b" % (status, _REASONS.get(status, b"Unknown"), self._date)
+        line = self[status] = b"HTTP/1.1 %d %b%b" % (status, _REASONS.get(status, b"Unknown"), self._date)
         return line

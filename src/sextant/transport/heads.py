@@ -44,6 +44,9 @@ LINE_MEMO_ENTRIES = 2048
 LINE_MEMO_BYTES = 160
 TARGET_MEMO_ENTRIES = 256
 
+RequestLine = tuple[str, str, str, bytes | None, int]
+"""Method, path, query, authority (of an absolute-form target) and minor version."""
+
 
 class BadHead(ValueError):
     """A line of a head breaks the grammar."""
@@ -62,20 +65,47 @@ class FieldLines(dict[bytes, Header]):
             raise BadHead("a malformed header line")
         name, value = match.groups()
         header = (name.lower(), value.rstrip(b" \t"))
+        self.check(*header)
         if len(line) <= LINE_MEMO_BYTES and header[0] not in _SECRET:
             if len(self) >= LINE_MEMO_ENTRIES:
                 self.clear()
             self[line] = header
         return header
 
+    def check(self, name: bytes, value: bytes) -> None:
+        """What must hold of this one header, whatever the others say. Any value will do for a trailer."""
 
-class RequestLines(dict[bytes, tuple[str, str, str, bytes | None, int]]):
-    """Request lines already checked, to method, path, query, authority (absolute form) and minor version.
 
-    Bounded by TARGET_MEMO_ENTRIES and LINE_MEMO_BYTES.
-    """
+class RequestFields(FieldLines):
+    """Of requests. Raises Refusal for a header that is wrong by itself."""
 
-    def __missing__(self, line: bytes) -> tuple[str, str, str, bytes | None, int]:
+    def check(self, name: bytes, value: bytes) -> None:
+        if name == b"host" and _HOST.fullmatch(value) is None:
+            raise Refusal("bad_host")
+        if name == b"content-length" and _LENGTH.fullmatch(value) is None:
+            raise Refusal("bad_content_length")
+        if name == b"transfer-encoding" and value.lower() != b"chunked":
+            raise Refusal("unknown_transfer_encoding")
+        if name == b"expect" and value.lower() != b"100-continue":
+            raise Refusal("bad_expectation")
+        if name == b"upgrade":
+            raise Refusal("upgrade")
+
+
+class AnswerFields(FieldLines):
+    """Of answers. Raises BadHead for a header that is wrong by itself."""
+
+    def check(self, name: bytes, value: bytes) -> None:
+        if name == b"content-length" and _LENGTH.fullmatch(value) is None:
+            raise BadHead("Content-Length is not a number")
+        if name == b"transfer-encoding" and value.lower() != b"chunked":
+            raise BadHead("a transfer encoding other than chunked")
+
+
+class RequestLines(dict[bytes, RequestLine]):
+    """Request lines already checked. Bounded by TARGET_MEMO_ENTRIES and LINE_MEMO_BYTES."""
+
+    def __missing__(self, line: bytes) -> RequestLine:
         parsed = _parse_request_line(line)
         if len(line) <= LINE_MEMO_BYTES:
             if len(self) >= TARGET_MEMO_ENTRIES:
@@ -84,19 +114,34 @@ class RequestLines(dict[bytes, tuple[str, str, str, bytes | None, int]]):
         return parsed
 
 
+class StatusLines(dict[bytes, tuple[int, bool]]):
+    """Status lines already checked, to the status and whether it is HTTP/1.1. Bounded as the others."""
+
+    def __missing__(self, line: bytes) -> tuple[int, bool]:
+        match = _STATUS_LINE.fullmatch(line)
+        if match is None:
+            raise BadHead("a malformed status line")
+        parsed = (int(match[2]), match[1] == b"1")
+        if len(line) <= LINE_MEMO_BYTES:
+            if len(self) >= TARGET_MEMO_ENTRIES:
+                self.clear()
+            self[line] = parsed
+        return parsed
+
+
 class RequestHead:
-    """A request's head. `length` is the body's bytes or CHUNKED; `keep_alive` what the client wishes;
-    `expects` that it waits for 100 Continue."""
+    """A request's head. `fields` gives a header's first value; `length` is the body's bytes or CHUNKED;
+    `keep_alive` what the client wishes; `expects` that it waits for 100 Continue."""
 
-    __slots__ = ("expects", "fields", "headers", "keep_alive", "length", "method", "minor", "path", "query")
+    __slots__ = ("expects", "fields", "headers", "keep_alive", "length", "line")
 
-    def __init__(self, line: tuple[str, str, str, bytes | None, int], headers: list[Header]) -> None:
-        self.method, self.path, self.query, _, self.minor = line
+    def __init__(self, line: RequestLine, headers: list[Header], fields: dict[bytes, bytes]) -> None:
+        self.line = line
         self.headers = headers
-        self.fields = dict(headers)
+        self.fields = fields
         self.length = 0
         self.expects = False
-        self.keep_alive = self.minor == 1
+        self.keep_alive = True
 
 
 class ResponseHead:
@@ -104,64 +149,95 @@ class ResponseHead:
 
     __slots__ = ("headers", "keep_alive", "length", "status")
 
-    def __init__(self, status: int, headers: list[Header]) -> None:
+    def __init__(self, status: int, headers: list[Header], length: int, keep_alive: bool) -> None:
         self.status = status
         self.headers = headers
-        self.length = UNTIL_CLOSE
-        self.keep_alive = True
+        self.length = length
+        self.keep_alive = keep_alive
 
 
 _request_lines = RequestLines()
-_field_lines = FieldLines()
+_status_lines = StatusLines()
+_request_fields = RequestFields()
+_answer_fields = AnswerFields()
+_trailer_fields = FieldLines()
+_request_field = _request_fields.__getitem__
+_answer_field = _answer_fields.__getitem__
 
 
 def parse_request_head(data: bytes, end: int, limits: GatewayLimits) -> RequestHead:
     """Reads `data[:end]`, a head with its blank line. Raises Refusal."""
     lines = data[: end - 4].split(b"\r\n")
-    if len(lines) - 1 > limits.header_count:
+    if len(lines) > limits.header_count + 1:
         raise Refusal("too_many_headers")
     first = lines[0]
     if len(first) > limits.target_bytes:
         check_target_length(first, limits)
     line = _request_lines[first]
     del lines[0]
-    fields = _field_lines
     try:
-        head = RequestHead(line, [fields[field] for field in lines])
+        headers = list(map(_request_field, lines))
     except BadHead:
         raise Refusal("bad_header") from None
-    _check_host(head, line[3])
-    _frame_request(head)
-    return head
+    return frame_request(line, headers)
 
 
-def request_head(first: bytes, headers: list[Header]) -> RequestHead:
+def parse_split_head(first: bytes, headers: list[Header]) -> RequestHead:
     """The same reading for a head that someone else has split (the ASGI twin). Raises Refusal."""
-    line = _request_lines[first]
-    head = RequestHead(line, headers)
-    _check_host(head, line[3])
-    _frame_request(head)
-    return head
-
-
-def clean_fields(headers: list[Header]) -> list[Header]:
-    """The same headers as our own reading gives them (not every server trims values). Raises Refusal."""
     try:
-        return [field_line(b"%b:%b" % header) for header in headers]
+        cleaned = [_request_field(b"%b:%b" % header) for header in headers]
     except BadHead:
         raise Refusal("bad_header") from None
+    return frame_request(_request_lines[first], cleaned)
 
 
 def parse_response_head(data: bytes, end: int) -> ResponseHead:
     """Reads `data[:end]`, an answer's head with its blank line. Raises BadHead."""
     lines = data[: end - 4].split(b"\r\n")
-    match = _STATUS_LINE.fullmatch(lines[0])
-    if match is None:
-        raise BadHead("the status line is malformed")
-    fields = _field_lines
+    status, persistent = _status_lines[lines[0]]
     del lines[0]
-    head = ResponseHead(int(match[2]), [fields[line] for line in lines])
-    _frame_response(head, match[1] == b"1")
+    headers = list(map(_answer_field, lines))
+    fields = dict(headers)
+    if len(fields) != len(headers):
+        names = [name for name, _ in headers]
+        if names.count(b"content-length") > 1 or names.count(b"transfer-encoding") > 1:
+            raise BadHead("a length given twice")
+    size = fields.get(b"content-length")
+    length = UNTIL_CLOSE if size is None else int(size)
+    if b"transfer-encoding" in fields:
+        if size is not None or not persistent:
+            raise BadHead("Transfer-Encoding with Content-Length, or in HTTP/1.0")
+        length = CHUNKED
+    keep_alive = persistent
+    if keep_alive and fields.get(b"connection", b"keep-alive") != b"keep-alive":
+        keep_alive = not _says_close(headers)
+    return ResponseHead(status, headers, length, keep_alive)
+
+
+def frame_request(line: RequestLine, headers: list[Header]) -> RequestHead:
+    """What the headers say together: where the body ends, what becomes of the connection. Raises Refusal."""
+    fields = dict(headers)
+    if len(fields) != len(headers):
+        fields = _first_values(headers)
+    head = RequestHead(line, headers, fields)
+    host = fields.get(b"host")
+    if host is None and line[4] == 1:
+        raise Refusal("missing_host")
+    if line[3] is not None and (host is None or host.lower() != line[3].lower()):
+        raise Refusal("host_mismatch")
+    size = fields.get(b"content-length")
+    if size is not None:
+        head.length = int(size)
+    if b"transfer-encoding" in fields:
+        if size is not None or line[4] == 0:
+            raise Refusal("conflicting_length")
+        head.length = CHUNKED
+    if line[4] == 0:
+        head.keep_alive = False
+    elif b"expect" in fields:
+        head.expects = True
+    if b"connection" in fields and _says_close(headers):
+        head.keep_alive = False
     return head
 
 
@@ -184,12 +260,12 @@ def check_partial(data: bytes, start: int, limits: GatewayLimits) -> None:
         raise Refusal("bad_line_end")
 
 
-def field_line(line: bytes) -> Header:
-    """One header or trailer line, checked and split. Raises BadHead."""
-    return _field_lines[line]
+def check_trailer(line: bytes) -> None:
+    """Raises BadHead unless `line` is a lawful trailer."""
+    _trailer_fields[line]
 
 
-def _parse_request_line(line: bytes) -> tuple[str, str, str, bytes | None, int]:
+def _parse_request_line(line: bytes) -> RequestLine:
     match = _REQUEST_LINE.fullmatch(line)
     if match is None:
         raise Refusal("bad_line_end" if b"\n" in line or b"\r" in line else "bad_request_line")
@@ -214,79 +290,12 @@ def _parse_request_line(line: bytes) -> tuple[str, str, str, bytes | None, int]:
     return name, path.decode("ascii"), (query or b"").decode("ascii"), authority, int(minor)
 
 
-def _check_host(head: RequestHead, authority: bytes | None) -> None:
-    fields = head.fields
-    if len(fields) != len(head.headers):
-        _check_duplicates(head)
-    host = fields.get(b"host")
-    if host is None:
-        if head.minor == 1:
-            raise Refusal("missing_host")
-    elif _HOST.fullmatch(host) is None:
-        raise Refusal("bad_host")
-    if authority is not None and (host is None or host.lower() != authority.lower()):
-        raise Refusal("host_mismatch")
-
-
-def _check_duplicates(head: RequestHead) -> None:
-    """Refuses a repeated SINGLE header; of others the first value is the one looked up."""
-    names = [name for name, _ in head.headers]
+def _first_values(headers: list[Header]) -> dict[bytes, bytes]:
+    """By name, when some come several times. Raises Refusal when that is one of SINGLE."""
+    names = [name for name, _ in headers]
     if any(names.count(name) > 1 for name in SINGLE):
         raise Refusal("duplicate_header")
-    head.fields = dict(reversed(head.headers))
-
-
-def _frame_request(head: RequestHead) -> None:
-    fields = head.fields
-    coding = fields.get(b"transfer-encoding")
-    length = fields.get(b"content-length")
-    if coding is not None:
-        if length is not None or head.minor == 0:
-            raise Refusal("conflicting_length")
-        if coding.lower() != b"chunked":
-            raise Refusal("unknown_transfer_encoding")
-        head.length = CHUNKED
-    elif length is not None:
-        if _LENGTH.fullmatch(length) is None:
-            raise Refusal("bad_content_length")
-        head.length = int(length)
-    if b"upgrade" in fields:
-        raise Refusal("upgrade")
-    expect = fields.get(b"expect")
-    if expect is not None:
-        if expect.lower() != b"100-continue":
-            raise Refusal("bad_expectation")
-        head.expects = head.minor == 1
-    if b"connection" in fields and _says_close(head.headers):
-        head.keep_alive = False
-
-
-def _frame_response(head: ResponseHead, persistent: bool) -> None:
-    coding: bytes | None = None
-    length: bytes | None = None
-    for name, value in head.headers:
-        if name == b"content-length":
-            if length is not None:
-                raise BadHead("two Content-Length headers")
-            length = value
-        elif name == b"transfer-encoding":
-            if coding is not None:
-                raise BadHead("two Transfer-Encoding headers")
-            coding = value
-        elif name == b"connection" and value != b"keep-alive":
-            head.keep_alive = not _says_close(head.headers)
-    if coding is not None:
-        if length is not None:
-            raise BadHead("Content-Length and Transfer-Encoding together")
-        if coding.lower() != b"chunked" or not persistent:
-            raise BadHead("a transfer encoding other than chunked")
-        head.length = CHUNKED
-    elif length is not None:
-        if _LENGTH.fullmatch(length) is None:
-            raise BadHead("Content-Length is not a number")
-        head.length = int(length)
-    if not persistent:
-        head.keep_alive = False
+    return dict(reversed(headers))
 
 
 def _says_close(headers: list[Header]) -> bool:

@@ -45,10 +45,12 @@ class Answer:
         line = connection.server.status_lines[status]
         self.started = self.ended = True
         if status in _NO_BODY:
-            head = b"%b%b%b\r\n" % (line, fields, connection.closing_line())
+            head = b"%b%b%b\r\n\r\n" % (line, fields, connection.closing_line())
             body = b""
         else:
-            head = b"%b%b%bcontent-length: %d\r\n\r\n" % (line, fields, connection.closing_line(), len(body))
+            head = b"%b%b%b\r\ncontent-length: %d\r\n\r\n" % (
+                line, fields, connection.closing_line(), len(body),
+            )  # fmt: skip
             if connection.method == "HEAD":
                 body = b""
         if len(body) <= JOIN_BYTES:
@@ -68,8 +70,8 @@ class Answer:
         self.started = True
         self._silent = connection.method == "HEAD" or status in _NO_BODY
         self._chunked = connection.minor == 1
-        framing = b"transfer-encoding: chunked\r\n" if self._chunked and status not in _NO_BODY else b""
-        connection.send(b"%b%b%b%b\r\n" % (line, fields, connection.closing_line(), framing))
+        framing = b"\r\ntransfer-encoding: chunked" if self._chunked and status not in _NO_BODY else b""
+        connection.send(b"%b%b%b%b\r\n\r\n" % (line, fields, connection.closing_line(), framing))
 
     def write(self, data: bytes) -> None:
         connection = self._connection

@@ -9,7 +9,6 @@ from __future__ import annotations
 import array
 import asyncio
 import collections
-import enum
 import fcntl
 import socket
 import termios
@@ -20,6 +19,7 @@ from sextant.transport.chunks import BadChunk, ChunkedBody
 from sextant.transport.exchange import Header
 from sextant.transport.heads import CHUNKED, UNTIL_CLOSE, BadHead, parse_response_head
 from sextant.transport.opinion import Disagreement, SecondOpinion
+from sextant.transport.responder import JOIN_BYTES
 
 if TYPE_CHECKING:
     from sextant.transport.client import Origin, Pool
@@ -39,12 +39,9 @@ class Stale(Exception):
     """A pooled connection ended before the first byte of an answer: the request may be sent once more."""
 
 
-class State(enum.IntEnum):
-    IDLE = 0
-    HEAD = 1
-    BODY = 2
-    DONE = 3
-    CLOSED = 4
+IDLE, HEAD, BODY, DONE, CLOSED = range(5)
+"""States of a connection: no request, an answer's head or body is awaited, it is complete but its reader has
+not closed it, the connection is gone."""
 
 
 class UpstreamAnswer:
@@ -63,6 +60,9 @@ class UpstreamAnswer:
         self._waiting_bytes = 0
 
     async def read(self, limit_bytes: int) -> bytes:
+        if self.ended and len(self._pieces) == 1 and self._waiting_bytes <= limit_bytes:
+            self._waiting_bytes = 0
+            return self._pieces.popleft()
         pieces: list[bytes] = []
         total_bytes = 0
         while True:
@@ -78,19 +78,26 @@ class UpstreamAnswer:
             pieces.append(piece)
 
     async def chunk(self) -> bytes | None:
-        while not self._pieces:
+        pieces = self._pieces
+        connection = self._connection
+        while not pieces:
             if self._error is not None:
                 raise self._error
             if self.ended:
                 return None
-            connection = self._connection
             if connection is None:
                 raise UpstreamError("the answer was closed before it was read to its end")
-            await connection.more(self)
-        piece = self._pieces.popleft()
+            self.waiter = connection.wait()
+            try:
+                await self.waiter
+            except asyncio.CancelledError:
+                connection.abort()
+                raise
+            connection.deadline = 0.0
+        piece = pieces.popleft()
         self._waiting_bytes -= len(piece)
-        if self._waiting_bytes <= READ_AHEAD_BYTES and self._connection is not None:
-            self._connection.resume()
+        if connection is not None and connection.paused and self._waiting_bytes <= READ_AHEAD_BYTES:
+            connection.resume()
         return piece
 
     def close(self) -> None:
@@ -133,13 +140,13 @@ class UpstreamConnection(asyncio.Protocol):
 
     __slots__ = (
         "_answer", "_buffer", "_chunks", "_fileno", "_head_only", "_interim", "_loop", "_opinion",
-        "_paused", "_pool", "_remaining", "_reusable", "_reused", "_seen_answer", "_tls",
-        "_transport", "deadline", "idle_since", "origin", "state",
+        "_pool", "_remaining", "_reusable", "_reused", "_seen_answer", "_tls", "_transport",
+        "deadline", "idle_since", "origin", "paused", "state",
     )  # fmt: skip
 
     def __init__(self, pool: Pool, origin: Origin, loop: asyncio.AbstractEventLoop) -> None:
         self.origin = origin
-        self.state = State.IDLE
+        self.state = IDLE
         self.deadline = 0.0
         self.idle_since = 0.0
         self._pool = pool
@@ -154,7 +161,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._remaining = 0
         self._interim = 0
         self._head_only = False
-        self._paused = False
+        self.paused = False
         self._reusable = True
         self._reused = False
         self._seen_answer = False
@@ -173,13 +180,13 @@ class UpstreamConnection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         try:
-            if self.state == State.HEAD:
+            if self.state == HEAD:
                 self._seen_answer = True
                 if self._buffer:
                     data = self._buffer + data
                     self._buffer = b""
                 self._read_head(data)
-            elif self.state == State.BODY:
+            elif self.state == BODY:
                 self._read_body(data)
             else:
                 self._surplus()
@@ -187,36 +194,42 @@ class UpstreamConnection(asyncio.Protocol):
             self._fail(UpstreamError(f"the engine's answer breaks HTTP/1.1: {error}", code="engine_garbage"))
 
     def eof_received(self) -> bool:
-        if self.state == State.BODY and self._remaining == UNTIL_CLOSE and self._chunks is None:
+        if self.state == BODY and self._remaining == UNTIL_CLOSE and self._chunks is None:
             self._reusable = False
             self._complete()
+        elif self.state == IDLE:
+            self.abort()
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._pool.lost(self)
-        state, self.state = self.state, State.CLOSED
+        state, self.state = self.state, CLOSED
         self._reusable = False
-        if state == State.HEAD and self._reused and not self._seen_answer:
+        if state == HEAD and self._reused and not self._seen_answer:
             self._tell(Stale())
-        elif state in (State.HEAD, State.BODY):
+        elif state in (HEAD, BODY):
             self._tell(UpstreamError("the engine closed the connection before its answer was complete",
                                      code="engine_truncated"))  # fmt: skip
 
     # the pool calls these
 
-    def begin(self, request: bytes, body: bytes, *, head_only: bool) -> UpstreamAnswer:
-        """Sends one request; its answer's `waiter` is done when the head is there."""
-        self.state = State.HEAD
+    def begin(
+        self, head: bytes, body: bytes, *, head_only: bool
+    ) -> tuple[UpstreamAnswer, asyncio.Future[None]]:
+        """Sends one request: its answer, and what to await for the answer's head or its failure."""
+        self.state = HEAD
         self._head_only = head_only
         self._seen_answer = False
         self._interim = 0
         answer = self._answer = UpstreamAnswer(self)
-        answer.waiter = self._loop.create_future()
+        waiter = answer.waiter = self._loop.create_future()
         self.deadline = self._loop.time() + self._pool.limits.upstream_first_byte_timeout_s
-        self._transport.write(request)
-        if body:
+        if len(body) <= JOIN_BYTES:
+            self._transport.write(head + body)
+        else:
+            self._transport.write(head)
             self._transport.write(body)
-        return answer
+        return answer, waiter
 
     def usable(self) -> bool:
         """Whether an idle connection can take a request: open, and no byte waits unread in the kernel.
@@ -224,7 +237,7 @@ class UpstreamConnection(asyncio.Protocol):
         Such a byte would be read as the answer to the request sent next, perhaps another tenant's. (On a
         fresh TLS connection they are the server's session tickets.)
         """
-        if self.state != State.IDLE or self._transport.is_closing():
+        if self.state != IDLE:
             return False
         if self._fileno >= 0 and (self._reused or not self._tls):
             fcntl.ioctl(self._fileno, termios.FIONREAD, _unread)
@@ -234,13 +247,13 @@ class UpstreamConnection(asyncio.Protocol):
     def expire(self) -> None:
         """The deadline has passed."""
         self.deadline = 0.0
-        what = "no answer" if self.state == State.HEAD else "no further bytes"
+        what = "no answer" if self.state == HEAD else "no further bytes"
         self._fail(UpstreamError(f"{what} from the engine in time", code="engine_timeout"))
 
     def abort(self) -> None:
         """Closes at once; an answer under way fails."""
-        if self.state != State.CLOSED:
-            self.state = State.CLOSED
+        if self.state != CLOSED:
+            self.state = CLOSED
             self._reusable = False
             self.deadline = 0.0
             self._tell(UpstreamError("the connection to the engine was closed", code="engine_closed"))
@@ -249,23 +262,18 @@ class UpstreamConnection(asyncio.Protocol):
 
     # the answer calls these
 
-    async def more(self, answer: UpstreamAnswer) -> None:
-        """Waits until something changes for `answer`. Cancelling it closes the connection."""
-        self.resume()
-        answer.waiter = self._loop.create_future()
-        self.deadline = self._loop.time() + self._pool.limits.upstream_idle_timeout_s
-        try:
-            await answer.waiter
-        except asyncio.CancelledError:
-            self.abort()
-            raise
-        finally:
-            self.deadline = 0.0
+    def wait(self) -> asyncio.Future[None]:
+        """Something to await until more of the answer, its end or its failure is there."""
+        if self.paused:
+            self.resume()
+        loop = self._loop
+        self.deadline = loop.time() + self._pool.limits.upstream_idle_timeout_s
+        return loop.create_future()
 
     def resume(self) -> None:
         """Reads on after a pause."""
-        if self._paused and self.state == State.BODY:
-            self._paused = False
+        if self.paused and self.state == BODY:
+            self.paused = False
             self._transport.resume_reading()
 
     def finish(self, clean: bool) -> None:
@@ -273,11 +281,11 @@ class UpstreamConnection(asyncio.Protocol):
         self._answer = None
         self.deadline = 0.0
         unsent_bytes = self._transport.get_write_buffer_size()
-        if clean and self._reusable and self.state == State.DONE and not unsent_bytes:
-            if self._paused:
-                self._paused = False
+        if clean and self._reusable and self.state == DONE and not unsent_bytes:
+            if self.paused:
+                self.paused = False
                 self._transport.resume_reading()
-            self.state = State.IDLE
+            self.state = IDLE
             self._reused = True
             self._pool.release(self)
         else:
@@ -318,7 +326,7 @@ class UpstreamConnection(asyncio.Protocol):
             self._whole(data, end, length)
             return
         self._opinion.more(memoryview(data)[:end])
-        self.state = State.BODY
+        self.state = BODY
         self._remaining = length
         self._chunks = ChunkedBody() if length == CHUNKED else None
         self.deadline = 0.0
@@ -365,8 +373,8 @@ class UpstreamConnection(asyncio.Protocol):
             if stop < size:
                 self._surplus()
             return
-        if full and not self._paused:
-            self._paused = True
+        if full and not self.paused:
+            self.paused = True
             self._transport.pause_reading()
         answer.wake()
 
@@ -378,7 +386,7 @@ class UpstreamConnection(asyncio.Protocol):
 
     def _complete(self) -> None:
         """The answer's last byte is here."""
-        self.state = State.DONE
+        self.state = DONE
         self.deadline = 0.0
         self._chunks = None
         answer = self._answer
