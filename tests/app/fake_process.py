@@ -2,7 +2,8 @@
 
 `python fake_process.py PORT MODE…` with the modes: `serve` (answers 200 on any path), `stubborn` (ignores
 SIGTERM), `say TEXT` (last words on stderr), `exit N` (after `serve`, none), `child` (starts a child that
-sleeps and prints its pid), `deaf` (accepts connections, never answers).
+sleeps and prints its pid), `deaf` (accepts connections, never answers), `busy` (503 from the fourth request
+on), `lazy` (answers `/health` and never `/work`).
 """
 
 from __future__ import annotations
@@ -29,13 +30,19 @@ def main() -> None:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     listener.bind(("127.0.0.1", port))
     listener.listen(16)
+    answered, kept = 0, []
     while True:
         connection, _ = listener.accept()
         if "deaf" in modes:
             continue
+        answered += 1
+        asked = connection.recv(4096)
+        if "lazy" in modes and b"/work" in asked:
+            kept.append(connection)
+            continue
+        status = b"503 Busy" if "busy" in modes and answered > 3 else b"200 OK"
         with connection:
-            connection.recv(4096)
-            connection.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\nconnection: close\r\n\r\nok")
+            connection.sendall(b"HTTP/1.1 " + status + b"\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")
 
 
 if __name__ == "__main__":

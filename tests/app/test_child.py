@@ -34,6 +34,7 @@ class Watched:
             argv=(sys.executable, "-I", "-S", str(FAKE), str(self.port), *modes),
             log_file=self.log,
             probe=http_probe(f"http://127.0.0.1:{self.port}/health", timeout_s=0.3),
+            work_probe=http_probe(f"http://127.0.0.1:{self.port}/work", timeout_s=0.2),
             probe_interval_s=0.05,
             **options,  # type: ignore[arg-type]
         )
@@ -105,6 +106,25 @@ async def test_a_hung_process_is_unwell_then_killed_and_replaced(tmp_path: Path)
         assert "no answer" in unwell.reason
         waiting = await watched.until(lambda c: c.state == "waiting")
         assert "hung" in waiting.reason
+        await watched.until(lambda c: c.state == "ready" and c.restarts == 1)
+        assert not alive(ready.pid)
+
+
+async def test_an_overloaded_process_is_unwell_and_not_killed(tmp_path: Path) -> None:
+    async with running(tmp_path, "busy", hang_timeout_s=0.2) as watched:
+        ready = await watched.until(lambda c: c.state == "ready")
+        unwell = await watched.until(lambda c: c.state == "unwell")
+        assert "503" in unwell.reason
+        await asyncio.sleep(0.5)  # longer than a hang may last
+        assert watched.child.condition == unwell
+        assert alive(ready.pid)
+
+
+async def test_one_whose_work_stands_still_is_killed_though_its_health_is_answered(tmp_path: Path) -> None:
+    async with running(tmp_path, "lazy", work_interval_s=0.05) as watched:
+        ready = await watched.until(lambda c: c.state == "ready")
+        waiting = await watched.until(lambda c: c.state == "waiting")
+        assert "its work stands still" in waiting.reason
         await watched.until(lambda c: c.state == "ready" and c.restarts == 1)
         assert not alive(ready.pid)
 

@@ -46,8 +46,13 @@ class Program:
     ready_timeout_s: float = 30.0
     stop_timeout_s: float = 5.0
     hang_timeout_s: float = 30.0
-    """A process that was ready and answers no probe for so long is killed and started again."""
+    """A process that was ready and then says nothing for so long is killed and started again."""
     probe_interval_s: float = 0.5
+    work_probe: Probe | None = None
+    """Asked now and then of a ready process, with a long patience of its own: whether it still works, where
+    the health check would be answered even by one whose work stands still. Two silences in a row, and it is
+    killed."""
+    work_interval_s: float = 10.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,23 +123,25 @@ class Child:
         self._become("starting", pid=process.pid, reason="it is starting")
         with _watched_exit(process) as exited:
             watching = asyncio.ensure_future(self._watch())
+            working = asyncio.ensure_future(self._watch_work())
             stopping = asyncio.ensure_future(self._stopping.wait())
             try:
-                ends: set[asyncio.Future[Any]] = {watching, stopping, exited}
+                ends: set[asyncio.Future[Any]] = {watching, working, stopping, exited}
                 await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
                 if exited.done():
                     code = _reap(process)
                     return self._cause(code), code
-                if watching.done():
-                    self._become("unwell", reason=watching.result())
+                hung = next((task.result() for task in (watching, working) if task.done()), None)
+                if hung is not None:
+                    self._become("unwell", reason=hung)
                     _reap(process)
-                    return watching.result(), None
+                    return hung, None
                 await self._end(process, exited)
                 return "stopped", process.returncode
             finally:
-                for task in (watching, stopping):
+                for task in (watching, working, stopping):
                     task.cancel()
-                await asyncio.gather(watching, stopping, return_exceptions=True)
+                await asyncio.gather(watching, working, stopping, return_exceptions=True)
                 _reap(process)
 
     def _start(self) -> subprocess.Popen[bytes]:
@@ -159,9 +166,10 @@ class Child:
             os.close(log)
 
     async def _watch(self) -> str:
-        """Probes for ever; returns the reason once the process must be killed."""
+        """Asks for health for ever; returns the reason once the process must be killed."""
         started = time.monotonic()
-        unwell_since: float | None = None
+        misses = 0
+        silent_since: float | None = None
         while True:
             try:
                 await self.program.probe()
@@ -172,18 +180,34 @@ class Child:
                         return f"not ready within {self.program.ready_timeout_s:g} s: {failed}"
                     await asyncio.sleep(min(0.03 + (now - started) / 10, self.program.probe_interval_s))
                     continue
-                if unwell_since is None:
-                    unwell_since = now  # a single miss is forgiven
-                else:
-                    if now - unwell_since > self.program.hang_timeout_s:
-                        return f"it hung: {failed}, for {now - unwell_since:.0f} s"
+                misses += 1
+                silent_since = None if failed.alive else silent_since or now
+                if silent_since is not None and now - silent_since > self.program.hang_timeout_s:
+                    return f"it hung: {failed}, for {now - silent_since:.0f} s"
+                if misses > 1:  # a single miss is forgiven
                     self._become("unwell", reason=f"health check: {failed}")
             else:
-                unwell_since = None
+                misses, silent_since = 0, None
                 if self._ready_since_s is None:
                     self._ready_since_s = time.monotonic()
                 self._become("ready", reason="")
             await asyncio.sleep(self.program.probe_interval_s)
+
+    async def _watch_work(self) -> str:
+        """Asks for work for ever; returns the reason once the process must be killed."""
+        silences = 0
+        while True:
+            await asyncio.sleep(self.program.work_interval_s)
+            if self.program.work_probe is None or self._ready_since_s is None:
+                continue
+            try:
+                await self.program.work_probe()
+            except ProbeFailed as failed:
+                silences = 0 if failed.alive else silences + 1
+                if silences > 1:
+                    return f"its work stands still: {failed}"
+            else:
+                silences = 0
 
     async def _end(self, process: subprocess.Popen[bytes], exited: asyncio.Future[None]) -> None:
         self.signal(signal.SIGTERM)

@@ -22,7 +22,15 @@ Probe = Callable[[], Awaitable[None]]
 
 
 class ProbeFailed(Exception):
-    """The process did not answer as it should; the text says how."""
+    """The process did not answer as it should; the text says how.
+
+    `alive` is true when it answered at all (a refusal, a reset): a process that is merely overloaded must not
+    be killed for it.
+    """
+
+    def __init__(self, said: str, *, alive: bool = False) -> None:
+        super().__init__(said)
+        self.alive = alive
 
 
 def http_probe(url: str, headers: Callable[[], Mapping[str, str]] = dict, *, timeout_s: float = 2.0) -> Probe:
@@ -36,10 +44,11 @@ def http_probe(url: str, headers: Callable[[], Mapping[str, str]] = dict, *, tim
                 status = await _get_status(url, headers(), verify=verify)
         except TimeoutError:
             raise ProbeFailed(f"no answer within {timeout_s:g} s") from None
-        except (OSError, ValueError, asyncio.IncompleteReadError) as error:
-            raise ProbeFailed(_reason(error)) from None
+        except (OSError, ValueError) as error:
+            answered = isinstance(error, ConnectionResetError | ValueError)
+            raise ProbeFailed(_reason(error), alive=answered) from None
         if status != 200:
-            raise ProbeFailed(f"the health check was answered {status}{_hint(status)}")
+            raise ProbeFailed(f"the health check was answered {status}{_hint(status)}", alive=True)
 
     return probe
 

@@ -41,6 +41,9 @@ STOP_ORDER: tuple[Kind, ...] = ("control", "gateway", "engine", "ledger")
 START_ATTEMPTS = 3
 """A process that dies so often before it was ever ready fails the start."""
 GATEWAY_READY_TIMEOUT_S = 10.0
+REMOTE_PROBE_TIMEOUT_S = 10.0
+WORK_PROBE_TIMEOUT_S = 60.0
+"""An engine answers between two steps; one step over a long prompt of a large model may take this long."""
 
 _log = logging.getLogger(__name__)
 
@@ -250,26 +253,25 @@ class Supervisor:
 
     def _engine(self, engine: EnginePlan) -> Member:
         launch, name = engine.launch, f"engine-{engine.upstream_id}"
-        origin = urlsplit(launch.base_url)
-        headers: Callable[[], Mapping[str, str]] = dict
-        if launch.health_needs_key and launch.api_key_ref is not None:
-            ref = launch.api_key_ref
-            resolve_secret(ref)  # a missing secret is told at the start, not by a failing probe
-
-            def headers() -> Mapping[str, str]:
-                return {"Authorization": f"Bearer {resolve_secret(ref)}"}
-
-        timeout_s = 10.0 if not launch.argv else 2.0
-        probe = http_probe(
-            f"{origin.scheme}://{origin.netloc}{launch.health_path}", headers, timeout_s=timeout_s
-        )
+        parts = urlsplit(launch.base_url)
+        origin = f"{parts.scheme}://{parts.netloc}"
+        key = _bearer(launch.api_key_ref)
+        health_headers = key if launch.health_needs_key else dict
         if not launch.argv:
+            health_headers()  # a missing secret is told at the start, not by a failing probe
+            probe = http_probe(
+                f"{origin}{launch.health_path}", health_headers, timeout_s=REMOTE_PROBE_TIMEOUT_S
+            )
             return Member(name, "engine", RemoteWatch(name, probe, self._on_change), engine)
+        work_probe = None
+        if launch.metrics_path is not None:  # answered by the engine's own loop, between two decoding steps
+            work_probe = http_probe(f"{origin}{launch.metrics_path}", key, timeout_s=WORK_PROBE_TIMEOUT_S)
         program = Program(
             name=name,
             argv=launch.argv,
             log_file=self._state.logs / f"{name}.log",
-            probe=probe,
+            probe=http_probe(f"{origin}{launch.health_path}", health_headers),
+            work_probe=work_probe,
             env=launch.env,
             files=launch.files,
             ready_timeout_s=launch.ready_timeout_s,
@@ -285,7 +287,7 @@ class Supervisor:
         return http_probe(f"{self._plan.url}{path}")
 
     def _admin_header(self) -> Mapping[str, str]:
-        return {"Authorization": f"Bearer {resolve_secret(f'file:{self._state.admin_secret}')}"}
+        return _bearer(f"file:{self._state.admin_secret}")()
 
     def _secret_variables(self) -> dict[str, str]:
         """The environment secrets that routes refer to, for the gateway alone."""
@@ -300,6 +302,11 @@ class Supervisor:
         if missing:
             raise Misconfigured(f"the environment variable {missing[0]} is not set; set it before starting")
         return {name: value for name, value in found.items() if value is not None}
+
+
+def _bearer(ref: str | None) -> Callable[[], Mapping[str, str]]:
+    """A maker of the header that carries the secret behind `ref`, read anew each time; no header for None."""
+    return lambda: {} if ref is None else {"Authorization": f"Bearer {resolve_secret(ref)}"}
 
 
 def _start_failed(message: str) -> SextantError:
