@@ -14,7 +14,7 @@ GGUF = shipped() / "sextant-nano.gguf"
 
 
 class Served:
-    """The server stays as long as the process: xllamacpp has no stop, so tests share few of them."""
+    """The server lives as long as this object."""
 
     def __init__(self, path: Path) -> None:
         import xllamacpp
@@ -24,6 +24,7 @@ class Served:
         params.port = 0
         params.hostnames = ["127.0.0.1"]
         params.n_ctx = 4096
+        params.verbosity = 0
         params.n_parallel = 1
         params.cpuparams.n_threads = params.cpuparams_batch.n_threads = 1
         self._server = xllamacpp.Server(params)
