@@ -345,6 +345,20 @@ def test_says_why_it_cannot_start(tmp_path: Path, harm: str, code: int, said: st
     assert said in made.log.read_text().splitlines()[-1]
 
 
+@pytest.mark.parametrize(
+    ("error", "way"),
+    [
+        ("libgomp.so.1: cannot open shared object file", "apt-get install libgomp1"),
+        ("No module named 'xllamacpp'", "pip install xllamacpp"),
+    ],
+)
+def test_a_missing_library_is_told_with_the_way_to_get_it(tmp_path: Path, error: str, way: str) -> None:
+    (tmp_path / "xllamacpp.py").write_text(f"raise ImportError({error!r})\n")
+    made = Engine(tmp_path, 1)
+    assert made.start(PYTHONPATH=str(tmp_path)).wait(20) == os.EX_CONFIG
+    assert made.log.read_text().splitlines()[-1].endswith(f"run: {way}")
+
+
 def test_settings_hold_no_secret(tmp_path: Path) -> None:
     made = Engine(tmp_path, 1)
     assert SECRET.encode() not in msgspec.json.encode(made.launch)

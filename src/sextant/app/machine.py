@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import platform
 import shutil
@@ -45,6 +46,8 @@ class Machine(msgspec.Struct, frozen=True):
     python: str
     sqlite: str
     engine: str
+    openmp: bool
+    """Whether the system library that llama.cpp's wheel expects is there."""
 
 
 class ModelSize(msgspec.Struct, frozen=True):
@@ -74,6 +77,7 @@ def look(folder: Path) -> Machine:
         python=platform.python_version(),
         sqlite=_sqlite(),
         engine=_installed("xllamacpp"),
+        openmp=_loads("libgomp.so.1"),
     )
 
 
@@ -124,6 +128,14 @@ def _installed(name: str) -> str:
         return version(name)
     except PackageNotFoundError:
         return ""
+
+
+def _loads(library: str) -> bool:
+    try:
+        ctypes.CDLL(library)
+    except OSError:
+        return False
+    return True
 
 
 def _gpus() -> tuple[tuple[Gpu, ...], str]:

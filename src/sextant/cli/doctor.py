@@ -121,6 +121,8 @@ def _software(machine: Machine) -> list[Finding]:
     engine = Finding("ok", "engine", f"xllamacpp {machine.engine}")
     if not machine.engine:
         engine = Finding("missing", "engine", "xllamacpp is not installed", "pip install xllamacpp")
+    elif not machine.openmp:
+        engine = Finding("missing", "engine", "libgomp.so.1 is missing", "apt-get install libgomp1")
     return [python, sqlite, engine]
 
 

@@ -53,8 +53,7 @@ def start(settings: EmbeddedSettings) -> Any:
     """llama.cpp's server, loaded and listening. Raises Misconfigured or SextantError saying why not."""
     if not Path(settings.model_file).is_file():
         raise Misconfigured(f"the model file {settings.model_file} does not exist; check spec.model")
-    import xllamacpp
-
+    xllamacpp = _library()
     try:
         return xllamacpp.Server(parameters(settings, xllamacpp))
     except RuntimeError:
@@ -62,6 +61,16 @@ def start(settings: EmbeddedSettings) -> Any:
             f"llama.cpp could not load {settings.model_file} or listen on {settings.host}:{settings.port}; "
             f"the lines above say why"
         ) from None
+
+
+def _library() -> Any:
+    """llama.cpp as a Python module. Raises Misconfigured saying what to install."""
+    try:
+        import xllamacpp
+    except ImportError as error:
+        way = "apt-get install libgomp1" if "libgomp" in str(error) else "pip install xllamacpp"
+        raise Misconfigured(f"llama.cpp cannot be loaded ({error}); run: {way}") from None
+    return xllamacpp
 
 
 def parameters(settings: EmbeddedSettings, xllamacpp: Any) -> Any:
