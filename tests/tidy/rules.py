@@ -71,7 +71,7 @@ def public_docstrings(text: str) -> Iterator[str]:
 
 
 def names(text: str) -> Iterator[str]:
-    """No utils, helpers, common or misc; units in names."""
+    """No utils, helpers, common or misc; units in the names of public functions' quantities."""
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.ClassDef | Function) and BANNED_NAMES.search(node.name.lower()):
             yield f"{node.name} says nothing"
@@ -170,10 +170,18 @@ def _functions(text: str) -> Iterator[Function]:
     return (node for node in ast.walk(ast.parse(text)) if isinstance(node, Function))
 
 
+def _arguments(function: Function) -> list[ast.arg]:
+    every = [*function.args.posonlyargs, *function.args.args, *function.args.kwonlyargs]
+    return [argument for argument in every if argument.arg not in ("self", "cls")]
+
+
 def _parameters(function: Function) -> list[str]:
-    arguments = function.args
-    every = [*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs]
-    return [argument.arg for argument in every if argument.arg not in ("self", "cls")]
+    return [argument.arg for argument in _arguments(function)]
+
+
+def _quantities(function: Function) -> list[str]:
+    """The parameters that may be numbers: all but those that are text."""
+    return [one.arg for one in _arguments(function) if getattr(one.annotation, "id", "") != "str"]
 
 
 def _is_broad(kind: ast.expr | None) -> bool:
