@@ -75,9 +75,9 @@ def names(text: str) -> Iterator[str]:
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.ClassDef | Function) and BANNED_NAMES.search(node.name.lower()):
             yield f"{node.name} says nothing"
-        if isinstance(node, Function):
+        if isinstance(node, Function) and not node.name.startswith("_"):
             yield from (
-                f"{node.name}({name}) lacks its unit" for name in _parameters(node) if name in UNITLESS
+                f"{node.name}({name}) lacks its unit" for name in _quantities(node) if name in UNITLESS
             )
 
 
