@@ -87,6 +87,8 @@ def _text(card: dict[str, Any]) -> str:
         "Held-out problems (one in eight by a hash of the problem's identity; none is in the training",
         f"data), temperature 0, thinking {'on' if card['thinking'] else 'off'}, asked over HTTP through",
         f"{card['through']}, {card['measured_at']}. Goal for the rows with *: {card['goal']:.0%}.",
+        "A problem's identity counts within its task: a sum that is held out from arithmetic may stand",
+        "inside a JSON problem that was trained.",
         "",
         "| task | what | English | Chinese |",
         "|---|---|---|---|",
