@@ -48,7 +48,7 @@ _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
 HEAD, BODY, BUSY, LINGER, CLOSED = range(5)
 """States of a connection: a request's head or body is awaited, a handler is at work, we have said our last,
-it is gone. Plain numbers: the hot path compares them, and members of an enumeration cost ten times as much."""
+it is gone. Plain numbers: the hot path compares them, and an enumeration costs ten times as much."""
 
 
 class Admitted(enum.IntEnum):
