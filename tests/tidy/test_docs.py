@@ -106,6 +106,22 @@ def test_paths_are_served(page: Path) -> None:
         assert f'"{path}"' in GATEWAY or path in ("/v1", "/anthropic"), path
 
 
+def orphans(pages: dict[str, str]) -> list[str]:
+    """Pages under docs/ that no other page links to, by the end of their path."""
+    return [
+        name
+        for name in pages
+        if name.startswith("docs/")
+        and not name.startswith("docs/decisions/")
+        and not any(f"{name.rpartition('/')[2]})" in text for other, text in pages.items() if other != name)
+    ]
+
+
+def test_every_page_can_be_found() -> None:
+    assert orphans({str(page.relative_to(ROOT)): page.read_text() for page in PAGES}) == []
+    assert orphans({"docs/a.md": "[b](b.md)", "docs/b.md": "", "README.md": ""}) == ["docs/a.md"]
+
+
 def test_the_checks_bite(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text("[gone](gone.md) [here](page.md) [web](https://example.com)\n")
