@@ -15,6 +15,7 @@ from sextant.app.plan import Overrides, Plan, make_plan
 from sextant.app.state import StateDir, check_port_free, reserve_port
 from sextant.app.supervisor import Supervisor
 from sextant.spec.document import Deployment
+from sextant.telemetry.logs import JsonFormatter
 
 
 def run_up(document: Deployment, state: StateDir, overrides: Overrides, tell: Tell) -> None:
@@ -50,7 +51,7 @@ def _own_log(state: StateDir) -> Iterator[None]:
     path = state.logs / "supervisor.log"
     path.touch(mode=0o600)
     handler = logging.FileHandler(path)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    handler.setFormatter(JsonFormatter("supervisor"))
     logger = logging.getLogger("sextant.app")
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
