@@ -15,8 +15,9 @@ import msgspec
 from sextant.base.errors import BadRequest
 from sextant.gateway.request_fields import Fields, refuse, shown
 from sextant.gateway.responses_input import read_input
-from sextant.gateway.translation import EFFORTS, MAX_LIMIT, MAX_TOOLS, Turn, refuse_foreign, tool_name
+from sextant.gateway.translation import EFFORTS, MAX_TOOLS, Turn, refuse_foreign, tool_name
 from sextant.spec.snapshot import ServedModel
+from sextant.spec.wire.chat import MAX_LIMIT
 
 MAX_METADATA_PAIRS = 16
 MAX_METADATA_KEY_CHARS = 64

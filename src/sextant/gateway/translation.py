@@ -19,8 +19,6 @@ from sextant.spec.snapshot import Quirks, ServedModel
 
 CHAT_TARGET = "/chat/completions"
 MAX_TOOLS = 128
-MAX_LIMIT = 2**31 - 1
-"""The largest output limit that engines can hold; the context bounds it long before."""
 TOOL_NAME = re.compile(r"[a-zA-Z0-9_-]{1,128}")
 
 EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")

@@ -17,12 +17,18 @@ MAX_STOPS = 16
 MAX_TOOLS = 128
 MAX_CHOICES = 128
 MAX_TOP_LOGPROBS = 20
+MAX_LIMIT = 2**31 - 1
+"""The largest output limit that engines can hold (some cut more to 32 bits unasked); the context bounds it
+long before."""
 
 Temperature = Annotated[float, Meta(ge=0, le=2)]
 Probability = Annotated[float, Meta(ge=0, le=1)]
 Penalty = Annotated[float, Meta(ge=-2, le=2)]
-Positive = Annotated[int, Meta(ge=1)]
-Stop = str | Annotated[list[str], Meta(max_length=MAX_STOPS)] | None
+OutputLimit = Annotated[int, Meta(ge=1, le=MAX_LIMIT)]
+Seed = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
+StopText = Annotated[str, Meta(min_length=1)]
+"""An empty one would end the answer before it begins."""
+Stop = StopText | Annotated[list[StopText], Meta(max_length=MAX_STOPS)] | None
 ToolName = Annotated[str, Meta(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
 Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max", "ultra"]
 
@@ -146,8 +152,8 @@ class ChatRequest(Struct, gc=False):
     messages: Annotated[list[Message], Meta(min_length=1)]
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    max_tokens: Positive | None = None
-    max_completion_tokens: Positive | None = None
+    max_tokens: OutputLimit | None = None
+    max_completion_tokens: OutputLimit | None = None
     temperature: Temperature | None = None
     top_p: Probability | None = None
     n: Annotated[int, Meta(ge=1, le=MAX_CHOICES)] | None = None
@@ -157,7 +163,7 @@ class ChatRequest(Struct, gc=False):
     logit_bias: dict[str, Annotated[float, Meta(ge=-100, le=100)]] | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Meta(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
-    seed: int | None = None
+    seed: Seed | None = None
     user: str | None = None
     user_id: str | None = None
     tools: Annotated[list[Tool], Meta(max_length=MAX_TOOLS)] | None = None

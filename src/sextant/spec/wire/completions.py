@@ -11,7 +11,7 @@ from typing import Annotated
 
 from msgspec import Meta, Struct
 
-from sextant.spec.wire.chat import Penalty, Positive, Probability, Stop, StreamOptions, Temperature
+from sextant.spec.wire.chat import OutputLimit, Penalty, Probability, Seed, Stop, StreamOptions, Temperature
 
 MAX_LOGPROBS = 20
 TokenId = Annotated[int, Meta(ge=0)]
@@ -26,7 +26,7 @@ class CompletionRequest(Struct, gc=False):
     suffix: str | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    max_tokens: Positive | None = None
+    max_tokens: OutputLimit | None = None
     temperature: Temperature | None = None
     top_p: Probability | None = None
     n: Annotated[int, Meta(ge=1, le=128)] | None = None
@@ -37,5 +37,5 @@ class CompletionRequest(Struct, gc=False):
     logit_bias: dict[str, Annotated[float, Meta(ge=-100, le=100)]] | None = None
     logprobs: Annotated[int, Meta(ge=0, le=MAX_LOGPROBS)] | None = None
     echo: bool | None = None
-    seed: int | None = None
+    seed: Seed | None = None
     user: str | None = None
