@@ -65,7 +65,7 @@ class ChatDialect(OpenAIDialect):
 
     def complete_choice(self, choice: dict[str, Any]) -> None:
         index = choice.setdefault("index", 0)
-        delta = choice.setdefault("delta", {})
+        delta = choice["delta"] = choice.get("delta") or {}
         if index not in self._begun:
             self._begun |= {index}
             delta.setdefault("role", "assistant")
@@ -75,8 +75,8 @@ class ChatDialect(OpenAIDialect):
         choice.setdefault("finish_reason", None)
 
     def complete_whole_choice(self, choice: dict[str, Any]) -> None:
-        message = choice.setdefault("message", {})
-        message.setdefault("role", "assistant")
+        message = choice["message"] = choice.get("message") or {}
+        message["role"] = message.get("role") or "assistant"
         message.setdefault("content", None)
         message.setdefault("refusal", None)
         content = message["content"]

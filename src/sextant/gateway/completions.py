@@ -56,14 +56,14 @@ class CompletionsDialect(OpenAIDialect):
 
     def complete_choice(self, choice: dict[str, Any]) -> None:
         index = choice.setdefault("index", 0)
-        text = choice.setdefault("text", "")
+        text = choice["text"] = choice.get("text") or ""
         offset = self._offsets.get(index, 0)
         self._offsets[index] = offset + len(text)
         self._columns(choice, offset)
         choice.setdefault("finish_reason", None)
 
     def complete_whole_choice(self, choice: dict[str, Any]) -> None:
-        choice.setdefault("text", "")
+        choice["text"] = choice.get("text") or ""
         self._columns(choice, 0)
         if choice.get("finish_reason") is None:
             choice["finish_reason"] = "stop"

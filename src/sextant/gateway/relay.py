@@ -29,7 +29,7 @@ from sextant.gateway.router import ModelRoute
 from sextant.gateway.run import Run
 from sextant.spec.snapshot import GatewayLimits, Quirks
 from sextant.spec.usage import Usage
-from sextant.spec.wire.answers import Chunk, EngineUsage, RawUsage, Whole
+from sextant.spec.wire.answers import Chunk, ChunkChoice, EngineUsage, RawUsage, Whole
 from sextant.transport.exchange import UpstreamResponse
 
 _decode = msgspec.json.Decoder().decode
@@ -63,13 +63,13 @@ def whole_answer(run: Run, call: Call, quirks: Quirks, body: bytes) -> tuple[byt
     if quirks.compliant and getattr(run.dialect, "relays_raw", False):
         return _relayed(run, call, quirks, body)
     try:
+        if call.target in COMPLETION_TARGETS and not _decode_whole(body).choices:
+            raise _garbage("a completion without choices")
         completion = _decode(body)
     except _BAD_JSON as error:
-        raise _garbage("an answer that is not JSON") from error
+        raise _garbage("an answer that is no completion") from error
     if not isinstance(completion, dict) or completion.get("error") is not None:
         raise _garbage("an answer that is no completion")
-    if call.target in COMPLETION_TARGETS and not _has_choices(completion):
-        raise _garbage("a completion without choices")
     clean(completion, quirks)
     usage = whole_usage(completion, quirks, run.prompt_bytes)
     return run.dialect.answer(completion, usage), usage
@@ -165,11 +165,6 @@ def renamed(body: bytes, engine_name: str, asked: str) -> bytes:
     return body
 
 
-def _has_choices(completion: dict[str, Any]) -> bool:
-    choices = completion.get("choices")
-    return isinstance(choices, list) and bool(choices) and all(isinstance(choice, dict) for choice in choices)
-
-
 class StreamRelay:
     """Relays one stream. `finale` holds what may leave only when the usage is durable."""
 
@@ -219,8 +214,8 @@ class StreamRelay:
         return dialect.finish(usage)
 
     def _translate(self, events: list[bytes]) -> bytes:
+        """What becomes of some of the engine's events: nothing, or bytes for the client."""
         out = b""
-        one = self._relay_event if self._raw else self._dialect_event
         for event in events:
             data = sse.data_of(event)
             if not data:
@@ -228,40 +223,60 @@ class StreamRelay:
             if data == b"[DONE]":
                 self._ended = True
                 break
-            out += one(event, data)
+            try:
+                chunk = _decode_chunk(data)
+            except _BAD_JSON as error:
+                raise _garbage("an event that is no chunk") from error
+            if chunk.error is not None:
+                raise _engine_error(chunk.error)
+            if chunk.choices:
+                self._count(chunk.choices)
+            out += self._relay_event(event, chunk) if self._raw else self._dialect_event(data)
         return out
 
-    def _relay_event(self, event: bytes, data: bytes) -> bytes:
-        """An event of a compliant engine: looked at, and passed on as it came."""
-        try:
-            chunk = _decode_chunk(data)
-        except _BAD_JSON as error:
-            raise _garbage("an event that is no chunk") from error
-        if chunk.error is not None:
-            raise _engine_error(chunk.error)
+    def _relay_event(self, event: bytes, chunk: Chunk) -> bytes:
+        """An event of a compliant engine, passed on as it came."""
         if chunk.model != self._call.model:
             event = renamed(event, chunk.model, self._call.model)
-        if not chunk.choices:
-            if chunk.usage is not None:
-                self._hold_usage(event, chunk.usage)
-            return b""
-        tally = self.tally
-        for choice in chunk.choices:
-            delta = choice.delta
-            if delta is None:
-                if choice.text:
-                    tally.chunks += 1
-                    self._run.token_seen()
-            elif delta.content or delta.reasoning_content or delta.tool_calls:
-                tally.chunks += 1
-                if delta.reasoning_content:
-                    tally.reasoning_chunks += 1
-                self._run.token_seen()
-            self._track(choice.index, choice.finish_reason is not None)
         if chunk.usage is not None:
-            self._hold_usage(None, chunk.usage)
+            self._hold_usage(None if chunk.choices else event, chunk.usage)
+        if not chunk.choices:
+            return b""
         self._last_event = event
         return event
+
+    def _dialect_event(self, data: bytes) -> bytes:
+        """An event of any other engine: cleaned, and written anew by the dialect."""
+        chunk = _decode(data)
+        clean(chunk, self._quirks)
+        usage = chunk.pop("usage", None)
+        if usage is not None:
+            self.tally.report(usage, self._quirks)
+        return self._run.dialect.chunk(chunk) if chunk.get("choices") else b""
+
+    def _count(self, choices: list[ChunkChoice]) -> None:
+        """Counts text, and keeps which choices have begun and not ended: a stream that ends before they do
+        was cut off."""
+        tally = self.tally
+        for choice in choices:
+            delta = choice.delta
+            if delta is None:
+                spoke = bool(choice.text)
+            elif delta.reasoning_content or delta.reasoning:
+                tally.reasoning_chunks += 1
+                spoke = True
+            else:
+                spoke = bool(delta.content or delta.tool_calls)
+            if spoke:
+                tally.chunks += 1
+                self._run.token_seen()
+            index = choice.index
+            if choice.finish_reason is not None:
+                self._open.discard(index)
+                self._seen.add(index)
+            elif index not in self._seen:
+                self._seen.add(index)
+                self._open.add(index)
 
     def _hold_usage(self, event: bytes | None, counted: EngineUsage) -> None:
         """Keeps the usage, and the chunk that carries it completed to DeepSeek's form."""
@@ -272,52 +287,6 @@ class StreamRelay:
             if share_missing or counted.prompt_cache_miss_tokens is None:
                 event = sse.event(spliced_usage(sse.data_of(event), tally.usage(self._run.prompt_bytes)))
             self._usage_event = event
-
-    def _dialect_event(self, event: bytes, data: bytes) -> bytes:
-        """An event of any other engine: decoded, cleaned, counted, written anew."""
-        try:
-            chunk = _decode(data)
-        except _BAD_JSON as error:
-            raise _garbage("an event that is not JSON") from error
-        if not isinstance(chunk, dict):
-            raise _garbage("an event that is no object")
-        if chunk.get("error") is not None:
-            raise _engine_error(chunk["error"])
-        clean(chunk, self._quirks)
-        usage = chunk.pop("usage", None)
-        choices = chunk.get("choices")
-        if isinstance(choices, list):
-            self._count(choices)
-        if isinstance(usage, dict):
-            self.tally.report(usage, self._quirks)
-        return self._run.dialect.chunk(chunk) if choices else b""
-
-    def _count(self, choices: list[Any]) -> None:
-        tally = self.tally
-        for choice in choices:
-            if not isinstance(choice, dict):
-                raise _garbage("a choice that is no object")
-            delta = choice.get("delta")
-            if isinstance(delta, dict):
-                reasoning = delta.get("reasoning_content")
-                spoke = reasoning or delta.get("content") or delta.get("tool_calls")
-                if reasoning:
-                    tally.reasoning_chunks += 1
-            else:
-                spoke = choice.get("text")
-            if spoke:
-                tally.chunks += 1
-                self._run.token_seen()
-            self._track(choice.get("index", 0), choice.get("finish_reason") is not None)
-
-    def _track(self, index: int, finished: bool) -> None:
-        """Which choices have begun and not ended: a stream that ends before they do was cut off."""
-        if finished:
-            self._open.discard(index)
-            self._seen.add(index)
-        elif index not in self._seen:
-            self._seen.add(index)
-            self._open.add(index)
 
 
 def _engine_error(error: Any) -> UpstreamError:

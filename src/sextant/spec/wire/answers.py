@@ -12,6 +12,7 @@ import msgspec
 from msgspec import Struct
 
 Natural = Annotated[int, msgspec.Meta(ge=0)]
+Byte = Annotated[int, msgspec.Meta(ge=0, le=255)]
 
 
 class InputDetails(Struct, gc=False):
@@ -39,10 +40,28 @@ class RawUsage(Struct, gc=False):
     usage: msgspec.Raw
 
 
+class Alternative(Struct, gc=False):
+    token: str
+    logprob: float
+    bytes: list[Byte] | None = None
+
+
+class TokenLogprob(Alternative, gc=False):
+    top_logprobs: list[Alternative] | None = None
+
+
+class Logprobs(Struct, gc=False):
+    """In the form of chat; text completions may have columns instead."""
+
+    content: list[TokenLogprob] | None = None
+
+
 class Delta(Struct, gc=False):
     content: str | None = None
     reasoning_content: str | None = None
-    tool_calls: list[Any] | None = None
+    reasoning: str | None = None
+    """What some engines call it."""
+    tool_calls: list[dict[str, Any]] | None = None
 
 
 class ChunkChoice(Struct, gc=False):
@@ -52,6 +71,7 @@ class ChunkChoice(Struct, gc=False):
     delta: Delta | None = None
     text: str | None = None
     finish_reason: str | None = None
+    logprobs: Logprobs | None = None
 
 
 class Chunk(Struct, gc=False):
@@ -64,22 +84,25 @@ class Chunk(Struct, gc=False):
 
 
 class Message(Struct, gc=False):
-    role: str
-    content: Any = None
+    role: str | None = None
+    content: str | None = None
     reasoning_content: str | None = None
-    tool_calls: list[Any] | None = None
+    reasoning: str | None = None
+    tool_calls: list[dict[str, Any]] | None = None
 
 
 class WholeChoice(Struct, gc=False):
-    finish_reason: str | None
+    index: int = 0
+    finish_reason: str | None = None
     message: Message | None = None
     text: str | None = None
+    logprobs: Logprobs | None = None
 
 
 class Whole(Struct, gc=False):
     """A whole chat or text completion."""
 
-    id: str
-    model: str
     choices: list[WholeChoice]
+    id: str = ""
+    model: str = ""
     usage: EngineUsage | None = None
