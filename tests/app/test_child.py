@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from sextant.app import child as child_module
 from sextant.app.backoff import Backoff
-from sextant.app.child import LOG_BYTES_MAX, Child, Condition, Program, last_words
+from sextant.app.child import Child, Condition, Program, last_words, trim_log
 from sextant.app.probe import http_probe
 from stack_under_test import alive, free_port
 
@@ -173,14 +174,33 @@ async def test_a_program_that_does_not_exist_is_no_exception(tmp_path: Path) -> 
     await task
 
 
-async def test_a_large_log_is_set_aside_at_the_next_start(tmp_path: Path) -> None:
+async def test_a_large_log_is_set_aside_at_the_next_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(child_module, "LOG_BYTES_MAX", 1000)
     log = tmp_path / "fake.log"
-    with log.open("wb") as file:
-        file.truncate(LOG_BYTES_MAX + 1)
+    log.write_bytes(b"x" * 1001)
     async with running(tmp_path) as watched:
         await watched.until(lambda c: c.state == "ready")
-    assert (tmp_path / "fake.log.1").stat().st_size == LOG_BYTES_MAX + 1
-    assert log.stat().st_size < 1000
+    assert (tmp_path / "fake.log.1").read_bytes() == b"x" * 1001
+    assert log.stat().st_size == 0
+
+
+def test_a_log_is_trimmed_under_its_writer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(child_module, "LOG_BYTES_MAX", 10)
+    log = tmp_path / "a.log"
+    with log.open("ab", buffering=0) as writer:
+        writer.write(b"0123456789")
+        trim_log(log)
+        assert not (tmp_path / "a.log.1").exists()
+        writer.write(b"+\n")
+        trim_log(log)
+        writer.write(b"new\n")
+    assert (tmp_path / "a.log.1").read_bytes() == b"0123456789+\n"
+    assert (tmp_path / "a.log.1").stat().st_mode & 0o077 == 0
+    assert log.read_bytes() == b"new\n"
+    assert last_words(log, 12) == "new"
+    trim_log(tmp_path / "none.log")  # told in the log, not raised
 
 
 @pytest.mark.parametrize(

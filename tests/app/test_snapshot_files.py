@@ -36,6 +36,19 @@ def test_readiness_reaches_the_file_and_the_version_grows(tmp_path: Path) -> Non
     assert path.stat().st_mode & 0o777 == 0o600
 
 
+def test_what_could_not_be_written_is_written_at_the_next_chance(tmp_path: Path) -> None:
+    path = tmp_path / "routes.json"
+    path.mkdir()  # a rename onto a directory fails, as every write does on a full disk
+    book = RouteBook(path, (MODEL,))
+    ready = {"m-0": Verdict(ready=True)}
+    with pytest.raises(OSError, match="directory"):
+        book.set(ready)
+    path.rmdir()
+    book.set(ready)
+    assert read(path).models[0].upstreams[0].ready
+    assert list(tmp_path.iterdir()) == [path]
+
+
 def test_a_later_start_has_a_later_version(tmp_path: Path) -> None:
     book = RouteBook(tmp_path / "routes.json", (MODEL,))
     book.publish()

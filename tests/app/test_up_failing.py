@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from sextant.app import plan
+from sextant.app.child import Child
 from sextant.app.events import Event
 from sextant.app.plan import Overrides, bundled_model_path
 from sextant.app.state import StateDir
@@ -45,6 +46,22 @@ def test_an_engine_that_cannot_load_fails_the_start_and_leaves_nothing(
     with stack(root=state.root) as made:
         assert "Made at this first start" in made.said()
         assert made.stop() == 0
+
+
+def test_a_fault_in_the_supervision_ends_it_cleanly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def broken_watch(child: Child) -> str:
+        if child.program.name == "control":
+            raise RuntimeError("a fault of ours")
+        return await watch(child)
+
+    watch = Child._watch
+    monkeypatch.setattr(Child, "_watch", broken_watch)
+    state = StateDir(tmp_path / "s")
+    ports = Overrides(port=free_port(), control_port=free_port())
+    with pytest.raises(RuntimeError, match="a fault of ours"):
+        run_up(load_document(None), state, ports, lambda event: None)
+    assert not _descendants()
+    assert state.holder() is None
 
 
 def _descendants() -> list[int]:

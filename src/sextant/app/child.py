@@ -10,8 +10,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import logging
 import os
 import re
+import shutil
 import signal
 import subprocess
 import time
@@ -25,10 +27,12 @@ from sextant.app.state import write_private
 from sextant.base.config import child_environment
 from sextant.base.lifeline import PARENT_VARIABLE
 
+_log = logging.getLogger(__name__)
+
 State = Literal["stopped", "starting", "ready", "unwell", "waiting"]
 
-LOG_BYTES_MAX = 16 * 1024 * 1024
-"""A log over this is moved to `NAME.log.1` when its process next starts."""
+LOG_BYTES_MAX = 64 * 1024 * 1024
+"""A log over this is moved to `NAME.log.1`, so each keeps at most about twice as much."""
 CAUSE_CHARS_MAX = 300
 TAIL_BYTES = 8192
 
@@ -148,9 +152,7 @@ class Child:
         program = self.program
         for path, content in program.files.items():
             write_private(Path(path), content)
-        with contextlib.suppress(OSError):
-            if program.log_file.stat().st_size > LOG_BYTES_MAX:
-                program.log_file.replace(program.log_file.with_name(program.log_file.name + ".1"))
+        trim_log(program.log_file)
         log = os.open(program.log_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         try:
             self._log_offset = os.fstat(log).st_size
@@ -239,6 +241,20 @@ class Child:
             self._on_change(self)
 
 
+def trim_log(log_file: Path) -> None:
+    """Moves what an overlong log holds to `NAME.log.1`. Its writer goes on where it was: it appends, so its
+    next line is the first of the emptied file; a line written in the instant between copy and cut is lost."""
+    try:
+        if log_file.stat().st_size <= LOG_BYTES_MAX:
+            return
+        older = log_file.with_name(log_file.name + ".1")
+        older.touch(mode=0o600)
+        shutil.copyfile(log_file, older)
+        os.truncate(log_file, 0)
+    except OSError as error:
+        _log.error("the log %s cannot be trimmed: %s", log_file, error)
+
+
 def last_words(log_file: Path, offset: int) -> str:
     """The line of a log, from `offset` on, that best says why its process ended; empty when there is none.
 
@@ -247,6 +263,7 @@ def last_words(log_file: Path, offset: int) -> str:
     try:
         with log_file.open("rb") as file:
             end = file.seek(0, os.SEEK_END)
+            offset = 0 if offset > end else offset  # it was trimmed meanwhile
             file.seek(max(offset, end - TAIL_BYTES))
             lines = file.read(TAIL_BYTES).decode(errors="replace").splitlines()
     except OSError:

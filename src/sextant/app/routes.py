@@ -30,17 +30,22 @@ class RouteBook:
         self._path = path
         self._models = models
         self._verdicts: dict[str, Verdict] = {}
+        self._published: dict[str, Verdict] | None = None
         self._version = time.time_ns() // 1_000_000
 
     def set(self, verdicts: Mapping[str, Verdict]) -> None:
-        """Takes the present verdicts by upstream id, and publishes when they differ from the last."""
-        if dict(verdicts) != self._verdicts:
-            self._verdicts = dict(verdicts)
+        """Takes the present verdicts by upstream id, and publishes what is not published yet. Raises
+        OSError."""
+        self._verdicts = dict(verdicts)
+        if self._verdicts != self._published:
             self.publish()
 
     def publish(self) -> None:
+        """Writes the table as of now under a new version. Raises OSError; the next `set` then tries again."""
+        self._published = None
         self._version += 1
         write_private(self._path, msgspec.json.encode(self.table()))
+        self._published = dict(self._verdicts)
 
     def table(self) -> RouteTable:
         """The table as of now; an upstream without a verdict is not ready yet."""

@@ -13,6 +13,7 @@ import fcntl
 import json
 import os
 import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,6 +21,8 @@ from sextant.base.errors import Misconfigured
 
 DEFAULT_STATE = Path(".sextant")
 STATE_VARIABLE = "SEXTANT_STATE"
+LOCK_ATTEMPTS = 5
+LOCK_RETRY_S = 0.05
 SOCKET_PATH_BYTES_MAX = 107
 """Linux's bound on a Unix socket's path."""
 
@@ -85,12 +88,8 @@ class StateDir:
         """Holds this directory for one supervisor. Raises Misconfigured naming the pid that holds it."""
         descriptor = os.open(self.lock_file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
-                    raise Misconfigured(f"{self.lock_file} cannot be locked: {_why(error)}") from None
-                raise Misconfigured(_taken(self, _read_pid(self.lock_file)), code="already_running") from None
+            if not _locks(descriptor, LOCK_ATTEMPTS):
+                raise Misconfigured(_taken(self, _read_pid(self.lock_file)), code="already_running")
             os.ftruncate(descriptor, 0)
             os.write(descriptor, f"{os.getpid()}\n".encode())
             yield
@@ -161,6 +160,18 @@ def reserve_port(host: str) -> socket.socket:
     held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     held.bind((host, 0))
     return held
+
+
+def _locks(descriptor: int, attempts: int) -> bool:
+    """Takes the lock; tries again shortly, since a look by `holder` takes it for an instant too."""
+    for attempt in range(attempts):
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            if attempt + 1 < attempts:
+                time.sleep(LOCK_RETRY_S)
+    return False
 
 
 def _why(error: OSError) -> str:

@@ -14,16 +14,16 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
 import msgspec
 
 import sextant
 from sextant.app.bootstrap import FirstRun
-from sextant.app.child import Child, Condition, Program
+from sextant.app.child import Child, Condition, Program, trim_log
 from sextant.app.entry import DRAIN_GRACE_S
 from sextant.app.events import Changed, Serving, Stopping, Tell
 from sextant.app.plan import EnginePlan, Plan
@@ -41,6 +41,8 @@ STOP_ORDER: tuple[Kind, ...] = ("control", "gateway", "engine", "ledger")
 START_ATTEMPTS = 3
 """A process that dies so often before it was ever ready fails the start."""
 GATEWAY_READY_TIMEOUT_S = 10.0
+WRITE_RETRY_S = 1.0
+LOG_LOOK_INTERVAL_S = 10.0
 REMOTE_PROBE_TIMEOUT_S = 10.0
 WORK_PROBE_TIMEOUT_S = 60.0
 """An engine answers between two steps; one step over a long prompt of a large model may take this long."""
@@ -89,7 +91,7 @@ class Supervisor:
             member.task = loop.create_task(member.runner.run(), name=member.name)
         try:
             if await self._until_serving():
-                await self._stop.wait()
+                await self._until_stopped()
                 self._tell(Stopping(DRAIN_GRACE_S))
         finally:
             await self._stop_all()
@@ -124,12 +126,36 @@ class Supervisor:
         )
         return True
 
+    async def _until_stopped(self) -> None:
+        """Until a signal, looking after the logs meanwhile."""
+        trimming = asyncio.ensure_future(self._trim_logs())
+        try:
+            await self._first_of(self._stop.wait(), trimming)
+            if trimming.done():
+                trimming.result()
+        finally:
+            trimming.cancel()
+
+    async def _first_of(self, *awaited: Awaitable[Any]) -> None:
+        """Until one of these is done. Raises what ended the watch over a member: nobody would restart it."""
+        waits = [asyncio.ensure_future(one) for one in awaited]
+        watches = [member.task for member in self._members if member.task is not None]
+        ends: set[asyncio.Future[Any]] = {*waits, *watches}
+        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        for wait in waits:
+            wait.cancel()
+        for watch in watches:
+            if watch.done():
+                watch.result()
+
+    async def _trim_logs(self) -> None:
+        while True:
+            await asyncio.sleep(LOG_LOOK_INTERVAL_S)
+            for log in self._state.logs.glob("*.log"):
+                trim_log(log)
+
     async def _next_change(self) -> None:
-        changed = asyncio.ensure_future(self._changed.wait())
-        stopped = asyncio.ensure_future(self._stop.wait())
-        await asyncio.wait({changed, stopped}, return_when=asyncio.FIRST_COMPLETED)
-        changed.cancel()
-        stopped.cancel()
+        await self._first_of(self._changed.wait(), self._stop.wait())
         self._changed.clear()
 
     def _check_start(self) -> None:
@@ -162,13 +188,20 @@ class Supervisor:
         condition = member.condition
         log = _log.info if condition.state in ("ready", "starting", "stopped") else _log.warning
         log("%s is %s%s", member.name, condition.state, f": {condition.reason}" if condition.reason else "")
-        if member.kind == "engine":
-            self._routes.set(self._verdicts())
-        self.write_status()
+        self._write_out()
         if not self._stopping:
             after_s = time.monotonic() - self._began
             self._tell(Changed(member.name, condition.state, condition.reason, condition.restarts, after_s))
         self._changed.set()
+
+    def _write_out(self) -> None:
+        """Publishes routes and status. A full disk must not end the supervision: it tries again shortly."""
+        try:
+            self._routes.set(self._verdicts())
+            self._write_status()
+        except OSError as error:
+            _log.error("routes or status cannot be written, trying again: %s", error)
+            asyncio.get_running_loop().call_later(WRITE_RETRY_S, self._write_out)
 
     def _verdicts(self) -> dict[str, Verdict]:
         return {
@@ -180,7 +213,7 @@ class Supervisor:
             if member.engine is not None
         }
 
-    def write_status(self) -> None:
+    def _write_status(self) -> None:
         status = Status(
             version=sextant.__version__,
             pid=os.getpid(),
@@ -199,7 +232,8 @@ class Supervisor:
             group = [member for member in self._members if member.kind == kind]
             for member in group:
                 member.runner.stop()
-            await asyncio.gather(*(member.task for member in group if member.task is not None))
+            tasks = [member.task for member in group if member.task is not None]
+            await asyncio.gather(*tasks, return_exceptions=True)
         hurrying.cancel()
 
     async def _hurry_up(self) -> None:
