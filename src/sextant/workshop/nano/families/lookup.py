@@ -92,7 +92,7 @@ def _flat(rng: Random, language: Language) -> Problem:
         answer = NOT_FOUND[language]
     text = _write(rng, shown, language)
     question = say(rng, _ASK[language], k=wanted)
-    return _problem(rng, language, f"{wanted} in {sorted(shown.items())}", (text, question), answer)
+    return _problem(rng, language, f"{wanted} in {sorted(shown.items())}", (text, question), (answer, ""))
 
 
 def _write(rng: Random, pairs: dict[str, Any], language: Language) -> str:
@@ -142,15 +142,16 @@ def _records(rng: Random, language: Language) -> Problem:
         language,
         f"{who} {what} in {sorted((p, sorted(r.items())) for p, r in rows.items())}",
         (text, question),
-        rows[who][what],
-        thinking,
+        (rows[who][what], thinking),
     )
 
 
 def _problem(
-    rng: Random, language: Language, key: str, parts: tuple[str, str], answer: str, thinking: str = ""
+    rng: Random, language: Language, key: str, parts: tuple[str, str], told: tuple[str, str]
 ) -> Problem:
+    """A problem of data and question (`parts`), answered by an answer and the thinking before it (`told`)."""
     text, question = parts
+    answer, thinking = told
     lead = say(rng, _LEAD[language])
     gap = rng.choice(["\n", "\n\n", "\n", " "])
     content = lead + text + gap + question if rng.random() < 0.75 else question + "\n" + text
