@@ -200,7 +200,8 @@ def test_a_log_is_trimmed_under_its_writer(tmp_path: Path, monkeypatch: pytest.M
     assert (tmp_path / "a.log.1").stat().st_mode & 0o077 == 0
     assert log.read_bytes() == b"new\n"
     assert last_words(log, 12) == "new"
-    trim_log(tmp_path / "none.log")  # told in the log, not raised
+    trim_log(tmp_path / "none.log")
+    assert not (tmp_path / "none.log").exists()
 
 
 @pytest.mark.parametrize(

@@ -251,6 +251,8 @@ def trim_log(log_file: Path) -> None:
         older.touch(mode=0o600)
         shutil.copyfile(log_file, older)
         os.truncate(log_file, 0)
+    except FileNotFoundError:
+        return
     except OSError as error:
         _log.error("the log %s cannot be trimmed: %s", log_file, error)
 
