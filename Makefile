@@ -63,8 +63,9 @@ $(WORKSHOP_STAMP): $(TORCH_STAMP) $(BASE_STAMP)
 	@rm -f $(VENV)/.workshop-* && touch $@
 
 .PHONY: servers
-servers: ## Install the real servers that tests run against (Debian packages), when missing.
-	@.ci/debian-packages nginx:/usr/sbin/nginx haproxy:/usr/sbin/haproxy openssl:/usr/bin/openssl
+servers: ## Install what tests need of Debian, when missing: real proxies, OpenSSL, a C compiler for load generators.
+	@.ci/debian-packages nginx:/usr/sbin/nginx haproxy:/usr/sbin/haproxy openssl:/usr/bin/openssl \
+		gcc:/usr/bin/gcc libc6-dev:/usr/include/stdio.h
 
 .PHONY: up
 up: $(BASE_STAMP) ## Run the stack in the foreground; ARGS="…" is passed to `sextant up`.
@@ -81,7 +82,7 @@ test-fast: $(TEST_STAMP) ## Under a minute: what you run while you type.
 	@$(SHARD) fast
 
 .PHONY: test-core
-test-core: $(TEST_STAMP) ## The document, the gateway, governance and the store, in process.
+test-core: $(TEST_STAMP) servers ## The document, the gateway, governance and the store, in process.
 	@$(SHARD) core
 
 .PHONY: test-transport
