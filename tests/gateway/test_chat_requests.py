@@ -8,6 +8,7 @@ import msgspec
 import pytest
 
 from sextant.base.errors import BadRequest, Unprocessable
+from sextant.engines import embedded
 from sextant.gateway.bodies import engine_body
 from sextant.gateway.chat import ChatDialect
 from sextant.gateway.dialect import Call
@@ -275,3 +276,13 @@ def test_parameters_that_an_engine_refuses_are_dropped_by_name() -> None:
     assert "user_id" not in body
     assert "logit_bias" not in body
     assert body["user"] == "x"
+
+
+@pytest.mark.parametrize("name", ["n_predict", "n_cmpl"])
+def test_an_engine_s_own_name_does_not_go_round_the_limits(name: str) -> None:
+    with pytest.raises(BadRequest) as caught:
+        parse(model(embedded.QUIRKS), max_tokens=2, **{name: 40})
+    assert caught.value.field == name
+    assert sent(parse(max_tokens=2, **{name: 40}))[name] == 40, (
+        "an engine without such a name gets it as it is"
+    )

@@ -129,6 +129,10 @@ async def test_fill_in_the_middle_is_spelled_out_for_an_engine_that_does_not() -
             "prompt": "<pre>a{suffix}b<suf>c{prefix}d<mid>",
             "top_k": 3,
         }
+        refused = await s.client.post(
+            "/v1/completions", json={"model": "nano", "prompt": "a", "n_predict": 9}
+        )
+        assert (refused.status_code, refused.json()["error"]["param"]) == (400, "n_predict")
 
 
 async def test_a_model_that_only_chats() -> None:

@@ -182,6 +182,13 @@ def test_a_parameter_that_the_engine_would_ignore_is_refused() -> None:
     assert caught.value.field == "seed"
 
 
+def test_an_engine_s_own_name_does_not_go_round_the_limits() -> None:
+    quirks = msgspec.structs.replace(MODEL.quirks, own_names={"n_predict": "max_tokens"})
+    with pytest.raises(BadRequest) as caught:
+        sent({"max_output_tokens": 2, "n_predict": 40}, msgspec.structs.replace(MODEL, quirks=quirks))
+    assert caught.value.field == "n_predict"
+
+
 def test_formats() -> None:
     assert "response_format" not in sent({"text": {"format": {"type": "text"}}})
     assert sent({"text": {"format": {"type": "json_object"}}})["response_format"] == {"type": "json_object"}

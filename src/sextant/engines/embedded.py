@@ -44,6 +44,12 @@ QUIRKS = Quirks(
     usage_of_one_choice=True,
     repeats_prefix=True,
     ignored_params=("echo", "best_of"),
+    own_names={
+        "n_predict": "max_tokens",
+        "n_cmpl": "n",
+        "n_probs": "top_logprobs",
+        "post_sampling_probs": "logprobs",
+    },
     names_tool_choice=False,
     early_usage={"return_progress": True},
     hides_tools_when_none=False,

@@ -14,7 +14,7 @@ import msgspec
 from sextant.base.errors import BadRequest, Unprocessable
 from sextant.gateway import failures, logprobs
 from sextant.gateway.dialect import Call
-from sextant.gateway.openai import OpenAIDialect, refuse_ignored
+from sextant.gateway.openai import OpenAIDialect, refuse_ignored, refuse_own_names
 from sextant.spec.snapshot import Quirks, ServedModel
 from sextant.spec.wire import chat as wire
 
@@ -47,6 +47,8 @@ class ChatDialect(OpenAIDialect):
         quirks = model.quirks
         if quirks.ignored_params:
             refuse_ignored(fields, quirks)
+        if quirks.own_names:
+            refuse_own_names(fields, quirks)
         if not quirks.compliant:
             self._top = request.top_logprobs or 0
             last = request.messages[-1]

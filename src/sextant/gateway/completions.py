@@ -14,7 +14,7 @@ import msgspec
 from sextant.base.errors import BadRequest, Unprocessable
 from sextant.gateway import failures, logprobs
 from sextant.gateway.dialect import Call
-from sextant.gateway.openai import OpenAIDialect, refuse_ignored
+from sextant.gateway.openai import OpenAIDialect, refuse_ignored, refuse_own_names
 from sextant.spec.snapshot import Quirks, ServedModel
 from sextant.spec.wire.completions import CompletionRequest
 
@@ -41,6 +41,7 @@ class CompletionsDialect(OpenAIDialect):
         options = request.stream_options
         self.include_usage = options is not None and options.include_usage is True
         refuse_ignored(fields, model.quirks)
+        refuse_own_names(fields, model.quirks)
         self._top = request.logprobs or 0
         self._chat_logprobs = model.quirks.completions_logprobs == "chat"
         changes = engine_changes(request, fields, model.quirks)

@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from sextant.base.errors import SextantError, Unprocessable
+from sextant.base.errors import BadRequest, SextantError, Unprocessable
 from sextant.gateway import failures, sse
 from sextant.gateway.counting import wire_usage
 from sextant.spec.snapshot import Quirks
@@ -106,6 +106,17 @@ class OpenAIDialect:
 
 _NEUTRAL = {"best_of": 1}
 """Values that ask for nothing."""
+
+
+def refuse_own_names(fields: dict[str, Any], quirks: Quirks) -> None:
+    """Raises BadRequest for the engine's own name of a published parameter: it would go round our checks."""
+    for name, published in quirks.own_names.items():
+        if fields.get(name) is not None:
+            raise BadRequest(
+                f"{name} is this engine's own name for {published}; use this API's field for it.",
+                field=name,
+                code="unknown_parameter",
+            )
 
 
 def refuse_ignored(fields: dict[str, Any], quirks: Quirks) -> None:

@@ -14,6 +14,7 @@ import msgspec
 from sextant.base.errors import BadRequest, Unprocessable
 from sextant.gateway.chat import ALIAS_THINKS
 from sextant.gateway.dialect import Call
+from sextant.gateway.openai import refuse_own_names
 from sextant.gateway.request_fields import Fields
 from sextant.spec.snapshot import Quirks, ServedModel
 
@@ -115,6 +116,7 @@ def _check_capabilities(turn: Turn, model: ServedModel) -> None:
             f"the engine of model `{model.id}` cannot hold an answer to a JSON Schema; ask for plain JSON.",
             field="response_format",
         )
+    refuse_own_names(turn.extra, model.quirks)
     for name in model.quirks.ignored_params:
         if turn.extra.get(name):
             raise Unprocessable(f"the engine of model `{model.id}` does not know `{name}`.", field=name)

@@ -51,6 +51,9 @@ class Quirks(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A whole answer to a conversation that ends in an assistant message begins with that message again."""
     ignored_params: tuple[str, ...] = ()
     """Request parameters that the engine ignores without saying so; the gateway refuses them."""
+    own_names: dict[str, str] = {}
+    """The engine's own names for published parameters (`{"n_predict": "max_tokens"}`); refused, since they
+    would go round the checks of the published ones."""
     names_tool_choice: bool = True
     """Honours a `tool_choice` that names a function; false: it would be read as `auto`, so that tool alone is
     sent, with `required`."""
