@@ -133,6 +133,8 @@ def test_effort_and_format() -> None:
     fields = sent({"output_config": {"effort": "max"}})
     assert fields["reasoning_effort"] == "max"
     assert fields["chat_template_kwargs"] == {"enable_thinking": True}
+    assert sent({"output_config": {"effort": "minimal"}})["reasoning_effort"] == "low"
+    assert sent({"output_config": {"effort": "ultra"}})["reasoning_effort"] == "max"
     form = {"type": "json_schema", "schema": {"type": "object"}}
     expected = {"type": "json_schema", "json_schema": {"name": "answer", "schema": {"type": "object"}}}
     assert sent({"output_config": {"format": form}})["response_format"] == expected

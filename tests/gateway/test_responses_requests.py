@@ -210,6 +210,7 @@ def test_formats() -> None:
             {"effort": "medium"},
             {"chat_template_kwargs": {"enable_thinking": True}, "reasoning_effort": "high"},
         ),
+        ({"effort": "ultra"}, {"chat_template_kwargs": {"enable_thinking": True}, "reasoning_effort": "max"}),
     ],
 )
 def test_reasoning_effort_as_the_engine_wants_it(reasoning: Any, expected: dict[str, Any]) -> None:

@@ -13,13 +13,13 @@ from typing import Any, NoReturn
 import msgspec
 
 from sextant.gateway.request_fields import Fields, joined_text, refuse, shown
-from sextant.gateway.translation import MAX_TOOLS, Turn, refuse_foreign, require_vision, tool_name
+from sextant.gateway.translation import EFFORTS, MAX_TOOLS, Turn, refuse_foreign, require_vision, tool_name
 from sextant.spec.snapshot import ServedModel
 from sextant.spec.wire.chat import MAX_LIMIT
 
 MAX_STOP_SEQUENCES = 16
 """DeepSeek's bound for `stop` (llama.cpp and vLLM have none)."""
-_EFFORTS = ("low", "medium", "high", "xhigh", "max")
+_EFFORTS = tuple(effort for effort in EFFORTS if effort != "none")  # `thinking` turns it off
 _FOREIGN = {
     "max_completion_tokens": "use `max_tokens`",
     "response_format": "use `output_config.format`",

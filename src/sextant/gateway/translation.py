@@ -22,9 +22,9 @@ CHAT_TARGET = "/chat/completions"
 MAX_TOOLS = 128
 TOOL_NAME = re.compile(r"[a-zA-Z0-9_-]{1,128}")
 
-EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
-_ENGINE_EFFORT = {"minimal": "low", "medium": "high", "xhigh": "high"}
-"""DeepSeek's published mapping of the efforts it has no word for."""
+EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max", "ultra")
+_ENGINE_EFFORT = {"minimal": "low", "medium": "high", "xhigh": "high", "ultra": "max"}
+"""DeepSeek's published mapping of the efforts it has no word for (guides/thinking_mode, 2026-11)."""
 
 
 class Turn(msgspec.Struct):
