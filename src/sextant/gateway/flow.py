@@ -70,7 +70,7 @@ class Flow:
         try:
             principal = self.governor.identify(secret_of(request))
             body = request.body
-            fields = decode_body(request, self.limits)
+            fields = decode_body(request, self.limits.json_depth)
             name = fields.get("model")
             route = self.index.by_name.get(name) if type(name) is str else None
             if route is None:
@@ -205,7 +205,7 @@ def secret_of(request: Request) -> bytes:
     value = None
     for name, content in request.headers:
         if name == b"authorization":
-            if content[:7].lower() == b"bearer ":
+            if content[:7] == b"Bearer " or content[:7].lower() == b"bearer ":
                 return content[7:].strip()
             raise Unauthenticated("The Authorization header is not `Bearer <API key>`.")
         if name == b"x-api-key":
@@ -215,7 +215,7 @@ def secret_of(request: Request) -> bytes:
     return value
 
 
-def decode_body(request: Request, limits: GatewayLimits) -> dict[str, Any]:
+def decode_body(request: Request, depth_limit: int) -> dict[str, Any]:
     """The body as a dict. Raises BadRequest; compressed bodies are refused (415)."""
     encoding = request.header(b"content-encoding")
     if encoding is not None and encoding.lower() != b"identity":
@@ -223,7 +223,7 @@ def decode_body(request: Request, limits: GatewayLimits) -> dict[str, Any]:
             f"Content-Encoding {encoding[:40].decode('latin-1')!r} is not accepted; send it uncompressed.",
             code="unsupported_media_type",
         )
-    return strictjson.decode(request.body, limits.json_depth)
+    return strictjson.decode(request.body, depth_limit)
 
 
 async def _refusal(response: UpstreamResponse) -> SextantError:
