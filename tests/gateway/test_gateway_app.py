@@ -185,6 +185,19 @@ async def test_models_are_listed_with_their_aliases_and_found_by_id() -> None:
         assert response.json()["error"]["code"] == "model_not_found"
 
 
+async def test_an_alias_with_a_star_stands_for_all_names_that_begin_so() -> None:
+    async with stack(FakeEngine(hello), aliases=("claude-*", "claude-haiku-9")) as s:
+        response = await s.client.post("/v1/chat/completions", json={**HI, "model": "claude-opus-4-5"})
+        assert (response.status_code, response.json()["model"]) == (200, "claude-opus-4-5")
+        assert s.engine.exchanges[0].body["model"] == "nano"
+        listed = (await s.client.get("/v1/models")).json()["data"]
+        assert [entry["id"] for entry in listed] == ["nano", "claude-haiku-9"]
+        assert (await s.client.get("/v1/models/claude-x")).json()["id"] == "claude-x"
+        for unknown in ("claude", "xclaude-opus"):
+            response = await s.client.post("/v1/chat/completions", json={**HI, "model": unknown})
+            assert response.status_code == 404
+
+
 async def test_the_answer_names_the_model_asked_for() -> None:
     async with stack(FakeEngine(hello), upstream_model="engine-name") as s:
         for name in ("nano", "deepseek-reasoner"):

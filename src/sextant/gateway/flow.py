@@ -71,11 +71,7 @@ class Flow:
             principal = self.governor.identify(secret_of(request))
             body = request.body
             fields = decode_body(request, self.limits.json_depth)
-            name = fields.get("model")
-            route = self.index.by_name.get(name) if type(name) is str else None
-            if route is None:
-                raise self.index.unknown(name)
-            run.route = route
+            run.route = route = self.index.find(fields.get("model"))
             run.call = call = dialect.parse(fields, body, route.served)
             run.prompt_bytes = len(body)
             claim = Claim(

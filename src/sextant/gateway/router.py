@@ -113,7 +113,7 @@ class ModelRoute:
 class RouteIndex:
     """A RouteTable by name and alias. Built whole, swapped whole."""
 
-    __slots__ = ("by_name", "routes", "version")
+    __slots__ = ("_families", "by_name", "routes", "version")
 
     def __init__(
         self, table: RouteTable, resolve: Callable[[str], str], former: RouteIndex | None = None
@@ -123,27 +123,35 @@ class RouteIndex:
         self.version = table.version
         self.routes: list[ModelRoute] = []
         self.by_name: dict[str, ModelRoute] = {}
+        self._families: list[tuple[str, ModelRoute]] = []
         marks = {} if former is None else {t.upstream.id: t for r in former.routes for t in r.targets}
         for served in table.models:
             route = ModelRoute(served, [_prepare(upstream, resolve, marks) for upstream in served.upstreams])
             self.routes.append(route)
             for name in (served.id, *served.aliases):
-                self.by_name.setdefault(name, route)
+                if name.endswith("*"):
+                    self._families.append((name[:-1], route))
+                else:
+                    self.by_name.setdefault(name, route)
 
     @classmethod
     def empty(cls) -> RouteIndex:
         """Before the first table has been read."""
         return cls(RouteTable(version=0), str)
 
-    def find(self, name: str) -> ModelRoute:
-        """Raises NotFound."""
-        route = self.by_name.get(name)
-        if route is None:
-            raise self.unknown(name)
-        return route
+    def find(self, name: object) -> ModelRoute:
+        """By name, or by an alias that ends in `*` and stands for all names that begin so. Raises BadRequest or
+        NotFound."""
+        if type(name) is str:
+            route = self.by_name.get(name)
+            if route is not None:
+                return route
+            for beginning, route in self._families:
+                if name.startswith(beginning):
+                    return route
+        raise self._unknown(name)
 
-    def unknown(self, name: object) -> SextantError:
-        """What is wrong with a model's name that is not in the table."""
+    def _unknown(self, name: object) -> SextantError:
         if type(name) is not str:
             what = "is missing" if name is None else "is not a string"
             return BadRequest(

@@ -47,7 +47,11 @@ class Waiting:
             self._timer = None
 
     def _look(self, loop: asyncio.AbstractEventLoop) -> None:
+        # first the next look: a waiter that fails must not end the keep-alives of all others
+        self._timer = loop.call_later(self._after_s / TICKS_PER_INTERVAL, self._look, loop)
         now_s = time.monotonic()
+        if not self._waiters:
+            self.close()
         for waiter in tuple(self._waiters):
             if waiter.wrote:
                 waiter.wrote = False
@@ -55,6 +59,3 @@ class Waiting:
             elif now_s - waiter.quiet_since_s >= self._after_s:
                 waiter.quiet_since_s = now_s
                 waiter.keep_alive()
-        self._timer = (
-            loop.call_later(self._after_s / TICKS_PER_INTERVAL, self._look, loop) if self._waiters else None
-        )
