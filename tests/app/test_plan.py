@@ -31,7 +31,8 @@ def plan(tmp_path: Path, text: str | None, **flags: object) -> Plan:
 def test_the_built_in_document(tmp_path: Path) -> None:
     made = plan(tmp_path, None)
     model = made.models[0]
-    assert (model.id, model.aliases) == ("sextant-nano", ("deepseek-chat", "deepseek-reasoner"))
+    assert model.id == "sextant-nano"
+    assert {"deepseek-flash", "deepseek-v4-pro", "deepseek-chat", "claude-*"} < set(model.aliases)
     assert model.context_tokens == 4096
     assert model.capabilities.fim
     assert not model.quirks.compliant

@@ -140,8 +140,10 @@ class RouteIndex:
         return cls(RouteTable(version=0), str)
 
     def find(self, name: object) -> ModelRoute:
-        """By name, or by an alias that ends in `*` and stands for all names that begin so. Raises BadRequest or
-        NotFound."""
+        """By name, or by an alias that ends in `*` and stands for all names that begin so.
+
+        Raises BadRequest or NotFound.
+        """
         if type(name) is str:
             route = self.by_name.get(name)
             if route is not None:

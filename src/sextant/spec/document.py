@@ -23,6 +23,7 @@ from sextant.spec.fields import (
     FilePath,
     Host,
     HttpUrl,
+    ModelAlias,
     ModelName,
     Name,
     Origin,
@@ -74,8 +75,10 @@ class Model(Section):
     """The model as callers see it."""
 
     name: ModelName = Field(description="The name callers send as `model`.", examples=["sextant-nano"])
-    aliases: Annotated[tuple[ModelName, ...], items(most=32)] = Field(
-        (), description="Other names accepted for it, such as `deepseek-chat`."
+    aliases: Annotated[tuple[ModelAlias, ...], items(most=32)] = Field(
+        (),
+        description="Other names accepted for it, such as `deepseek-chat`; `claude-*` stands for every name "
+        "that begins so.",
     )
 
 

@@ -13,10 +13,13 @@ from sextant.base.config import SECRET_REFERENCE
 
 _NAME = r"^[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?$"
 _MODEL_NAME = r"^[A-Za-z0-9][A-Za-z0-9._:/-]{0,127}$"
+_MODEL_ALIAS = r"^[A-Za-z0-9][A-Za-z0-9._:/-]{0,127}\*?$"
 _HOST = r"^[A-Za-z0-9.:-]+$"
 PATTERNS = {
     _NAME: "1 to 63 lower-case letters, digits, `-` and `.`, starting and ending with a letter or digit",
     _MODEL_NAME: "1 to 128 letters, digits and `.`, `_`, `:`, `/`, `-`, starting with a letter or digit",
+    _MODEL_ALIAS: "1 to 128 letters, digits and `.`, `_`, `:`, `/`, `-`, starting with a letter or digit; "
+    "a `*` at the end stands for any rest",
     _HOST: "a host name or an IP address, such as `127.0.0.1`",
 }
 """What the patterns mean, for error messages and the reference page."""
@@ -85,6 +88,7 @@ def _beside_document(value: str, info: ValidationInfo) -> str:
 
 Name = Annotated[str, Field(pattern=_NAME)]
 ModelName = Annotated[str, Field(pattern=_MODEL_NAME)]
+ModelAlias = Annotated[str, Field(pattern=_MODEL_ALIAS)]
 SecretReference = Annotated[str, AfterValidator(_secret_reference), Field(examples=["env:DEEPSEEK_API_KEY"])]
 Origin = Annotated[str, AfterValidator(_origin)]
 HttpUrl = Annotated[str, AfterValidator(_url), Field(examples=["https://api.deepseek.com/v1"])]

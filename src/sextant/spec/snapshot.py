@@ -92,7 +92,8 @@ class Upstream(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class ServedModel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A model as callers see it. `aliases` are other names accepted for it (`deepseek-chat`)."""
+    """A model as callers see it. `aliases` are other names accepted for it (`deepseek-chat`); one that ends
+    in `*` stands for every name that begins so."""
 
     id: str
     engine: str
