@@ -12,6 +12,7 @@ import pytest
 import pytest_asyncio
 import transport_kit as kit
 import uvloop
+from transport_benches import benches, plain_benches  # noqa: F401 - fixtures
 
 from sextant.spec.snapshot import GatewayLimits
 from sextant.telemetry.table import Registry
