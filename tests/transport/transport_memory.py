@@ -146,4 +146,5 @@ class MemoryUpstream:
         self.pool._loop = asyncio.get_running_loop()
         transport = MemoryTransport(connection)
         connection.connection_made(transport)
+        self.pool._connections.add(connection)
         return connection, transport

@@ -181,6 +181,8 @@ class Pool:
         if not connection.usable():
             connection.abort()
             raise UpstreamError("the engine spoke before it was asked", code="engine_garbage")
+        # not before: when a connect is cancelled, uvloop closes it without a word to the protocol
+        self._connections.add(connection)
         return connection
 
     def _context(self) -> ssl.SSLContext:
@@ -190,10 +192,6 @@ class Pool:
         return self._ssl_context
 
     # connections call these
-
-    def opened(self, connection: UpstreamConnection) -> None:
-        """A connection is there."""
-        self._connections.add(connection)
 
     def lost(self, connection: UpstreamConnection) -> None:
         """A connection is gone, or about to be."""

@@ -176,7 +176,6 @@ class UpstreamConnection(asyncio.Protocol):
             if sock.family in (socket.AF_INET, socket.AF_INET6):
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._tls = transport.get_extra_info("ssl_object") is not None
-        self._pool.opened(self)
 
     def data_received(self, data: bytes) -> None:
         try:
