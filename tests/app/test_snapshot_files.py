@@ -99,3 +99,26 @@ def replace(path: Path, table: RouteTable) -> None:
     temporary = path.with_suffix(".new")
     temporary.write_bytes(msgspec.json.encode(table))
     temporary.replace(path)
+
+
+def test_a_swap_that_fails_leaves_the_last_one_in_use_and_the_polling_alive(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "routes.json"
+    taken: list[int] = []
+
+    def swap(table: RouteTable) -> None:
+        if table.version == 2:
+            raise UnicodeError("a secret that no header can hold")
+        taken.append(table.version)
+
+    path.write_bytes(msgspec.json.encode(RouteTable(1)))
+    file = SnapshotFile(str(path), RouteTable, swap)
+    file.load()
+    for version in (2, 3):
+        (tmp_path / "new").write_bytes(msgspec.json.encode(RouteTable(version)))
+        (tmp_path / "new").replace(path)
+        file.poll()
+        file.poll()
+    assert taken == [3]
+    assert caplog.text.count("could not be taken, the last one stays") == 1

@@ -109,3 +109,14 @@ def test_headers_and_paths_are_prepared() -> None:
     assert a.base_url == "https://host"
     assert a.path("/chat/completions") == b"/api/v3/chat/completions"
     assert (b"authorization", b"Bearer sk-env:K") in a.headers
+
+
+def test_a_key_that_no_header_can_hold_makes_its_upstream_unready_and_leaves_the_table_whole() -> None:
+    models = tuple(
+        ServedModel(id=name, engine="x", upstreams=(upstream(name, api_key_ref=reference),))
+        for name, reference in (("good", "env:KEY"), ("bad", "env:KÉY"))
+    )
+    index = RouteIndex(RouteTable(version=1, models=models), secret)
+    assert index.find("good").ready
+    assert not index.find("bad").ready
+    assert index.find("bad").targets[0].reason == "its key has characters that no header can hold"

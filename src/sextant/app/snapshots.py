@@ -62,7 +62,10 @@ class SnapshotFile(Generic[Snapshot]):
             return
         if snapshot.version != self._version:
             self._version = snapshot.version
-            self._swap(snapshot)
+            try:
+                self._swap(snapshot)
+            except Exception:  # noqa: BLE001 - the edge of one version: later ones must still be taken
+                _log.exception("the snapshot %s could not be taken, the last one stays", self._path)
 
     def _signature(self) -> tuple[int, int, int]:
         status = self._path.stat()

@@ -175,6 +175,9 @@ def _prepare(upstream: Upstream, resolve: Callable[[str], str], marks: dict[str,
         except SextantError as error:
             _log.error("upstream %s is not ready, its key cannot be read: %s", upstream.id, error.message)
             problem = "its key cannot be read"
+        if secret is not None and not secret.isascii():
+            secret, problem = None, "its key has characters that no header can hold"
+            _log.error("upstream %s is not ready: %s", upstream.id, problem)
     target = Target(upstream, secret, problem)
     if upstream.id in marks:
         target.remember(marks[upstream.id])
