@@ -39,10 +39,10 @@ async def test_chat_is_found_bare_under_v1_and_under_beta(path: str) -> None:
         ("POST", "/v2/chat/completions", 404, None),
         ("POST", "/v1/chat/completions/", 404, None),
         ("GET", "/v1/chat/completions", 405, "POST"),
-        ("DELETE", "/v1/models", 405, "GET"),
-        ("POST", "/health", 405, "GET"),
+        ("DELETE", "/v1/models", 405, "GET, HEAD"),
+        ("POST", "/health", 405, "GET, HEAD"),
         ("OPTIONS", "/v1/chat/completions", 405, "POST"),
-        ("POST", "/models/nano", 405, "GET"),
+        ("POST", "/models/nano", 405, "GET, HEAD"),
     ],
 )
 async def test_what_is_not_there(method: str, path: str, status: int, allow: str | None) -> None:
@@ -52,6 +52,37 @@ async def test_what_is_not_there(method: str, path: str, status: int, allow: str
         assert set(response.json()["error"]) == {"message", "type", "param", "code"}
         assert response.headers["x-request-id"].startswith("req_")
         assert response.headers.get("allow") == allow
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "kind"),
+    [
+        ("GET", "/v1/messages", 405, "invalid_request_error"),
+        ("GET", "/anthropic/v1/messages/count_tokens", 405, "invalid_request_error"),
+        ("GET", "/anthropic/v1/models", 404, "not_found_error"),
+        ("POST", "/anthropic/v1/messages/batches", 404, "not_found_error"),
+        ("POST", "/v1/messages/batches", 404, "not_found_error"),
+    ],
+)
+async def test_what_is_not_there_is_said_in_anthropic_s_words_on_its_paths(
+    method: str, path: str, status: int, kind: str
+) -> None:
+    async with stack(FakeEngine(hello)) as s:
+        response = await s.client.request(method, path)
+        assert response.status_code == status
+        body = response.json()
+        assert (body["type"], body["error"]["type"]) == ("error", kind)
+        assert body["request_id"] == response.headers["request-id"] == response.headers["x-request-id"]
+
+
+@pytest.mark.parametrize("path", ["/health", "/ready", "/metrics", "/v1/models", "/user/balance"])
+async def test_head_is_answered_as_get_without_its_body(path: str) -> None:
+    async with stack(FakeEngine(hello)) as s:
+        whole = await s.client.get(path)
+        head = await s.client.head(path)
+        assert (head.status_code, head.content) == (whole.status_code, b"")
+        assert head.headers["content-type"] == whole.headers["content-type"]
+        assert (await s.client.get(path)).status_code == 200, "the connection goes on"
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 Flow 1 (serve), its entry above the transport. Paths exist bare and under /v1, as DeepSeek and OpenAI publish
 them. Everything that calls an engine goes through `flow.py`; the rest is answered here. A path that does not
-exist is 404, a wrong method 405, both in OpenAI's error shape.
+exist is 404, a wrong method 405, both in OpenAI's error shape, or Anthropic's on its paths.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from urllib.parse import unquote
 from sextant.base.config import resolve_secret
 from sextant.base.errors import MethodNotAllowed, NotFound, SextantError
 from sextant.base.ids import IdSource
-from sextant.gateway import catalogue, failures
+from sextant.gateway import anthropic, catalogue, failures
 from sextant.gateway.accesslog import AccessLog
 from sextant.gateway.anthropic import CountTokensDialect, MessagesDialect
 from sextant.gateway.chat import ChatDialect
@@ -43,6 +43,7 @@ DIALECTS: tuple[tuple[Callable[[], Dialect], bool, tuple[str, ...]], ...] = (
 )
 """What makes a request's dialect, whether it is metered, and where it is found (always POST)."""
 
+_ANTHROPIC_PATHS = ("/anthropic/", "/v1/messages")
 METRICS_TYPE: Header = (b"content-type", b"text/plain; version=0.0.4; charset=utf-8")
 
 Answer = Callable[[Request, Responder, list[Header]], None]
@@ -110,7 +111,7 @@ class GatewayApp:
         return paths
 
     def _other_paths(self) -> dict[str, Answer]:
-        """All of them answer GET."""
+        """All of them answer GET and HEAD."""
         return {
             "/models": self._guarded(self._models),
             "/v1/models": self._guarded(self._models),
@@ -131,15 +132,15 @@ class GatewayApp:
         if answer is None and request.path.startswith(("/models/", "/v1/models/")):
             answer = self._guarded(self._model)
         try:
-            if answer is not None and request.method == "GET":
+            if answer is not None and request.method in ("GET", "HEAD"):
                 answer(request, responder, headers)
                 return
             if answer is not None or request.path in self._surfaces:
-                allowed = "GET" if answer is not None else "POST"
+                allowed = "GET or HEAD" if answer is not None else "POST"
                 raise MethodNotAllowed(f"{request.method} is not allowed on {request.path}; use {allowed}.")
             raise NotFound(f"There is nothing at {request.path[:200]}.", code="unknown_url")
         except SextantError as error:
-            self._refuse(responder, error, headers)
+            self._refuse(request, responder, error, headers)
 
     def _guarded(self, answer: Answer) -> Answer:
         """`answer` behind an API key."""
@@ -191,12 +192,18 @@ class GatewayApp:
         wanted = request.header(b"access-control-request-headers")
         self._reply(responder, 204, [*headers, *self._cors.preflight(origin, wanted)], b"", "preflight")
 
-    def _refuse(self, responder: Responder, error: SextantError, headers: list[Header]) -> None:
+    def _refuse(
+        self, request: Request, responder: Responder, error: SextantError, headers: list[Header]
+    ) -> None:
         extra = failures.extra_headers(error)
         if isinstance(error, MethodNotAllowed):
-            extra.append((b"allow", b"POST" if "use POST" in error.message else b"GET"))
-        status = failures.status_of(error)
-        self._reply(responder, status, [JSON, *headers, *extra], failures.openai_body(error), "other")
+            extra.append((b"allow", b"POST" if request.path in self._surfaces else b"GET, HEAD"))
+        body = failures.openai_body(error)
+        if request.path.startswith(_ANTHROPIC_PATHS):
+            request_id = next(value for name, value in headers if name == b"x-request-id")
+            extra.append((anthropic.MessagesDialect.id_header, request_id))
+            body = anthropic.failure(error, request_id.decode("ascii"))
+        self._reply(responder, failures.status_of(error), [JSON, *headers, *extra], body, "other")
 
     def _reply(
         self, responder: Responder, status: int, headers: list[Header], body: bytes, endpoint: str
