@@ -83,6 +83,7 @@ def open_loop(port: int, folder: Path) -> subprocess.CompletedProcess[str]:
 
 
 @needs_compiler
+@pytest.mark.timing
 def test_a_stalled_server_is_charged_for_the_requests_it_kept_from_being_sent(
     tools: None, stalling_port: int, tmp_path: Path
 ) -> None:
@@ -141,8 +142,17 @@ def test_every_chunk_of_the_source_arrives_once_in_order_and_stamped(
         own = [row for row in events if row[0] == stream]
         assert [row[1] for row in own] == [-1, *range(12)] * 2
         assert all(read >= made > 0 for _, _, read, made in own)
-        made = [row[3] for row in own if row[1] >= 0]
-        gaps_ms = [(b - a) / 1e6 for a, b in itertools.pairwise(made[1:12])]
+
+
+@needs_compiler
+@pytest.mark.timing
+def test_the_source_keeps_its_pace(tools: None, source_port: int, tmp_path: Path) -> None:
+    done = stream_client(source_port, tmp_path, tokens=20)
+    assert done.returncode == 0, done.stderr
+    events = list(streams.EVENT.iter_unpack((tmp_path / "events").read_bytes()))
+    for stream in range(8):
+        made = [row[3] for row in events if row[0] == stream and row[1] >= 0]
+        gaps_ms = [(b - a) / 1e6 for a, b in itertools.pairwise(made[1:20])]
         assert sum(gaps_ms) / len(gaps_ms) == pytest.approx(5.0, abs=1.5)
 
 
