@@ -68,13 +68,15 @@ def pages() -> dict[Path, str]:
 def document_page() -> str:
     """Every field of the deployment document."""
     rows = []
+    kind = ""
     for path, info in walk_fields(Deployment):
         if "limits" in path[:-1]:
             continue
-        name = ".".join(path)
-        rows.append(
-            f"| `{name}` | {_type_of(info)} | {_default_of(info)} | {_cell(info.description or '')} |"
-        )
+        if path == ("spec", "engine", "kind"):
+            kind = f" (`{typing.get_args(info.annotation)[0]}`)"
+        only = kind if path[:2] == ("spec", "engine") and path[2:] not in ((), ("kind",)) else ""
+        name = f"`{'.'.join(path)}`{only}"
+        rows.append(f"| {name} | {_type_of(info)} | {_default_of(info)} | {_cell(info.description or '')} |")
     later = [f"| `{spot.replace('=', ': ')}` | {_cell(reason)} |" for spot, reason in NOT_YET.items()]
     return (
         f"{NOTE}# The deployment document\n\n"
