@@ -49,9 +49,9 @@ class Target:
         self.ready = upstream.ready and problem is None
         self.reason = problem or upstream.reason
         self.weight = max(0, upstream.weight)
-        self.headers: list[Header] = [(b"content-type", b"application/json")]
+        self.headers: tuple[Header, ...] = ((b"content-type", b"application/json"),)
         if api_key is not None:
-            self.headers.append((b"authorization", b"Bearer " + api_key.encode("ascii")))
+            self.headers += ((b"authorization", b"Bearer " + api_key.encode("ascii")),)
         self._failures = 0
         self._rest_until_s = 0.0
 
