@@ -42,12 +42,22 @@ class Control:
         return msgspec.json.decode(Path(self.settings.policy_file).read_bytes(), type=PolicySnapshot)
 
 
-@pytest.fixture
-def control(tmp_path: Path) -> Iterator[Control]:
-    made = Control(tmp_path)
+def closing(folder: Path) -> Iterator[Control]:
+    made = Control(folder)
     yield made
     made.client.close()
     made.accounts.close()
+
+
+@pytest.fixture
+def control(tmp_path: Path) -> Iterator[Control]:
+    yield from closing(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def shut(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Control]:
+    """One for the tests that never get in."""
+    yield from closing(tmp_path_factory.mktemp("control"))
 
 
 @pytest.mark.parametrize(
@@ -64,9 +74,9 @@ def control(tmp_path: Path) -> Iterator[Control]:
 @pytest.mark.parametrize(
     "path", ["/health", "/v1/keys", "/metrics", "/openapi.json", "/docs", "/nothing", "/"]
 )
-def test_no_path_answers_without_the_credential(control: Control, path: str, headers: dict[str, str]) -> None:
-    given = {name: value.format(secret=control.secret) for name, value in headers.items()}
-    answer = TestClient(control.app).get(path, headers=given)
+def test_no_path_answers_without_the_credential(shut: Control, path: str, headers: dict[str, str]) -> None:
+    given = {name: value.format(secret=shut.secret) for name, value in headers.items()}
+    answer = TestClient(shut.app).get(path, headers=given)
     assert answer.status_code == 401
     assert answer.json()["error"]["code"] == "invalid_api_key"
     assert answer.headers["www-authenticate"] == "Bearer"
