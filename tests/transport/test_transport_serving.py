@@ -150,6 +150,7 @@ async def test_expect_100_continue(service: kit.ServiceMaker) -> None:
 
 async def test_body_over_the_limit_is_413(service: kit.ServiceMaker) -> None:
     up = await service.start(kit.Cook(), GatewayLimits(body_bytes=1000))
+    request_ids: set[str] = set()
     for data in (
         get("/echo", method="POST", body=b"x" * 1001),
         get("/echo", "Transfer-Encoding: chunked", method="POST")
@@ -160,6 +161,9 @@ async def test_body_over_the_limit_is_413(service: kit.ServiceMaker) -> None:
         reply = await up.ask(data)
         assert reply.status == 413
         assert reply.json()["error"]["code"] == "body_too_large"
+        request_ids.add(reply.headers["x-request-id"])
+    assert len(request_ids) == 2
+    assert all(request_id.startswith("req_") for request_id in request_ids)
     assert (await up.ask(get("/echo", method="POST", body=b"x" * 1000))).status == 200
 
 

@@ -17,7 +17,7 @@ from sextant.spec.snapshot import GatewayLimits
 from sextant.transport.emission import answer_fields, check_status
 from sextant.transport.exchange import ClientGone, Handler, Headers, Request
 from sextant.transport.heads import parse_split_head
-from sextant.transport.refusals import Refusal, error_body
+from sextant.transport.refusals import Refusal, error_body, own_headers
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -25,7 +25,6 @@ Send = Callable[[Message], Awaitable[None]]
 
 log = logging.getLogger(__name__)
 
-_JSON = ((b"content-type", b"application/json"),)
 _NO_BODY = frozenset((204, 304))
 
 
@@ -56,7 +55,7 @@ class AsgiTwin:
             try:
                 request = await self._request(scope, receive)
             except Refusal as refusal:
-                responder.reply(refusal.status, _JSON, refusal.body)
+                responder.reply(refusal.status, own_headers(), refusal.body)
             except _Gone:
                 return
             else:
@@ -130,7 +129,7 @@ class AsgiTwin:
             watch.cancel()
         if not responder.started and not responder.gone:
             message = "The server failed to answer; the failure was logged."
-            responder.reply(500, _JSON, error_body(500, "internal_error", message))
+            responder.reply(500, own_headers(), error_body(500, "internal_error", message))
 
 
 async def _lifespan(receive: Receive, send: Send) -> None:

@@ -22,7 +22,7 @@ from sextant.transport import heads
 from sextant.transport.chunks import BadChunk, ChunkedBody
 from sextant.transport.exchange import ClientGone, Request
 from sextant.transport.opinion import Disagreement, SecondOpinion
-from sextant.transport.refusals import Refusal, error_body
+from sextant.transport.refusals import Refusal, error_body, new_request_id, own_headers
 from sextant.transport.responder import Answer
 
 if TYPE_CHECKING:
@@ -40,7 +40,6 @@ LINGER_BYTES = 16 * 1024 * 1024
 """What is read and dropped from a client before it is cut off."""
 
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
-_JSON = ((b"content-type", b"application/json"),)
 _NEVER = -(1 << 62)
 _unsent = array.array("i", [0])
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
@@ -392,7 +391,7 @@ class ServerConnection(asyncio.Protocol):
         if not answer.started:
             self.keep_alive = False
             message = "The server failed to answer; the failure was logged."
-            answer.reply(500, _JSON, error_body(500, "internal_error", message))
+            answer.reply(500, own_headers(), error_body(500, "internal_error", message))
 
     def _finish(self, answer: Answer) -> None:
         """After the handler: an answer that did not end is cut so that the client sees it truncated."""
@@ -405,7 +404,7 @@ class ServerConnection(asyncio.Protocol):
         self.keep_alive = False
         message = "The server gave no answer to this request."
         late = Answer(self)
-        late.reply(500, _JSON, error_body(500, "internal_error", message))
+        late.reply(500, own_headers(), error_body(500, "internal_error", message))
         late.detach()
 
     def _next(self) -> None:
@@ -437,9 +436,10 @@ class ServerConnection(asyncio.Protocol):
         self._chunks = None
         self._pending_head = None
         body = refusal.body
-        head = b"%b\r\ncontent-type: application/json\r\nconnection: close\r\ncontent-length: %d\r\n\r\n" % (
-            self.server.status_lines[refusal.status], len(body),
-        )  # fmt: skip
+        head = (
+            b"%b\r\ncontent-type: application/json\r\nx-request-id: %b\r\nconnection: close\r\n"
+            b"content-length: %d\r\n\r\n"
+        ) % (self.server.status_lines[refusal.status], new_request_id(), len(body))
         self.send(head + body)
         if not linger:
             self._close()

@@ -8,7 +8,20 @@ from __future__ import annotations
 
 import json
 
+from sextant.base.ids import IdSource
+
 _SERVER_ERRORS = 500
+_ids = IdSource("req_")
+
+
+def new_request_id() -> bytes:
+    """For an answer that no handler gave: every answer has one."""
+    return _ids.next().encode("ascii")
+
+
+def own_headers() -> list[tuple[bytes, bytes]]:
+    """The headers of an answer that no handler gave."""
+    return [(b"content-type", b"application/json"), (b"x-request-id", new_request_id())]
 
 
 class Refusal(Exception):
