@@ -6,6 +6,7 @@ Flow 1: the gateway calls `Pool.send` once per attempt. What happens on one conn
 from __future__ import annotations
 
 import asyncio
+import logging
 import ssl
 import urllib.parse
 from typing import Any
@@ -17,6 +18,8 @@ from sextant.transport.emission import check_method, check_target, request_field
 from sextant.transport.exchange import Headers
 from sextant.transport.server import sweep_interval_s
 from sextant.transport.upstream import Stale, UpstreamAnswer, UpstreamConnection
+
+log = logging.getLogger(__name__)
 
 IDLE_EXPIRY_S = 60.0
 """A pooled connection unused for so long is closed."""
@@ -174,9 +177,8 @@ class Pool:
                 )
         except (OSError, TimeoutError) as error:
             self._connect_failed.inc()
-            raise UpstreamUnavailable(
-                f"cannot connect to the engine at {origin.host}:{origin.port}: {error or 'timed out'}"
-            ) from error
+            log.warning("cannot connect to %s:%d: %s", origin.host, origin.port, error or "timed out")
+            raise UpstreamUnavailable("The engine takes no connection; try again shortly.") from error
         self._connected.inc()
         if not connection.usable():
             connection.abort()
