@@ -115,6 +115,7 @@ def test_held_out_is_about_one_in_eight_and_ignores_wording_and_language():
     assert replace(problem, language="zh", messages=()).held_out == problem.held_out
 
 
+@pytest.mark.slow
 def test_there_are_five_hundred_held_out_problems_for_each_goal():
     for family in curriculum.GOAL_FAMILIES:
         for language in LANGUAGES:
