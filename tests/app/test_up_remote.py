@@ -154,6 +154,9 @@ def test_tls_is_1_3_alone(certificate: Path, tmp_path: Path, clients: bool) -> N
             with pytest.raises(ssl.SSLError):
                 get(port, "/health", old, made.admin)
         assert sextant("key", "list", "--state", str(made.root)).returncode == 0
+        if not clients:
+            asked = sextant("chat", "What is 2 + 3?", "--state", str(made.root))
+            assert asked.stdout == "2 + 3 = 5\n", asked.stderr
         assert made.stop() == 0
 
 

@@ -34,8 +34,10 @@ from sextant.app.state import StateDir, write_private
 from sextant.base.config import resolve_secret, variable
 from sextant.base.errors import Misconfigured, SextantError
 from sextant.control.settings import ProcessStatus, Status
+from sextant.spec.snapshot import TlsFiles
 
 Kind = Literal["ledger", "engine", "gateway", "control"]
+Headers = Callable[[], Mapping[str, str]]
 
 STOP_ORDER: tuple[Kind, ...] = ("control", "gateway", "engine", "ledger")
 START_ATTEMPTS = 3
@@ -271,7 +273,9 @@ class Supervisor:
             "control",
             "control",
             _module("sextant.app.control_process", "--settings", state.control_file, "--log-level", level),
-            http_probe(f"{self._plan.control_url}/health", self._admin_header),
+            self._listener_probe(
+                self._plan.control_url, "/health", self._plan.control.tls, self._admin_header
+            ),
             files={str(state.control_file): msgspec.json.encode(self._plan.control)},
         )
 
@@ -314,11 +318,14 @@ class Supervisor:
         return Member(name, "engine", Child(program, self._on_change), engine)
 
     def _gateway_probe(self, path: str) -> Probe:
-        tls = self._plan.gateway.tls
-        if tls is not None and tls.client_ca_file is not None:  # it would ask us for a certificate
-            parts = urlsplit(self._plan.url)
+        return self._listener_probe(self._plan.url, path, self._plan.gateway.tls, dict)
+
+    def _listener_probe(self, url: str, path: str, tls: TlsFiles | None, headers: Headers) -> Probe:
+        """A probe of a listener of ours; only a connection where it would ask us for a certificate."""
+        if tls is not None and tls.client_ca_file is not None:
+            parts = urlsplit(url)
             return connect_probe(parts.hostname or "", parts.port or 443)
-        return http_probe(f"{self._plan.url}{path}")
+        return http_probe(f"{url}{path}", headers)
 
     def _admin_header(self) -> Mapping[str, str]:
         return _bearer(f"file:{self._state.admin_secret}")()
@@ -338,7 +345,7 @@ class Supervisor:
         return {name: value for name, value in found.items() if value is not None}
 
 
-def _bearer(ref: str | None) -> Callable[[], Mapping[str, str]]:
+def _bearer(ref: str | None) -> Headers:
     """A maker of the header that carries the secret behind `ref`, read anew each time; no header for None."""
     return lambda: {} if ref is None else {"Authorization": f"Bearer {resolve_secret(ref)}"}
 

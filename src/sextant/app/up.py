@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import sys
 from collections.abc import Iterator
 
 from sextant.app.bootstrap import FirstRun, bootstrap, forget_first_run
@@ -14,12 +15,15 @@ from sextant.app.events import Event, Serving, Stopped, Tell, Warned
 from sextant.app.plan import Overrides, Plan, make_plan
 from sextant.app.state import StateDir, check_port_free, reserve_port
 from sextant.app.supervisor import Supervisor
+from sextant.base.errors import Misconfigured
 from sextant.spec.document import Deployment
 from sextant.telemetry.logs import JsonFormatter
 
 
 def run_up(document: Deployment, state: StateDir, overrides: Overrides, tell: Tell) -> None:
     """Serves `document` until SIGTERM, SIGINT or SIGHUP. Raises SextantError when the start fails."""
+    if sys.platform != "linux":
+        raise Misconfigured(f"`sextant up` runs on Linux, not on {sys.platform}; run it in a Linux container")
     state.prepare()
     with state.lock(), reserve_port("127.0.0.1") as held, _own_log(state):
         state.clear_run()

@@ -49,7 +49,8 @@ def chat(
     """
     from sextant.cli.chat_stream import ChatApi
 
-    api = ChatApi(*_address(url, state))
+    root, key = _address(url, state)
+    api = ChatApi(root, key, ours=url is None)
     talk = Conversation(api, model or api.first_model(), system)
     if question is None and not sys.stdin.isatty():
         question = sys.stdin.read().strip()

@@ -29,14 +29,19 @@ class Piece:
 
 
 class ChatApi:
-    """An OpenAI-compatible API at `url` (its root, ending in /v1)."""
+    """An OpenAI-compatible API at `url` (its root, ending in /v1). `ours` is a process of ours on this
+    machine, found through the state directory: its certificate need not be one that this machine trusts."""
 
-    def __init__(self, url: str, key: str) -> None:
+    def __init__(self, url: str, key: str, *, ours: bool = False) -> None:
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise SextantError(f"{url} is no API root; expected for example http://127.0.0.1:8000/v1")
         self.url = url
         self._parts = parts
+        self._tls = ssl.create_default_context()
+        if ours:
+            self._tls.check_hostname = False
+            self._tls.verify_mode = ssl.CERT_NONE
         self._headers = {"Authorization": f"Bearer {key}", "Content-Type": "application/json"}
 
     def models(self) -> list[str]:
@@ -105,7 +110,7 @@ class ChatApi:
         connection: http.client.HTTPConnection
         if self._parts.scheme == "https":
             connection = http.client.HTTPSConnection(
-                host, self._parts.port, timeout=CONNECT_TIMEOUT_S, context=ssl.create_default_context()
+                host, self._parts.port, timeout=CONNECT_TIMEOUT_S, context=self._tls
             )
         else:
             connection = http.client.HTTPConnection(host, self._parts.port, timeout=CONNECT_TIMEOUT_S)
