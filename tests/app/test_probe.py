@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import socket
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 
-from sextant.app.probe import ProbeFailed, connect_probe, http_probe, socket_probe
+from sextant.app.probe import ProbeFailed, connect_probe, http_probe, ledger_probe
 from stack_under_test import free_port
 
 
@@ -77,13 +79,44 @@ async def test_nothing_listens(tmp_path: Path) -> None:
         with pytest.raises(ProbeFailed, match="nothing listens there"):
             await probe()
     with pytest.raises(ProbeFailed, match="No such file"):
-        await socket_probe(tmp_path / "none.sock")()
+        await ledger_probe(tmp_path / "none.sock")()
 
 
 async def test_connects_count(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         await connect_probe("127.0.0.1", server.getsockname()[1])()
+
+
+async def test_a_ledger_that_stands_still_is_no_ledger(tmp_path: Path) -> None:
+    """The kernel takes connections for a process that is stopped; only a greeting shows that it works."""
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(tmp_path / "s"))
         listener.listen()
-        await socket_probe(tmp_path / "s")()
+        with pytest.raises(ProbeFailed, match="no greeting within"):
+            await ledger_probe(tmp_path / "s", timeout_s=0.2)()
+
+
+async def test_a_ledger_that_works_greets(tmp_path: Path) -> None:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        *(
+            "-m",
+            "sextant.app.ledger_process",
+            "--db",
+            str(tmp_path / "l.db"),
+            "--socket",
+            str(tmp_path / "s"),
+        ),
+        stderr=asyncio.subprocess.DEVNULL,
+    )
+    try:
+        async with asyncio.timeout(20):
+            while not (tmp_path / "s").exists():
+                await asyncio.sleep(0.02)
+        await ledger_probe(tmp_path / "s")()
+        process.send_signal(signal.SIGSTOP)
+        with pytest.raises(ProbeFailed):
+            await ledger_probe(tmp_path / "s", timeout_s=0.2)()
+    finally:
+        process.kill()
+        await process.wait()

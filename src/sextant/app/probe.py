@@ -14,6 +14,10 @@ from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import msgspec
+
+from sextant.spec.ledger_wire import LENGTH_BYTES, WIRE_VERSION, Hello, Welcome, frame
+
 ANSWER_BYTES_MAX = 1024 * 1024
 """A longer answer counts as a failed probe."""
 
@@ -62,11 +66,27 @@ def connect_probe(host: str, port: int, *, timeout_s: float = 2.0) -> Probe:
     return probe
 
 
-def socket_probe(path: Path, *, timeout_s: float = 2.0) -> Probe:
-    """A probe that is content when the Unix socket accepts a connection."""
+def ledger_probe(path: Path, *, timeout_s: float = 2.0) -> Probe:
+    """A probe that is content when the ledger behind the Unix socket greets. That the socket takes a
+    connection says little: the kernel does so for a process that stands still."""
 
     async def probe() -> None:
-        await _connected(asyncio.open_unix_connection(path), timeout_s)
+        writer = None
+        try:
+            async with asyncio.timeout(timeout_s):
+                reader, writer = await asyncio.open_unix_connection(path)
+                writer.write(frame(msgspec.msgpack.encode(Hello(WIRE_VERSION, "probe"))))
+                length = int.from_bytes(await reader.readexactly(LENGTH_BYTES), "big")
+                msgspec.msgpack.decode(await reader.readexactly(length), type=Welcome)
+        except TimeoutError:
+            raise ProbeFailed(f"no greeting within {timeout_s:g} s") from None
+        except OSError as error:
+            raise ProbeFailed(_reason(error)) from None
+        except (EOFError, msgspec.DecodeError) as error:
+            raise ProbeFailed(f"it does not greet: {error}", alive=True) from None
+        finally:
+            if writer is not None:
+                writer.close()
 
     return probe
 

@@ -27,7 +27,7 @@ from sextant.app.child import Child, Condition, Program, trim_log
 from sextant.app.entry import DRAIN_GRACE_S
 from sextant.app.events import Changed, Serving, Stopping, Tell
 from sextant.app.plan import EnginePlan, Plan
-from sextant.app.probe import Probe, ProbeFailed, connect_probe, http_probe, socket_probe
+from sextant.app.probe import Probe, ProbeFailed, connect_probe, http_probe, ledger_probe
 from sextant.app.remote_watch import RemoteWatch
 from sextant.app.routes import RouteBook, Verdict
 from sextant.app.state import StateDir, write_private
@@ -255,7 +255,7 @@ class Supervisor:
             "ledger",
             "ledger",
             _module("sextant.app.ledger_process", *ledger),
-            socket_probe(state.ledger_socket),
+            ledger_probe(state.ledger_socket),
         )
         for engine in self._plan.engines:
             yield self._engine(engine)
