@@ -114,6 +114,20 @@ async def test_a_missing_usage_is_estimated(usage: Any) -> None:
     assert json.loads(body)["usage"]["completion_tokens"] == 10
 
 
+async def test_the_share_of_reasoning_beside_a_tool_call_is_of_what_the_model_wrote() -> None:
+    """Its name and arguments; not the id and the braces, which are no tokens of the model."""
+    function = {"name": "look", "arguments": '{"a":1}'}
+    engine = whole(
+        "",
+        reasoning_content="x" * 11,
+        tool_calls=[{"id": "call_" + "0" * 32, "type": "function", "function": function}],
+        usage={**USAGE, "completion_tokens": 22},
+    )
+    body, usage = await relayed(json.dumps(engine).encode())
+    assert usage.reasoning_tokens == 11
+    assert json.loads(body)["usage"]["completion_tokens_details"]["reasoning_tokens"] == 11
+
+
 async def test_an_engine_that_thinks_and_does_not_count_it() -> None:
     engine = whole("y" * 30, reasoning_content="x" * 10, usage={**USAGE, "completion_tokens": 8})
     body, usage = await relayed(json.dumps(engine).encode())

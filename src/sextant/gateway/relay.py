@@ -121,8 +121,11 @@ def _text_bytes(choice: dict[str, Any]) -> tuple[int, int]:
     message = choice.get("message")
     if not isinstance(message, dict):
         return 0, len(str(choice.get("text") or "").encode())
-    calls = message.get("tool_calls")
-    other = len(str(message.get("content") or "").encode()) + (len(_encode(calls)) if calls else 0)
+    other = len(str(message.get("content") or "").encode())
+    for call in message.get("tool_calls") or ():
+        function = call.get("function") if isinstance(call, dict) else None
+        if isinstance(function, dict):
+            other += len(f"{function.get('name') or ''}{function.get('arguments') or ''}".encode())
     return len(str(message.get("reasoning_content") or "").encode()), other
 
 
