@@ -125,3 +125,4 @@ clean: ## Remove the environment, caches and builds; state in .sextant stays.
 	rm -rf $(VENV) .venv-* dist build .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .cache
 
 -include benchmarks/bench.mk
+-include tests/transport/fuzz/fuzz.mk

@@ -17,10 +17,20 @@ from transport_benches import benches, plain_benches  # noqa: F401 - fixtures
 from sextant.spec.snapshot import GatewayLimits
 from sextant.telemetry.table import Registry
 
+HERE = Path(__file__).parent
+
 
 def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
     """Both loops for every test here."""
     return {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """In `make test-fast` the product's own loop without TLS is enough; `make test` runs all."""
+    for item in items:
+        name = item.name
+        if item.path.parent == HERE and ("[asyncio" in name or "-tls" in name or "-twin" in name):
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(scope="session")

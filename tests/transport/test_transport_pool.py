@@ -164,6 +164,7 @@ async def test_silence_inside_an_answer(benches: Benches, quick_limits: GatewayL
     assert bench.pool.connections == 0
 
 
+@pytest.mark.timing
 async def test_slow_reader_is_not_taken_for_a_silent_upstream(
     benches: Benches, quick_limits: GatewayLimits
 ) -> None:
@@ -189,6 +190,7 @@ async def test_refused_connection_is_unavailable(benches: Benches, caplog: pytes
     assert bench.metric("sextant_transport_upstream_connects_total", result="failed") == 1
 
 
+@pytest.mark.timing
 async def test_connect_deadline(benches: Benches, quick_limits: GatewayLimits) -> None:
     """A listener with a full queue: the kernel answers no further connection attempt."""
     bench = await benches.start(always(b""), quick_limits)

@@ -193,6 +193,7 @@ def mutate(chance: random.Random, data: bytes) -> bytes:
     return data or b"x"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(8))
 async def test_mutations_of_the_corpus(server: MemoryServer, seed: int) -> None:
     chance = random.Random(seed)

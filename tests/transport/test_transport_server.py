@@ -30,6 +30,7 @@ async def took_s(wire: kit.Wire) -> tuple[bytes, float]:
 # deadlines
 
 
+@pytest.mark.timing
 @pytest.mark.parametrize("start", [b"G", b"GET / HTTP/1.1\r\nHost: a\r\n", b"GET /" + b"a" * 100])
 async def test_stalled_head_is_408(
     own_service: kit.ServiceMaker, quick_limits: GatewayLimits, start: bytes
@@ -43,6 +44,7 @@ async def test_stalled_head_is_408(
     assert own_service.rejected("head_timeout") == 1
 
 
+@pytest.mark.timing
 async def test_dripping_head_is_408_all_the_same(
     own_service: kit.ServiceMaker, quick_limits: GatewayLimits
 ) -> None:
@@ -58,6 +60,7 @@ async def test_dripping_head_is_408_all_the_same(
     assert time.monotonic() - began_s < 1.5
 
 
+@pytest.mark.timing
 @pytest.mark.slow
 async def test_default_limits_cut_a_stalled_head_and_body_after_five_seconds(
     plain_service: kit.ServiceMaker,
@@ -71,6 +74,7 @@ async def test_default_limits_cut_a_stalled_head_and_body_after_five_seconds(
         assert 4.9 <= duration_s < 5.7
 
 
+@pytest.mark.timing
 async def test_idle_connection_is_closed_without_a_word(
     own_service: kit.ServiceMaker, quick_limits: GatewayLimits
 ) -> None:
@@ -85,6 +89,7 @@ async def test_idle_connection_is_closed_without_a_word(
     await kit.soon(lambda: up.server.connections == 0)
 
 
+@pytest.mark.timing
 async def test_handler_has_no_deadline_of_the_transport(
     own_service: kit.ServiceMaker, quick_limits: GatewayLimits
 ) -> None:
@@ -110,6 +115,7 @@ async def test_client_that_reads_nothing_is_cut(
     assert plain_service.rejected("write_stall") == 1
 
 
+@pytest.mark.timing
 async def test_client_that_reads_slowly_is_not_cut(
     plain_service: kit.ServiceMaker, quick_limits: GatewayLimits
 ) -> None:
@@ -292,6 +298,7 @@ async def test_refused_client_can_read_why_while_it_sends(plain_service: kit.Ser
     assert reply.status == 413
 
 
+@pytest.mark.timing
 @pytest.mark.slow
 async def test_refused_client_that_goes_on_is_cut(plain_service: kit.ServiceMaker) -> None:
     up = await plain_service.start(kit.Cook())
@@ -324,6 +331,7 @@ async def test_websocket_upgrade_is_refused_and_its_bytes_are_dropped(own_servic
     assert await wire.rest() == b"" and cook.requests == []
 
 
+@pytest.mark.slow
 async def test_too_many_connections_are_503(own_service: kit.ServiceMaker) -> None:
     up = await own_service.start(kit.Cook(), GatewayLimits(connections=3))
     wires = [await up.connect() for _ in range(3)]
@@ -336,6 +344,7 @@ async def test_too_many_connections_are_503(own_service: kit.ServiceMaker) -> No
     assert (await up.ask(get("/big/3"))).status == 200
 
 
+@pytest.mark.slow
 async def test_far_too_many_connections_are_cut(
     plain_service: kit.ServiceMaker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -380,6 +389,7 @@ async def test_close_lets_answers_end_and_cuts_idle_connections(own_service: kit
     assert up.server.connections == 0
 
 
+@pytest.mark.timing
 async def test_close_cuts_what_takes_longer_than_the_grace(own_service: kit.ServiceMaker) -> None:
     cook = kit.Cook()
     up = await own_service.start(cook)

@@ -198,6 +198,7 @@ async def test_unknown_expectation_is_417(service: kit.ServiceMaker) -> None:
     assert (await up.ask(get("/echo", "Expect: the-unexpected"))).status == 417
 
 
+@pytest.mark.timing
 async def test_stalled_body_is_408(service: kit.ServiceMaker, quick_limits: GatewayLimits) -> None:
     up = await service.start(kit.Cook(), quick_limits)
     began_s = asyncio.get_running_loop().time()
@@ -206,6 +207,7 @@ async def test_stalled_body_is_408(service: kit.ServiceMaker, quick_limits: Gate
     assert 0.25 < asyncio.get_running_loop().time() - began_s < 2.0
 
 
+@pytest.mark.timing
 async def test_dripping_body_is_cut_by_the_whole_deadline(
     service: kit.ServiceMaker, quick_limits: GatewayLimits
 ) -> None:
@@ -220,6 +222,7 @@ async def test_dripping_body_is_cut_by_the_whole_deadline(
     await wire.close()
 
 
+@pytest.mark.timing
 @pytest.mark.parametrize("how", ["before", "streaming"])
 @pytest.mark.parametrize("leave", ["close", "reset"])
 async def test_leaving_client_cancels_the_handler_at_once(

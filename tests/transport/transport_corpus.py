@@ -194,6 +194,9 @@ REFUSED: list[Entry] = [
     Entry("trailer without a colon", _chunked(b"0\r\nX\r\n\r\n"), 0, 400),
     Entry("trailer with a bare lf", _chunked(b"0\r\nX: 1\n\r\n"), 0, 400),
     Entry("folded trailer", _chunked(b"0\r\nX: 1\r\n 2\r\n\r\n"), 0, 400),
+    Entry("length in a trailer", _chunked(b"0\r\nContent-Length: 5\r\n\r\n"), 0, 400),
+    Entry("coding in a trailer", _chunked(b"0\r\nTransfer-Encoding: chunked\r\n\r\n"), 0, 400),
+    Entry("host in a trailer", _chunked(b"0\r\nHost: evil\r\n\r\n"), 0, 400),
     Entry("last chunk with a bare lf", _chunked(b"0\n\n"), 0, 400),
     Entry("framing outweighs the data", _chunked(b"1\r\nx\r\n" * 5000), 0, 413),
     # others

@@ -38,6 +38,12 @@ SINGLE = (
     b"authorization", b"expect",
 )  # fmt: skip
 """Headers that two parsers could read differently when they come twice: refused."""
+_NEVER_TRAILERS = frozenset(
+    (
+        b"content-length", b"transfer-encoding", b"content-encoding", b"content-type", b"host", b"connection",
+        b"upgrade", b"expect", b"te", b"trailer", b"authorization",
+    )
+)  # fmt: skip
 _SECRET = frozenset((b"authorization", b"proxy-authorization", b"cookie", b"x-api-key", b"api-key"))
 
 LINE_MEMO_ENTRIES = 2048
@@ -73,7 +79,7 @@ class FieldLines(dict[bytes, Header]):
         return header
 
     def check(self, name: bytes, value: bytes) -> None:
-        """What must hold of this one header, whatever the others say. Any value will do for a trailer."""
+        """What must hold of this one header, whatever the others say."""
 
 
 class RequestFields(FieldLines):
@@ -100,6 +106,14 @@ class AnswerFields(FieldLines):
             raise BadHead("Content-Length is not a number")
         if name == b"transfer-encoding" and value.lower() != b"chunked":
             raise BadHead("a transfer encoding other than chunked")
+
+
+class TrailerFields(FieldLines):
+    """Of chunked bodies. Raises BadHead for one that would change how the message is read."""
+
+    def check(self, name: bytes, value: bytes) -> None:
+        if name in _NEVER_TRAILERS:
+            raise BadHead("a trailer that belongs in the head")
 
 
 class RequestLines(dict[bytes, RequestLine]):
@@ -160,7 +174,7 @@ _request_lines = RequestLines()
 _status_lines = StatusLines()
 _request_fields = RequestFields()
 _answer_fields = AnswerFields()
-_trailer_fields = FieldLines()
+_trailer_fields = TrailerFields()
 _request_field = _request_fields.__getitem__
 _answer_field = _answer_fields.__getitem__
 
