@@ -42,6 +42,12 @@ UNUSED_ALLOWED: dict[str, str] = {
 }
 """What nothing in the package uses, and why it stays. An entry that is no longer needed fails."""
 
+IMPORTED_AS = {"pyyaml": "yaml"}
+"""Distributions whose import name is another."""
+
+COMES_WITH = {"fastapi": "starlette", "pydantic": "pydantic_core"}
+"""What a declared distribution brings along as part of its own interface."""
+
 CLI_LIGHT = (
     "torch",
     "transformers",
@@ -170,6 +176,46 @@ def defined(node: ast.stmt) -> list[str]:
     if isinstance(node, ast.Assign):
         return [target.id for target in node.targets if isinstance(target, ast.Name)]
     return []
+
+
+def foreign_imports(text: str) -> set[str]:
+    """The top-level packages that a module imports, but for the standard library and our own."""
+    found = set()
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Import):
+            found |= {name.name.partition(".")[0] for name in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            found.add((node.module or "").partition(".")[0])
+    return {name for name in found if name not in sys.stdlib_module_names} - {"sextant"}
+
+
+def declared(*requirements: str) -> set[str]:
+    """The import names of what pyproject.toml asks for."""
+    names = {re.split(r"[<>=!~\[; ]", requirement)[0].lower() for requirement in requirements}
+    imported = {IMPORTED_AS.get(name, name.replace("-", "_")) for name in names}
+    return imported | {COMES_WITH[name] for name in imported & COMES_WITH.keys()}
+
+
+def test_what_is_imported_is_declared() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    base = declared(*project["dependencies"])
+    workshop = base | declared(*project["optional-dependencies"]["workshop"])
+    undeclared = {
+        f"{name}: {package}"
+        for name, text in TEXTS.items()
+        for package in foreign_imports(text) - (workshop if name.startswith("sextant.workshop") else base)
+    }
+    assert undeclared == set()
+
+
+def test_imports_are_seen() -> None:
+    text = "import os, numpy.linalg\nfrom yaml import nodes\nfrom sextant import base\nfrom . import other"
+    assert foreign_imports(text) == {"numpy", "yaml"}
+    assert declared("PyYAML>=6", "prometheus-client", "litellm[proxy]>=1") == {
+        "yaml",
+        "prometheus_client",
+        "litellm",
+    }
 
 
 def entries() -> str:
