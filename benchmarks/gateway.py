@@ -21,7 +21,7 @@ from typing import Any
 from benchmarks import machine, report, servers
 from benchmarks.goals import exit_code, last_line
 from benchmarks.processes import BenchmarkError
-from benchmarks.product import check_ledger, start_product
+from benchmarks.product import check_ledger, start_product, start_product_in_ram
 from benchmarks.servers import Bench, Server
 from benchmarks.stats import Growth
 from benchmarks.verdict import goals_of
@@ -88,6 +88,7 @@ def starters(names: Sequence[str], *, streaming: bool) -> dict[str, Callable[[Be
     known: dict[str, Callable[[Bench, int], Server]] = {
         "nginx": lambda bench, port: servers.nginx_peer(bench, port, streaming=streaming),
         "sextant": start_product,
+        "sextant-ram": start_product_in_ram,
         "sglang": servers.sglang_peer,
         "litellm": servers.litellm_peer,
     }
@@ -180,7 +181,8 @@ def part_streams(bench: Bench, form: Form, names: Sequence[str], results: Result
     with ExitStack() as stack:
         source = servers.stream_source(bench)
         stack.callback(source.stop)
-        running = [source, *start_all(stack, bench, names, source)]
+        streamed = [name for name in names if name != "sextant-ram"]
+        running = [source, *start_all(stack, bench, streamed, source)]
         beaten: set[str] = set()
         for count in form.stream_counts:
             by_server: dict[str, list[StreamsWindow]] = {}
@@ -204,7 +206,7 @@ def part_streams(bench: Bench, form: Form, names: Sequence[str], results: Result
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--form", choices=FORMS, default="full")
-    parser.add_argument("--servers", default="nginx,sextant,sglang,litellm")
+    parser.add_argument("--servers", default="nginx,sextant,sextant-ram,sglang,litellm")
     parser.add_argument("--parts", default="plain,streams")
     parser.add_argument("--server-core", type=int, default=1)
     parser.add_argument("--load-core", type=int, default=0)

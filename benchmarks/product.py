@@ -6,11 +6,13 @@ The design counts the ledger to the server, so it shares the core; its CPU count
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import shutil
 import sqlite3
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,20 @@ from benchmarks.servers import ROOT, Bench, Server, wait_for_answer
 
 KEY = "sk-benchmark0000000000000000000000000000000000000000"
 START_TIMEOUT_S = 20
+
+RAM = Path("/dev/shm")
+
+
+def start_product_in_ram(bench: Bench, upstream_port: int) -> Server:
+    """The same with the ledger's file in memory, where an fsync takes no time. Shown, never judged: the
+    difference to `sextant` is the disk."""
+    state = Path(tempfile.mkdtemp(prefix="bench-state-", dir=RAM))
+    server = start_product(dataclasses.replace(bench, state=state), upstream_port)
+    server.name, server.folder = "sextant-ram", state
+    server.settings = (
+        "as sextant, but the ledger's file in /dev/shm: what a disk without fsync time would give"
+    )
+    return server
 
 
 def start_product(bench: Bench, upstream_port: int) -> Server:

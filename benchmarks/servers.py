@@ -6,6 +6,7 @@ started by `product.py`. What each peer is told, and why, is also said in README
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
@@ -48,6 +49,8 @@ class Server:
     processes: Sequence[Pinned]
     headers: Mapping[str, str] = field(default_factory=dict)
     settings: str = ""
+    folder: Path | None = None
+    """Removed with the server."""
 
     @property
     def pids(self) -> list[int]:
@@ -60,6 +63,8 @@ class Server:
     def stop(self) -> None:
         for process in reversed(self.processes):
             process.stop()
+        if self.folder is not None:
+            shutil.rmtree(self.folder, ignore_errors=True)
 
 
 def build_tools() -> None:
