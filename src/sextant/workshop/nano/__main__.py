@@ -7,6 +7,8 @@ import sys
 from importlib.resources import files
 from pathlib import Path
 
+from sextant.base.errors import SextantError
+
 
 def shipped() -> Path:
     """The folder of the shipped artefacts."""
@@ -143,8 +145,19 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: list[str] | None = None) -> None:
+    """Runs one verb. A mistake of the caller's is one line and exit status 2."""
     args = parser().parse_args(argv)
-    args.run(args)
+    try:
+        args.run(args)
+    except SextantError as error:
+        sys.exit(_complain(error.message))
+    except FileNotFoundError as error:
+        sys.exit(_complain(f"{error.filename} does not exist"))
+
+
+def _complain(message: str) -> int:
+    print(f"sextant: {message}", file=sys.stderr)
+    return 2
 
 
 if __name__ == "__main__":

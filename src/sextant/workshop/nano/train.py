@@ -1,20 +1,21 @@
 """The training recipe: AdamW on a time budget, router balancing without an auxiliary loss, examined as it
 goes.
 
-Weak families get more weight: every examination on held-out problems sets the feeder's weights anew. The
-last line
-of `training.jsonl` states the cost.
+Weak families get more weight: every examination on held-out problems sets the feeder's weights anew. The last
+line of `training.jsonl` states the cost.
 """
 
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from sextant.base.errors import BadRequest
 from sextant.workshop.nano import architecture, pack, template, tokens
 from sextant.workshop.nano.curriculum import FAMILIES, WEIGHTS, Sample, held_out
 from sextant.workshop.nano.problem import LANGUAGES
@@ -24,6 +25,7 @@ BALANCE_STEPS = 40
 BALANCE_STEP = 0.01
 BALANCE_UNTIL = 0.7
 MAX_WEIGHT_FACTOR = 3.0
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,14 @@ class Recipe:
 
 
 def run(recipe: Recipe) -> None:
-    """Train for the time given; write checkpoints and the log to `recipe.out`."""
+    """Train for the time given; write checkpoints and the log to `recipe.out`. Raises BadRequest when `batch`
+    cannot be made of whole chunks, before anything starts."""
+    if recipe.batch <= 0 or recipe.batch % pack.CHUNK_ROWS:
+        raise BadRequest(
+            f"batch is {recipe.batch}; expected a positive multiple of {pack.CHUNK_ROWS}, "
+            f"such as {max(1, recipe.batch // pack.CHUNK_ROWS) * pack.CHUNK_ROWS}",
+            field="batch",
+        )
     import torch
 
     torch.manual_seed(recipe.seed)
@@ -128,6 +137,7 @@ class _Trainer:
     def loop(self) -> None:
         """Steps until the time is over; the rate falls linearly to zero with the time used."""
         recipe, step, window_steps = self.recipe, 0, 0
+        loss: Any = None
         budget_s, next_exam_s = recipe.minutes * 60, recipe.exam_every_s
         window = time.monotonic()
         while (used := self._elapsed_s() / budget_s) < 1:
@@ -137,8 +147,8 @@ class _Trainer:
                 window, window_steps = time.monotonic(), 0
             if step % BALANCE_STEPS == 0 and used < BALANCE_UNTIL:
                 self._balance(ids[:4])
-            if step % 100 == 0:
-                per_s = window_steps * ids.numel() / (time.monotonic() - window)
+            if step == 1 or step % 100 == 0:
+                per_s = window_steps * ids.numel() / max(time.monotonic() - window, 1e-9)
                 ready = self.feeder.waiting()
                 self._write(
                     step=step,
@@ -150,12 +160,20 @@ class _Trainer:
                 window, window_steps = time.monotonic(), 0
             if self._elapsed_s() > next_exam_s:
                 self._examine(step)
-                architecture.save(self.model, recipe.out)
+                self._save()
                 next_exam_s = self._elapsed_s() + recipe.exam_every_s
                 window, window_steps = time.monotonic(), 0
+        if loss is None:
+            raise BadRequest(f"minutes is {recipe.minutes}, in which not one step was made", field="minutes")
         self._examine(step)
-        architecture.save(self.model, recipe.out)
-        self._finish(step)
+        self._save()
+        self._finish(step, loss)
+
+    def _save(self) -> None:
+        """The checkpoint with its tokenizer and chat template, complete for `export`."""
+        architecture.save(self.model, self.recipe.out)
+        for name in TOKENIZER_FILES:
+            shutil.copyfile(self.recipe.tokenizer / name, self.recipe.out / name)
 
     def _elapsed_s(self) -> float:
         return time.monotonic() - self.started
@@ -176,14 +194,20 @@ class _Trainer:
         self.tokens_seen += ids.numel()
         return ids, loss
 
-    def _finish(self, step: int) -> None:
+    def _finish(self, step: int, loss: Any) -> None:
         import torch
 
         told = {k: str(v) if isinstance(v, Path) else v for k, v in asdict(self.recipe).items()}
         device = torch.cuda.get_device_name() if self.device == "cuda" else "cpu"
         seconds = round(self._elapsed_s())
         self._write(
-            done=True, steps=step, tokens=self.tokens_seen, seconds=seconds, device=device, recipe=told
+            done=True,
+            steps=step,
+            loss=round(loss.item(), 4),
+            tokens=self.tokens_seen,
+            seconds=seconds,
+            device=device,
+            recipe=told,
         )
         self.log.close()
 
