@@ -21,6 +21,7 @@ import msgspec
 import pytest
 
 from sextant.app.events import Event, Failed, Serving
+from sextant.base.lifeline import PARENT_VARIABLE
 
 MODEL = "sextant-nano"
 START_TIMEOUT_S = 60.0
@@ -66,6 +67,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningStack]:
             stderr=subprocess.STDOUT,
             pass_fds=(write_fd,),
             start_new_session=True,
+            env={**os.environ, PARENT_VARIABLE: str(os.getpid())},  # a killed test run leaves no stack behind
         )
     os.close(write_fd)
     try:

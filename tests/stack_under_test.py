@@ -16,6 +16,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
+from sextant.base.lifeline import PARENT_VARIABLE
+
 SEXTANT = (sys.executable, "-m", "sextant.cli.main")
 START_TIMEOUT_S = 60.0
 
@@ -74,6 +76,7 @@ class Stack:
         self.process = subprocess.Popen(
             [*SEXTANT, "up", *self.arguments], stdout=self.out_file, stderr=subprocess.STDOUT, text=True,
             start_new_session=True,
+            env={**os.environ, PARENT_VARIABLE: str(os.getpid())},  # however the test ends, so does the stack
         )  # fmt: skip
         return self
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -19,7 +21,7 @@ from sextant.app.state import StateDir
 from sextant.app.up import run_up
 from sextant.base.errors import SextantError
 from sextant.spec.document import load_document
-from stack_under_test import alive, free_port, sextant, stack, until
+from stack_under_test import SEXTANT, Stack, alive, free_port, listening, sextant, stack, until
 
 pytestmark = pytest.mark.slow
 
@@ -96,6 +98,27 @@ def _ask_quietly(made) -> None:  # type: ignore[no-untyped-def]
         made.chat(ignore_eos=True, max_tokens=4000, temperature=1.9)
     except OSError:
         return
+
+
+def test_a_stack_can_be_bound_to_the_program_that_starts_it(tmp_path: Path) -> None:
+    program = (
+        "import os, subprocess, sys, time\n"
+        "os.environ['SEXTANT_PARENT_PID'] = str(os.getpid())\n"
+        "print(subprocess.Popen(sys.argv[1:], stdout=subprocess.DEVNULL).pid, flush=True)\n"
+        "time.sleep(100)\n"
+    )
+    made = Stack(tmp_path / "s")
+    with subprocess.Popen(
+        [sys.executable, "-c", program, *SEXTANT, "up", *made.arguments], stdout=subprocess.PIPE, text=True
+    ) as parent:
+        assert parent.stdout is not None
+        pids = [int(parent.stdout.readline())]
+        until(lambda: listening(made.port), "the stack serves")
+        pids += made.pids()
+        parent.kill()
+        until(lambda: not any(alive(pid) for pid in pids), "the stack ended with it")
+    assert StateDir(made.root).holder() is None
+    assert list((made.root / "run").iterdir()) == []  # it stopped in order
 
 
 def test_ctrl_c_during_the_start_ends_it() -> None:

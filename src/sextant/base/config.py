@@ -23,7 +23,7 @@ SECRET_REFERENCE = re.compile(r"env:[A-Za-z_][A-Za-z0-9_]*|file:.+")
 VARIABLES = {
     "NO_COLOR": "Set to anything: messages without colour.",
     "SEXTANT_API_KEY": "API key of `sextant chat`; the state directory's own when unset.",
-    "SEXTANT_PARENT_PID": "Set by the supervisor for its processes, which end when it does; not for users.",
+    "SEXTANT_PARENT_PID": "Pid of the process to end with, when it is the parent; the supervisor sets it.",
     "SEXTANT_STATE": "State directory of commands that are not given `--state`; `.sextant` when unset.",
 }
 """Every environment variable that Sextant reads, apart from the secrets that a document names; documented."""

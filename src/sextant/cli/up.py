@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -60,8 +61,14 @@ def up(
 
 def _run(file: Path | None, state: StateDir, overrides: Overrides, tell: Tell) -> None:
     from sextant.app.up import run_up
+    from sextant.base.config import variable
+    from sextant.base.lifeline import PARENT_VARIABLE, bind_to_parent
     from sextant.spec.document import load_document
 
+    parent = variable(
+        PARENT_VARIABLE
+    )  # set by a program, such as a test, that wants the stack to end with it
+    bind_to_parent(int(parent) if parent else None, signal.SIGTERM)
     run_up(load_document(file), state, overrides, tell)
 
 
