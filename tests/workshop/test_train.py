@@ -54,7 +54,7 @@ def test_a_batch_that_cannot_be_made_of_whole_chunks_is_refused(tmp_path: Path, 
 
 def test_a_training_without_time_for_a_step_says_so(tmp_path: Path) -> None:
     done = nano(
-        "train", "--out", str(tmp_path), "--size", "small", "--minutes", "0", "--batch", "16",
+        "train", "--out", str(tmp_path), "--size", "small", "--minutes", "0.0001", "--batch", "16",
         "--workers", "1", "--exam-problems", "1", "--eager",
     )  # fmt: skip
     assert done.returncode == 2

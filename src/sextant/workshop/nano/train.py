@@ -57,6 +57,8 @@ def run(recipe: Recipe) -> None:
             f"such as {max(1, recipe.batch // pack.CHUNK_ROWS) * pack.CHUNK_ROWS}",
             field="batch",
         )
+    if recipe.minutes <= 0:
+        raise BadRequest(f"minutes is {recipe.minutes}; expected more than 0", field="minutes")
     import torch
 
     torch.manual_seed(recipe.seed)
