@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import pty
 import re
 import signal
 import socket
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -15,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from stack_under_test import Stack, alive, listening, sextant, stack, until
+from stack_under_test import SEXTANT, Stack, alive, listening, sextant, stack, until
 
 pytestmark = pytest.mark.slow
 
@@ -205,6 +207,33 @@ def test_kill_nine_of_the_supervisor_leaves_no_process_and_the_next_start_works(
         assert "API key  " not in made.said()
         assert "key create" in made.said()
         made.stop()
+
+
+def test_a_closed_terminal_does_not_end_a_stack_that_was_told_to_stay(tmp_path: Path) -> None:
+    """With SIGHUP ignored, as `nohup` does it: a part that dies later is started again all the same."""
+    master, slave = pty.openpty()
+    made = Stack(tmp_path / "s")
+    made.process = subprocess.Popen(
+        ["sh", "-c", 'trap "" HUP; exec "$@"', "sh", *SEXTANT, "up", *made.arguments],
+        stdin=subprocess.DEVNULL,
+        stdout=slave,
+        stderr=slave,
+        text=True,
+        start_new_session=True,
+        env={**os.environ, "SEXTANT_PARENT_PID": str(os.getpid())},
+    )
+    os.close(slave)
+    try:
+        until((made.root / "run" / "status.json").exists, "it starts")
+        until(lambda: all(p["state"] == "ready" for p in made.status()["processes"]), "it serves")
+        os.close(master)
+        made.process.send_signal(signal.SIGHUP)
+        engine = made.engine()
+        os.kill(engine["pid"], signal.SIGKILL)
+        until_served_again(made, engine)
+        assert made.stop() == 0
+    finally:
+        made.kill()
 
 
 def test_detached_and_down() -> None:

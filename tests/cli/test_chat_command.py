@@ -12,6 +12,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -90,11 +91,12 @@ def test_a_model_cannot_drive_the_terminal(api: FakeChatApi) -> None:
 class Terminal:
     """A chat in a pseudo-terminal."""
 
-    def __init__(self, api: FakeChatApi) -> None:
+    def __init__(self, api: FakeChatApi, **environment: str) -> None:
         self.master, slave = pty.openpty()
         self.process = subprocess.Popen(
             [*SEXTANT, "chat", "--url", api.url], stdin=slave, stdout=slave, stderr=slave,
-            env={**os.environ, "SEXTANT_API_KEY": "sk-test", "TERM": "xterm"}, start_new_session=True,
+            env={**os.environ, "SEXTANT_API_KEY": "sk-test", "TERM": "xterm", **environment},
+            start_new_session=True,
         )  # fmt: skip
         os.close(slave)
         self.shown = ""
@@ -166,6 +168,18 @@ def test_ctrl_c_stops_the_answer_and_not_the_program(terminal: Terminal, api: Fa
     terminal.interrupt("Ctrl-D or /exit leaves.*›")
     terminal.type("\x04")
     assert terminal.process.wait(5) == 0
+
+
+def test_a_closed_terminal_ends_it_without_a_crash_report(api: FakeChatApi, tmp_path: Path) -> None:
+    made = Terminal(api, TMPDIR=str(tmp_path))
+    try:
+        made.expect("›")
+        os.close(made.master)
+        assert made.process.wait(10) != 0
+        assert list(tmp_path.iterdir()) == []
+    finally:
+        made.master = os.open(os.devnull, os.O_RDONLY)
+        made.close()
 
 
 def test_an_error_does_not_end_the_conversation(terminal: Terminal, api: FakeChatApi) -> None:

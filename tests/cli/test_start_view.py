@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import shlex
 from pathlib import Path
@@ -97,6 +98,20 @@ def test_warnings_and_what_is_not_ready() -> None:
     )
     assert "warning: clear [text]" in text
     assert "not ready yet: engine-m-0: no" in text
+
+
+class ClosedTerminal(io.StringIO):
+    """Standard output after its terminal was closed."""
+
+    def write(self, _text: str) -> int:
+        raise OSError(errno.EIO, "Input/output error")
+
+
+def test_a_closed_terminal_ends_the_telling_alone() -> None:
+    view = StartView(Console(file=ClosedTerminal()), StateDir(Path("/s")), detached=False)
+    view.tell(SERVING)
+    view.tell(Changed("engine-m-0", "waiting", "killed by SIGKILL", 0, 9.0))
+    assert view._gone
 
 
 def test_the_curl_line_is_one_shell_command() -> None:

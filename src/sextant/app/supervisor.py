@@ -87,7 +87,8 @@ class Supervisor:
         """Until SIGTERM, SIGINT or SIGHUP. Raises SextantError; then nothing that was started is left."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            loop.add_signal_handler(number, self._on_stop_signal)
+            if signal.getsignal(number) != signal.SIG_IGN:  # `nohup` has its way
+                loop.add_signal_handler(number, self._on_stop_signal)
         self._routes.publish()
         for member in self._members:
             member.task = loop.create_task(member.runner.run(), name=member.name)

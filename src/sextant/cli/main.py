@@ -5,13 +5,14 @@ Importing this and asking for help stay quick: each verb imports what it needs w
 
 from __future__ import annotations
 
-import sys
+import errno
+import os
 
 import typer
 
 from sextant.base.errors import SextantError
 from sextant.cli import chat, doctor, down, key, model, status, up, version
-from sextant.cli.output import fail, fail_unexpected
+from sextant.cli.output import EXIT_FAILED, fail, fail_unexpected
 
 app = typer.Typer(
     name="sextant",
@@ -36,11 +37,14 @@ def main() -> None:
     interrupted."""
     try:
         app(prog_name="sextant")
-    except BrokenPipeError:
-        sys.stderr.close()
-        sys.exit(1)
     except SextantError as error:
         fail(error)
+    except OSError as error:
+        if error.errno not in (errno.EPIPE, errno.EIO):
+            fail_unexpected(error)
+        os._exit(
+            EXIT_FAILED
+        )  # the reader or the terminal is gone: nobody is left to tell, and no flush can work
     except Exception as error:  # noqa: BLE001 - the edge: a traceback goes to a file, a sentence to the user
         fail_unexpected(error)
 

@@ -37,7 +37,8 @@ def view(state: StateDir, *, detached: bool) -> Iterator[Tell]:
     try:
         yield shown.tell
     finally:
-        shown.end_progress()
+        with contextlib.suppress(OSError):
+            shown.end_progress()
 
 
 class StartView:
@@ -49,6 +50,7 @@ class StartView:
         self._detached = detached
         self._rows: dict[str, Changed] = {}
         self._serving = False
+        self._gone = False
         self._troubled: set[str] = set()
         self._live: Live | None = None
         if console.is_terminal:
@@ -58,6 +60,15 @@ class StartView:
             self._live.start()
 
     def tell(self, event: Event) -> None:
+        """Shows `event`. A terminal that has been closed ends the telling, never what is told about."""
+        if self._gone:
+            return
+        try:
+            self._show(event)
+        except OSError:
+            self._gone = True
+
+    def _show(self, event: Event) -> None:
         match event:
             case Changed():
                 self._changed(event)
