@@ -7,7 +7,15 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from sextant.app.plan import EMBEDDED_CONCURRENCY_MAX, Overrides, Plan, context_of, is_loopback, make_plan
+from sextant.app.plan import (
+    EMBEDDED_CONCURRENCY_MAX,
+    Overrides,
+    Plan,
+    bundled_model_path,
+    context_of,
+    is_loopback,
+    make_plan,
+)
 from sextant.app.state import StateDir
 from sextant.base.errors import Misconfigured
 from sextant.engines.gguf import ModelFile
@@ -38,6 +46,7 @@ def test_the_built_in_document(tmp_path: Path) -> None:
     assert not model.quirks.compliant
     assert not model.upstreams[0].ready
     assert model.upstreams[0].base_url == "http://127.0.0.1:4001/v1"
+    assert model.created_s == int(bundled_model_path("sextant-nano").stat().st_mtime)
     assert made.engines[0].launch.argv
     assert (made.url, made.control_url) == ("http://127.0.0.1:8000", "http://127.0.0.1:8001")
     assert made.warnings == ()
@@ -57,6 +66,7 @@ def test_a_remote_endpoint(tmp_path: Path) -> None:
     assert (upstream.base_url, upstream.api_key_ref) == ("https://api.example.com/v1", "env:KEY")
     assert upstream.upstream_model == "big"
     assert made.models[0].quirks.compliant
+    assert made.models[0].created_s > 1_700_000_000
 
 
 def test_flags_stand_over_the_document(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ files.
 from __future__ import annotations
 
 import ipaddress
+import time
 from importlib import resources
 from pathlib import Path
 
@@ -180,7 +181,9 @@ def _embedded(
     model = _served(document, adapter.name, launch, upstream_id)
     capable = embedded.capabilities_of(file)
     quirks = embedded.quirks_of(file)
-    model = msgspec.structs.replace(model, context_tokens=context, capabilities=capable, quirks=quirks)
+    model = msgspec.structs.replace(
+        model, context_tokens=context, capabilities=capable, quirks=quirks, created_s=file.modified_s
+    )
     return model, (EnginePlan(upstream_id, name, launch),)
 
 
@@ -205,7 +208,11 @@ def _remote(document: Deployment, engine: RemoteEngine) -> tuple[ServedModel, tu
     quirks = msgspec.structs.replace(adapter.quirks, compliant=engine.compliant)
     capable = engine.capabilities.struct()
     model = msgspec.structs.replace(
-        model, context_tokens=engine.context_tokens, capabilities=capable, quirks=quirks
+        model,
+        context_tokens=engine.context_tokens,
+        capabilities=capable,
+        quirks=quirks,
+        created_s=int(time.time()),  # the endpoint's own date is unknown; clients want one
     )
     return model, (EnginePlan(upstream_id, name, launch),)
 

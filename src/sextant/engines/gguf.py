@@ -36,6 +36,8 @@ class ModelFile(msgspec.Struct, frozen=True):
     fim_tokens: tuple[str, str, str] | None
     """The texts of the tokens before the prefix, the suffix and the middle; None where it has none."""
     license: str
+    modified_s: int = 0
+    """When the file was written, in Unix seconds."""
 
 
 def read_model_file(path: Path) -> ModelFile:
@@ -43,7 +45,7 @@ def read_model_file(path: Path) -> ModelFile:
     try:
         with path.open("rb") as file:
             meta = _metadata(file)
-            total = path.stat().st_size
+            stat = path.stat()
     except OSError as error:
         raise Misconfigured(f"the model file {path} cannot be read: {error.strerror}") from None
     except (struct.error, ValueError, KeyError, UnicodeDecodeError) as error:
@@ -51,7 +53,7 @@ def read_model_file(path: Path) -> ModelFile:
     arch = str(meta.get("general.architecture", ""))
     return ModelFile(
         path=str(path),
-        bytes=total,
+        bytes=stat.st_size,
         name=str(meta.get("general.name", path.stem)),
         architecture=arch,
         context_tokens=int(meta.get(f"{arch}.context_length", 0)),
@@ -60,6 +62,7 @@ def read_model_file(path: Path) -> ModelFile:
         chat_template=str(meta.get("tokenizer.chat_template", "")),
         fim_tokens=_fim_tokens(meta),
         license=str(meta.get("general.license", "")),
+        modified_s=int(stat.st_mtime),
     )
 
 
