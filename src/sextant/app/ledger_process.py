@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from sextant.app.entry import run_entry
+from sextant.base.scheduling import shorten_slice
 from sextant.store.ledger import run_ledger
 
 
@@ -16,6 +17,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--socket", required=True, type=Path)
     parser.add_argument("--log-level", default="info")
     given = parser.parse_args(argv)
+    shorten_slice()
     return run_entry("ledger", lambda: run_ledger(given.db, given.socket), log_level=given.log_level)
 
 
