@@ -1,8 +1,9 @@
 """A shorter time slice for a process that others wait for, where the kernel knows such a wish.
 
 The ledger works for a fraction of a millisecond per commit and every answer waits for it. Where it shares
-a core with the gateway, the scheduler lets the gateway finish its slice first; a process with a shorter slice
-is let in at once (Linux 6.12 and later, `sched_setattr(2)`; no privilege needed, no larger share of the core).
+a core with the gateway, the scheduler lets the gateway finish its slice first; a process with a shorter
+slice is let in at once (Linux 6.12 and later, `sched_setattr(2)`; it needs no privilege and gets no larger
+share of the core).
 """
 
 from __future__ import annotations
