@@ -36,6 +36,8 @@ from benchmarks.windows import (
     wait_until_quiet,
 )
 
+SERVERS = ("nginx", "sextant", "sextant-ram", "sglang", "litellm")
+PARTS = ("plain", "streams")
 RATE_PER_S = 5000
 MEMORY_REQUESTS = 100_000
 MEMORY_RATE_PER_S = 10_000
@@ -203,11 +205,24 @@ def part_streams(bench: Bench, form: Form, names: Sequence[str], results: Result
             }
 
 
+def some_of(known: Sequence[str]) -> Callable[[str], list[str]]:
+    """A reader of comma-separated names; an unknown one is refused, or nothing would be measured in silence."""
+
+    def read(text: str) -> list[str]:
+        names = text.split(",")
+        unknown = [name for name in names if name not in known]
+        if unknown:
+            raise argparse.ArgumentTypeError(f"{unknown[0]!r} is not one of {', '.join(known)}")
+        return names
+
+    return read
+
+
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--form", choices=FORMS, default="full")
-    parser.add_argument("--servers", default="nginx,sextant,sextant-ram,sglang,litellm")
-    parser.add_argument("--parts", default="plain,streams")
+    parser.add_argument("--servers", type=some_of(SERVERS), default=list(SERVERS), help=",".join(SERVERS))
+    parser.add_argument("--parts", type=some_of(PARTS), default=list(PARTS), help=",".join(PARTS))
     parser.add_argument("--server-core", type=int, default=1)
     parser.add_argument("--load-core", type=int, default=0)
     parser.add_argument("--state", type=Path, help="directory for the ledger (default: beside the checkout)")
@@ -217,13 +232,13 @@ def arguments() -> argparse.Namespace:
 
 def run(options: argparse.Namespace, bench: Bench) -> Results:
     servers.build_tools()
-    names = options.servers.split(",")
+    names = options.servers
     results = Results(machine=machine.describe(bench.state))
     results.machine.update(servers.peer_versions())
     results.machine["server_core"], results.machine["load_core"] = bench.server_core, bench.load_core
     form = FORMS[options.form]
     for part, measure in (("plain", part_plain), ("streams", part_streams)):
-        if part in options.parts.split(","):
+        if part in options.parts:
             say(f"{part}:")
             measure(bench, form, names, results)
     return results

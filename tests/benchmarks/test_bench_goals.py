@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import math
 
 import pytest
-from benchmarks.gateway import Results
+from benchmarks.gateway import PARTS, Results, some_of
 from benchmarks.goals import Goal, exit_code, last_line
 from benchmarks.stats import Growth, Latencies
 from benchmarks.streams import StreamWindow
@@ -49,6 +50,12 @@ def good_results(fsync_ms: float = 0.1) -> Results:
 
 def verdicts(results: Results) -> dict[str, str]:
     return {goal.name: goal.verdict for goal in goals_of(results)}
+
+
+def test_an_unknown_part_is_refused_instead_of_measuring_nothing() -> None:
+    assert some_of(PARTS)("plain,streams") == ["plain", "streams"]
+    with pytest.raises(argparse.ArgumentTypeError, match="'closed' is not one of plain, streams"):
+        some_of(PARTS)("plain,closed")
 
 
 def test_a_goal_is_met_on_its_bound_and_on_its_side() -> None:

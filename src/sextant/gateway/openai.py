@@ -9,6 +9,7 @@ it.
 from __future__ import annotations
 
 import time
+from abc import ABC, abstractmethod
 from typing import Any
 
 import msgspec
@@ -22,7 +23,7 @@ from sextant.spec.usage import Usage
 _encode = msgspec.json.Encoder().encode
 
 
-class OpenAIDialect:
+class OpenAIDialect(ABC):
     """Base of the two; one object serves one request."""
 
     endpoint: str
@@ -74,13 +75,13 @@ class OpenAIDialect:
             "system_fingerprint": answer.get("system_fingerprint") or "fp_sextant",
         }
 
+    @abstractmethod
     def complete_choice(self, choice: dict[str, Any]) -> None:
         """Fills one streamed choice in place."""
-        raise NotImplementedError
 
+    @abstractmethod
     def complete_whole_choice(self, choice: dict[str, Any]) -> None:
         """Fills one choice of a whole answer in place."""
-        raise NotImplementedError
 
     def finish(self, usage: Usage) -> bytes:
         if not self.include_usage:
