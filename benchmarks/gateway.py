@@ -206,7 +206,7 @@ def part_streams(bench: Bench, form: Form, names: Sequence[str], results: Result
 
 
 def some_of(known: Sequence[str]) -> Callable[[str], list[str]]:
-    """A reader of comma-separated names; an unknown one is refused, or nothing would be measured in silence."""
+    """A reader of comma-separated names. An unknown one is refused: otherwise nothing would be measured."""
 
     def read(text: str) -> list[str]:
         names = text.split(",")
