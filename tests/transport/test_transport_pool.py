@@ -12,7 +12,7 @@ import transport_kit as kit
 from transport_benches import JSON, SECRET, Benches, always
 from transport_upstreams import Call, Script, ScriptedUpstream, answer, chunked
 
-from sextant.base.errors import UpstreamError, UpstreamUnavailable
+from sextant.base.errors import Misconfigured, UpstreamError, UpstreamUnavailable
 from sextant.spec.snapshot import GatewayLimits
 from sextant.telemetry.table import Registry
 from sextant.transport.client import Pool
@@ -252,6 +252,41 @@ async def test_closing_an_unread_answer_closes_the_connection(benches: Benches) 
     found.close()
     assert bench.pool.connections == 0
     await kit.soon(lambda: bench.upstream.open == 0)
+
+
+async def test_closing_an_answer_wakes_its_reader(benches: Benches) -> None:
+    async def script(call: Call) -> None:
+        await call.send(chunked(b"one", end=b""))
+        await call.reader.read()
+
+    bench = await benches.start(script)
+    found = await bench.pool.send(bench.upstream.url, b"POST", b"/x", JSON, b"")
+    assert await found.chunk() == b"one"
+    waiting = asyncio.ensure_future(found.chunk())
+    await asyncio.sleep(0.01)
+    found.close()
+    with pytest.raises(UpstreamError):
+        await waiting
+    assert bench.pool.connections == 0
+
+
+async def test_pool_closed_during_a_connect_keeps_nothing(benches: Benches) -> None:
+    bench = await benches.start(always(answer(b"fine")))
+    ask = asyncio.ensure_future(bench.ask())
+    await asyncio.sleep(0)
+    bench.pool.close()
+    with pytest.raises(UpstreamUnavailable):
+        await ask
+    assert bench.pool.connections == 0
+    await kit.soon(lambda: bench.upstream.open == 0)
+
+
+@pytest.mark.parametrize(
+    "base_url", ["", "ftp://h", "http://", "http://h:0", "http://h:99999", "http://h:x", "http://a b", "h:1"]
+)
+async def test_what_is_no_address_is_misconfigured(base_url: str) -> None:
+    with pytest.raises(Misconfigured):
+        await Pool(GatewayLimits(), Registry()).send(base_url, b"GET", b"/", (), b"")
 
 
 async def test_reading_pauses_while_nobody_asks(benches: Benches) -> None:

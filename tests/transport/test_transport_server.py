@@ -160,6 +160,30 @@ async def test_half_close_inside_a_stream_cuts_it(plain_service: kit.ServiceMake
     assert cook.cancelled.is_set()
 
 
+async def test_half_close_inside_a_1_0_answer_is_a_reset(plain_service: kit.ServiceMaker) -> None:
+    """Such an answer ends with the connection: a plain close would look complete."""
+    cook = kit.Cook()
+    up = await plain_service.start(cook)
+    wire = await up.connect()
+    wire.send(b"GET /hang/streaming HTTP/1.0\r\n\r\n")
+    await cook.started.wait()
+    await wire.reader.readuntil(b"first")
+    wire.writer.write_eof()
+    with pytest.raises(ConnectionResetError):
+        await wire.reader.read()
+
+
+async def test_cut_1_0_answer_is_a_reset(plain_service: kit.ServiceMaker) -> None:
+    cook = kit.Cook()
+    up = await plain_service.start(cook)
+    wire = await up.connect()
+    wire.send(b"GET /hang/streaming HTTP/1.0\r\n\r\n")
+    await wire.reader.readuntil(b"first")
+    await up.server.close(0)
+    with pytest.raises(ConnectionResetError):
+        await wire.reader.read()
+
+
 @pytest.mark.parametrize(
     "start", [b"GET / HT", b"GET / HTTP/1.1\r\nHost: a\r\n", get("/echo", "Content-Length: 5", method="POST")]
 )
@@ -329,6 +353,58 @@ async def test_websocket_upgrade_is_refused_and_its_bytes_are_dropped(own_servic
     )
     assert (await wire.answer()).status == 501
     assert await wire.rest() == b"" and cook.requests == []
+
+
+BIG = get("/hang", "Content-Length: 600000", method="POST")
+
+
+async def test_bodies_together_are_bounded(own_service: kit.ServiceMaker) -> None:
+    """Bodies count while they come in and until they are answered."""
+    cook = kit.Cook()
+    up = await own_service.start(cook, GatewayLimits(bodies_bytes=1_000_000))
+    assert up.server is not None
+    first, second = await up.connect(), await up.connect()
+    first.send(BIG)
+    await first.writer.drain()
+    await asyncio.sleep(0.02)
+    first.send(b"x" * 600_000)
+    await cook.started.wait()
+    assert up.server.held_bytes == 600_000
+    second.send(BIG)
+    await asyncio.sleep(0.02)
+    second.send(b"x" * 600_000)
+    reply = await second.answer()
+    assert reply.status == 503 and reply.json()["error"]["code"] == "bodies_too_large"
+    cook.release.set()
+    assert (await first.answer()).body == b"done"
+    assert up.server.held_bytes == 0
+    third = await up.connect()
+    third.send(BIG)
+    await asyncio.sleep(0.02)
+    third.send(b"x" * 600_000)
+    assert (await third.answer()).body == b"done"
+    fourth = await up.connect()
+    fourth.send(BIG + b"x" * 1000)
+    await kit.soon(lambda: up.server.held_bytes == 1000)
+    fourth.reset()
+    await kit.soon(lambda: up.server.held_bytes == 0)
+
+
+async def test_many_small_pieces_of_a_body_take_no_more_than_the_body(
+    plain_service: kit.ServiceMaker,
+) -> None:
+    cook = kit.Cook()
+    up = await plain_service.start(cook)
+    wire = await up.connect()
+    wire.send(get("/hang", "Transfer-Encoding: chunked", method="POST"))
+    wire.send(b"8\r\n12345678\r\n" * 50_000)
+    await kit.soon(lambda: up.server.held_bytes >= 300_000)
+    [connection] = up.server._connections
+    assert isinstance(connection._body, bytearray)
+    assert connection._chunks.pieces == []
+    wire.send(b"0\r\n\r\n")
+    await cook.started.wait()
+    assert cook.requests[0].body == b"12345678" * 50_000
 
 
 @pytest.mark.slow

@@ -233,6 +233,7 @@ BROKEN = {
     "no status": b"HTTP/1.1 OK\r\ncontent-length: 0\r\n\r\n",
     "two digits": b"HTTP/1.1 20 OK\r\ncontent-length: 0\r\n\r\n",
     "four digits": b"HTTP/1.1 2000 OK\r\ncontent-length: 0\r\n\r\n",
+    "status 600": b"HTTP/1.1 600 X\r\ncontent-length: 0\r\n\r\n",
     "status 000": b"HTTP/1.1 000 OK\r\ncontent-length: 0\r\n\r\n",
     "bare lf": b"HTTP/1.1 200 OK\ncontent-length: 0\r\n\r\n",
     "folded": b"HTTP/1.1 200 OK\r\nx: 1\r\n 2\r\ncontent-length: 0\r\n\r\n",

@@ -28,6 +28,11 @@ class Limits(Section):
     body_bytes: Annotated[int, Field(ge=1024, le=1 << 30)] = Field(
         _D.body_bytes, description="Request body; more is 413."
     )
+    bodies_bytes: Annotated[int, Field(ge=1024, le=1 << 40)] = Field(
+        _D.bodies_bytes,
+        description="Request bodies in memory together, but for those that came whole with their head; "
+        "more is 503.",
+    )
     json_depth: Annotated[int, Field(ge=8, le=512)] = Field(
         _D.json_depth, description="Nesting of a JSON body; more is 400."
     )

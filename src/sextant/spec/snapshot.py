@@ -145,6 +145,8 @@ class GatewayLimits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     header_count: int = 64
     body_bytes: int = 8 * 1024 * 1024
     """More is 413."""
+    bodies_bytes: int = 1024 * 1024 * 1024
+    """Request bodies in memory together, but for those that came whole with their head; more is 503."""
     json_depth: int = 64
     head_timeout_s: float = 5.0
     """From the first byte of a request to the end of its head; then 408."""

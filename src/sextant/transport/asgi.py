@@ -10,6 +10,7 @@ import asyncio
 import collections
 import contextlib
 import logging
+import urllib.parse
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
@@ -69,7 +70,7 @@ class AsgiTwin:
     async def _request(self, scope: Message, receive: Receive) -> Request:
         """The whole request. Raises Refusal, or _Gone."""
         limits = self._limits
-        raw_path = scope.get("raw_path") or scope["path"].encode()
+        raw_path = scope.get("raw_path") or urllib.parse.quote(scope["path"]).encode("ascii")
         raw_query = scope.get("query_string", b"")
         target = raw_path + b"?" + raw_query if raw_query else raw_path
         if len(target) > limits.target_bytes:
@@ -127,7 +128,9 @@ class AsgiTwin:
         finally:
             task.cancel()
             watch.cancel()
-        if not responder.started and not responder.gone:
+        if responder.ended:
+            responder.detach()
+        elif not responder.started and not responder.gone:
             message = "The server failed to answer; the failure was logged."
             responder.reply(500, own_headers(), error_body(500, "internal_error", message))
 
@@ -159,6 +162,7 @@ class AsgiResponder:
         self.started = False
         self.ended = False
         self.gone = False
+        self._detached = False
         self._silent = method == "HEAD"
         self._buffer_bytes = buffer_bytes
         self._queue: collections.deque[Message] = collections.deque()
@@ -187,12 +191,16 @@ class AsgiResponder:
         self._put({"type": "http.response.start", "status": status, "headers": lines})
 
     def write(self, data: bytes) -> None:
+        if self._detached:
+            return
         if not self.started or self.ended:
             raise RuntimeError("write outside of an answer")
         if data and not self._silent:
             self._put({"type": "http.response.body", "body": data, "more_body": True})
 
     def end(self, data: bytes = b"") -> None:
+        if self._detached:
+            return
         if not self.started or self.ended:
             raise RuntimeError("end outside of an answer")
         self.ended = True
@@ -213,6 +221,10 @@ class AsgiResponder:
         """Waits until everything was handed to the ASGI server."""
         async with self._changed:
             await self._changed.wait_for(lambda: self.gone or not (self._queue or self._queued_bytes))
+
+    def detach(self) -> None:
+        """The request is over: later calls are no-ops."""
+        self._detached = True
 
     def leave(self) -> None:
         """The client left: nothing more is sent."""

@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import ssl
 import urllib.parse
 from typing import Any
 
-from sextant.base.errors import UpstreamError, UpstreamUnavailable
+from sextant.base.errors import Misconfigured, UpstreamError, UpstreamUnavailable
 from sextant.spec.snapshot import GatewayLimits
 from sextant.telemetry.table import Registry
 from sextant.transport.emission import check_method, check_target, request_fields
 from sextant.transport.exchange import Headers
+from sextant.transport.responder import JOIN_BYTES
 from sextant.transport.server import sweep_interval_s
 from sextant.transport.upstream import Stale, UpstreamAnswer, UpstreamConnection
 
@@ -28,6 +30,7 @@ HEAD_MEMO_ENTRIES = 64
 ORIGINS = 1024
 """Base URLs remembered; routes name far fewer."""
 
+_HOST = re.compile(r"[A-Za-z0-9._-]+|[0-9A-Fa-f:.]+")
 _BODYLESS = frozenset((b"GET", b"HEAD", b"DELETE", b"OPTIONS"))
 
 
@@ -37,17 +40,9 @@ class Origin:
     __slots__ = ("_heads", "_host_line", "host", "idle", "port", "tls")
 
     def __init__(self, base_url: str) -> None:
-        parts = urllib.parse.urlsplit(base_url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise UpstreamUnavailable(
-                f"{base_url!r} is no engine address; expected http://host:port or https://host:port"
-            )
-        self.tls = parts.scheme == "https"
-        self.host = parts.hostname
-        default_port = 443 if self.tls else 80
-        self.port = parts.port or default_port
-        name = f"[{self.host}]" if ":" in self.host else self.host.encode("idna").decode()
-        suffix = "" if self.port == default_port else f":{self.port}"
+        self.tls, self.host, self.port = _split(base_url)
+        name = f"[{self.host}]" if ":" in self.host else self.host
+        suffix = "" if self.port == (443 if self.tls else 80) else f":{self.port}"
         self._host_line = f"host: {name}{suffix}".encode("ascii")
         self._heads: dict[tuple[bytes, bytes, Headers], bytes] = {}
         self.idle: dict[UpstreamConnection, None] = {}
@@ -72,6 +67,23 @@ class Origin:
         check_method(method)
         check_target(target)
         return b"%b %b HTTP/1.1\r\n%b%b" % (method, target, self._host_line, request_fields(headers))
+
+
+def _split(base_url: str) -> tuple[bool, str, int]:
+    """Whether it is https, the host in ASCII, and the port. Raises Misconfigured."""
+    try:
+        parts = urllib.parse.urlsplit(base_url)
+        host, port = parts.hostname or "", parts.port
+        if ":" not in host:
+            host = host.encode("idna").decode("ascii")
+    except ValueError:
+        host, port, parts = "", None, urllib.parse.urlsplit("")
+    if parts.scheme not in ("http", "https") or _HOST.fullmatch(host) is None or port == 0:
+        raise Misconfigured(
+            f"{base_url!r} is no engine address; expected http://host:port or https://host:port"
+        )
+    tls = parts.scheme == "https"
+    return tls, host, port or (443 if tls else 80)
 
 
 class Pool:
@@ -102,10 +114,14 @@ class Pool:
     ) -> UpstreamAnswer:
         origin = self._origins.get(base_url) or self._origin(base_url)
         head = origin.head(method, target, headers)
-        if body or method not in _BODYLESS:
-            head = b"%b\r\ncontent-length: %d\r\n\r\n" % (head, len(body))
-        else:
+        size = len(body)
+        if not size and method in _BODYLESS:
             head += b"\r\n\r\n"
+        elif size <= JOIN_BYTES:
+            head = b"%b\r\ncontent-length: %d\r\n\r\n%b" % (head, size, body)
+            body = b""
+        else:
+            head = b"%b\r\ncontent-length: %d\r\n\r\n" % (head, size)
         connection = self._take(origin)
         while True:
             if connection is None:
@@ -180,6 +196,9 @@ class Pool:
             log.warning("cannot connect to %s:%d: %s", origin.host, origin.port, error or "timed out")
             raise UpstreamUnavailable("The engine takes no connection; try again shortly.") from error
         self._connected.inc()
+        if self._closed:
+            connection.abort()
+            raise UpstreamUnavailable("the pool is closed")
         if not connection.usable():
             connection.abort()
             raise UpstreamError("the engine spoke before it was asked", code="engine_garbage")

@@ -62,11 +62,12 @@ class ServerConnection(asyncio.Protocol):
     """The protocol object of one client connection."""
 
     __slots__ = (
-        "_answer", "_buffer", "_certificate", "_chunks", "_deadline", "_deadline_reason",
-        "_drain_waiter", "_dropped_bytes", "_head_begun", "_loop", "_opinion", "_overrun", "_parts",
-        "_peer", "_pending_head", "_remaining", "_request", "_requests_left", "_scanned",
-        "_sent_bytes", "_stall_at", "_stall_taken_bytes", "_task", "_transport", "_waiter",
-        "_whole_deadline", "keep_alive", "method", "minor", "server", "state", "writing_paused",
+        "_answer", "_body", "_buffer", "_certificate", "_chunks", "_deadline", "_deadline_reason",
+        "_drain_waiter", "_dropped_bytes", "_head_begun", "_held_bytes", "_loop", "_opinion",
+        "_overrun", "_peer", "_pending_head", "_remaining", "_request", "_requests_left",
+        "_scanned", "_sent_bytes", "_stall_at", "_stall_taken_bytes", "_task", "_transport",
+        "_waiter", "_whole_deadline", "keep_alive", "method", "minor", "server", "state",
+        "writing_paused",
     )  # fmt: skip
 
     def __init__(self, server: Server) -> None:
@@ -87,7 +88,8 @@ class ServerConnection(asyncio.Protocol):
         self._scanned = 0
         self._head_begun = False
         self._pending_head: heads.RequestHead | None = None
-        self._parts: list[bytes] = []
+        self._body = bytearray()
+        self._held_bytes = 0
         self._remaining = 0
         self._chunks: ChunkedBody | None = None
         self._overrun = False
@@ -162,7 +164,7 @@ class ServerConnection(asyncio.Protocol):
         if self._waiter is not None and self._task is not None:
             self._task.cancel()
         self._buffer = b""
-        self._parts = []
+        self._drop_body()
 
     def pause_writing(self) -> None:
         self.writing_paused = True
@@ -219,7 +221,7 @@ class ServerConnection(asyncio.Protocol):
     def cut(self) -> None:
         """Ends at once, whatever is under way."""
         self._client_gone()
-        self._transport.abort()
+        self._reset()
 
     # reading
 
@@ -292,8 +294,9 @@ class ServerConnection(asyncio.Protocol):
             stop = self._read_chunks(self._chunks, data)
         else:
             stop = self._remaining if self._remaining <= len(data) else -1
-            self._parts.append(data if stop in (-1, len(data)) else data[:stop])
+            self._body += data if stop in (-1, len(data)) else data[:stop]
             self._remaining -= len(data)
+        self._hold(len(self._body))
         try:
             if stop < 0:
                 self._opinion.more(data)
@@ -301,17 +304,16 @@ class ServerConnection(asyncio.Protocol):
             self._opinion.last(data if stop == len(data) else memoryview(data)[:stop])
         except Disagreement:
             raise Refusal("parsers_disagree") from None
-        body = b"".join(self._parts)
-        head, self._pending_head = self._pending_head, None
-        self._parts = []
-        self._chunks = None
+        head, body = self._pending_head, bytes(self._body)
+        self._pending_head = self._chunks = None
+        self._body = bytearray()
         assert head is not None
         self._begin(head, body)
         if stop < len(data):
             self._keep_for_later(data[stop:])
 
     def _read_chunks(self, chunks: ChunkedBody, data: bytes) -> int:
-        """Decodes into `_parts`; the number of bytes used when the body has ended, else -1."""
+        """Decodes into `_body`; the number of bytes used when the body has ended, else -1."""
         try:
             stop = chunks.feed(data)
         except BadChunk:
@@ -320,8 +322,26 @@ class ServerConnection(asyncio.Protocol):
             raise Refusal("body_too_large")
         if chunks.framing_bytes > CHUNK_OVERHEAD_BYTES + chunks.payload_bytes:
             raise Refusal("body_too_large")
-        self._parts = chunks.pieces
+        for piece in chunks.pieces:
+            self._body += piece
+        chunks.pieces.clear()
         return stop
+
+    def _hold(self, size: int) -> None:
+        """Counts this request's body among those held in memory, until it is answered. Raises Refusal."""
+        server = self.server
+        server.held_bytes += size - self._held_bytes
+        self._held_bytes = size
+        if server.held_bytes > server.limits.bodies_bytes:
+            raise Refusal("bodies_too_large")
+
+    def _drop_body(self) -> None:
+        """Forgets a body, complete or not."""
+        self._pending_head = self._chunks = None
+        self._body = bytearray()
+        if self._held_bytes:
+            self.server.held_bytes -= self._held_bytes
+            self._held_bytes = 0
 
     def _keep_for_later(self, data: bytes) -> None:
         """Bytes of following requests, which wait for the answer under way.
@@ -375,6 +395,8 @@ class ServerConnection(asyncio.Protocol):
                     self._handler_failed(answer, error)
                 self._finish(answer)
                 request = answer = self._request = self._answer = None
+                if self._held_bytes:
+                    self._drop_body()
                 if self.writing_paused:
                     await self.drained()
                 self._next()
@@ -432,9 +454,7 @@ class ServerConnection(asyncio.Protocol):
         """Answers by ourselves and closes: the place of a next request is unknown or unwanted."""
         self.server.count_refusal(refusal.reason)
         self._buffer = b""
-        self._parts = []
-        self._chunks = None
-        self._pending_head = None
+        self._drop_body()
         body = refusal.body
         head = (
             b"%b\r\ncontent-type: application/json\r\nx-request-id: %b\r\nconnection: close\r\n"
@@ -474,6 +494,8 @@ class ServerConnection(asyncio.Protocol):
             self._refuse(Refusal("half_closed"), linger=False)
         elif answer is not None and not answer.ended:
             self._client_gone()
+            if self.minor == 0:
+                self._reset()
         else:
             self.keep_alive = False
 
@@ -491,7 +513,8 @@ class ServerConnection(asyncio.Protocol):
             waiter.set_exception(ClientGone())
 
     def _reset(self) -> None:
-        """Cuts with a TCP reset: a client of a close-delimited answer must not take this for its end."""
+        """Cuts with a TCP reset: a client of a close-delimited answer must not take this for its end, and
+        what the kernel still holds for a client that does not read is given back at once."""
         self.state = CLOSED
         sock = self._transport.get_extra_info("socket")
         if sock is not None:
@@ -503,6 +526,8 @@ class ServerConnection(asyncio.Protocol):
         self._deadline = 0.0
         if self.state == LINGER:
             self._transport.abort()
+        elif self._transport.is_closing():
+            return
         elif self.is_waiting():
             self._refuse(Refusal(self._deadline_reason), linger=False)
         else:
@@ -523,5 +548,7 @@ class ServerConnection(asyncio.Protocol):
         sock = self._transport.get_extra_info("socket")
         if sock is None or sock.fileno() < 0:
             return 0
-        fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, _unsent)
-        return _unsent[0]
+        with contextlib.suppress(OSError):
+            fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, _unsent)
+            return _unsent[0]
+        return 0

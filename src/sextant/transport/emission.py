@@ -10,7 +10,7 @@ import re
 from email.utils import formatdate
 
 from sextant.transport.exchange import Headers
-from sextant.transport.heads import METHODS
+from sextant.transport.heads import METHODS, STATUS_MAX
 
 _TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _TARGET = re.compile(rb"/[\x21-\x7e]*+")
@@ -21,7 +21,7 @@ _ANSWER_FRAMING = _FRAMING | {b"date"}
 _REQUEST_FRAMING = _FRAMING | {b"host", b"expect"}
 
 NAME_MEMO_ENTRIES = 1024
-STATUS_MIN, STATUS_MAX = 200, 599
+STATUS_MIN = 200
 _REASONS = {status.value: status.phrase.encode() for status in http.HTTPStatus}
 
 

@@ -44,8 +44,9 @@ _NEVER_TRAILERS = frozenset(
         b"upgrade", b"expect", b"te", b"trailer", b"authorization",
     )
 )  # fmt: skip
-_SECRET = frozenset((b"authorization", b"proxy-authorization", b"cookie", b"x-api-key", b"api-key"))
+_SECRET = re.compile(rb"auth|cookie|credential|key|password|secret|session|signature|token")
 
+STATUS_MAX = 599
 LINE_MEMO_ENTRIES = 2048
 LINE_MEMO_BYTES = 160
 TARGET_MEMO_ENTRIES = 256
@@ -72,7 +73,7 @@ class FieldLines(dict[bytes, Header]):
         name, value = match.groups()
         header = (name.lower(), value.rstrip(b" \t"))
         self.check(*header)
-        if len(line) <= LINE_MEMO_BYTES and header[0] not in _SECRET:
+        if len(line) <= LINE_MEMO_BYTES and _SECRET.search(header[0]) is None:
             if len(self) >= LINE_MEMO_ENTRIES:
                 self.clear()
             self[line] = header
@@ -117,11 +118,14 @@ class TrailerFields(FieldLines):
 
 
 class RequestLines(dict[bytes, RequestLine]):
-    """Request lines already checked. Bounded by TARGET_MEMO_ENTRIES and LINE_MEMO_BYTES."""
+    """Request lines already checked; none with a query, which may hold a secret or be unlike any other.
+
+    Bounded by TARGET_MEMO_ENTRIES and LINE_MEMO_BYTES.
+    """
 
     def __missing__(self, line: bytes) -> RequestLine:
         parsed = _parse_request_line(line)
-        if len(line) <= LINE_MEMO_BYTES:
+        if len(line) <= LINE_MEMO_BYTES and not parsed[2]:
             if len(self) >= TARGET_MEMO_ENTRIES:
                 self.clear()
             self[line] = parsed
@@ -136,6 +140,8 @@ class StatusLines(dict[bytes, tuple[int, bool]]):
         if match is None:
             raise BadHead("a malformed status line")
         parsed = (int(match[2]), match[1] == b"1")
+        if parsed[0] > STATUS_MAX:
+            raise BadHead("a status over 599")
         if len(line) <= LINE_MEMO_BYTES:
             if len(self) >= TARGET_MEMO_ENTRIES:
                 self.clear()

@@ -73,6 +73,7 @@ TABLE: dict[str, tuple[int, str]] = {
     "unknown_method": (501, "This server does not implement the request's method."),
     "unknown_transfer_encoding": (501, "The only transfer encoding supported is `chunked`."),
     "upgrade": (501, "Protocol upgrades are not supported; send the request without an Upgrade header."),
+    "bodies_too_large": (503, "The server holds too many large request bodies; try again shortly."),
     "too_many_connections": (503, "Too many connections are open; try again shortly."),
     "unsupported_version": (505, "Only HTTP/1.1 and HTTP/1.0 are supported."),
 }

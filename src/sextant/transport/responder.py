@@ -44,20 +44,18 @@ class Answer:
         fields = answer_fields(headers)
         line = connection.server.status_lines[status]
         self.started = self.ended = True
+        closing = connection.closing_line()
         if status in _NO_BODY:
-            head = b"%b%b%b\r\n\r\n" % (line, fields, connection.closing_line())
+            connection.send(b"%b%b%b\r\n\r\n" % (line, fields, closing))
+            return
+        length = len(body)
+        if connection.method == "HEAD":
             body = b""
-        else:
-            head = b"%b%b%b\r\ncontent-length: %d\r\n\r\n" % (
-                line, fields, connection.closing_line(), len(body),
-            )  # fmt: skip
-            if connection.method == "HEAD":
-                body = b""
-        if len(body) <= JOIN_BYTES:
-            connection.send(head + body)
-        else:
-            connection.send(head)
-            connection.send(body)
+        if length <= JOIN_BYTES:
+            connection.send(b"%b%b%b\r\ncontent-length: %d\r\n\r\n%b" % (line, fields, closing, length, body))
+            return
+        connection.send(b"%b%b%b\r\ncontent-length: %d\r\n\r\n" % (line, fields, closing, length))
+        connection.send(body)
 
     def start(self, status: int, headers: Headers) -> None:
         if self.started:

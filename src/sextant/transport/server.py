@@ -32,6 +32,8 @@ class Server:
         self.limits = limits
         self.loop = asyncio.get_running_loop()
         self.closing = False
+        self.held_bytes = 0
+        """Request bodies in memory that did not come whole with their head; connections count them."""
         self.status_lines = StatusLines()
         self.now = self.loop.time()
         self._connections: set[ServerConnection] = set()

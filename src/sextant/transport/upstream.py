@@ -19,7 +19,6 @@ from sextant.transport.chunks import BadChunk, ChunkedBody
 from sextant.transport.exchange import Header
 from sextant.transport.heads import CHUNKED, UNTIL_CLOSE, BadHead, parse_response_head
 from sextant.transport.opinion import Disagreement, SecondOpinion
-from sextant.transport.responder import JOIN_BYTES
 
 if TYPE_CHECKING:
     from sextant.transport.client import Origin, Pool
@@ -106,6 +105,7 @@ class UpstreamAnswer:
             return
         self._pieces.clear()
         connection.finish(self.ended and self._error is None)
+        self.fail(UpstreamError("the answer was closed before it was read to its end"))
 
     # the connection calls these
 
@@ -114,6 +114,16 @@ class UpstreamAnswer:
         self._pieces.append(piece)
         self._waiting_bytes += len(piece)
         return self._waiting_bytes > READ_AHEAD_BYTES
+
+    def complete(self, body: bytes) -> None:
+        """The whole body at once, and the end."""
+        if body:
+            self._pieces.append(body)
+            self._waiting_bytes = len(body)
+        self.ended = True
+        waiter, self.waiter = self.waiter, None
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
 
     def wake(self) -> None:
         """Something has changed: the head is there, a piece, the end."""
@@ -198,6 +208,8 @@ class UpstreamConnection(asyncio.Protocol):
             self._complete()
         elif self.state == IDLE:
             self.abort()
+        elif self.state == DONE:
+            self._reusable = False
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -215,7 +227,10 @@ class UpstreamConnection(asyncio.Protocol):
     def begin(
         self, head: bytes, body: bytes, *, head_only: bool
     ) -> tuple[UpstreamAnswer, asyncio.Future[None]]:
-        """Sends one request: its answer, and what to await for the answer's head or its failure."""
+        """Sends one request, `body` being what of it is not joined to `head`.
+
+        Returns its answer, and what to await for the answer's head or its failure.
+        """
         self.state = HEAD
         self._head_only = head_only
         self._seen_answer = False
@@ -223,10 +238,8 @@ class UpstreamConnection(asyncio.Protocol):
         answer = self._answer = UpstreamAnswer(self)
         waiter = answer.waiter = self._loop.create_future()
         self.deadline = self._loop.time() + self._pool.limits.upstream_first_byte_timeout_s
-        if len(body) <= JOIN_BYTES:
-            self._transport.write(head + body)
-        else:
-            self._transport.write(head)
+        self._transport.write(head)
+        if body:
             self._transport.write(body)
         return answer, waiter
 
@@ -236,7 +249,7 @@ class UpstreamConnection(asyncio.Protocol):
         Such a byte would be read as the answer to the request sent next, perhaps another tenant's. (On a
         fresh TLS connection they are the server's session tickets.)
         """
-        if self.state != IDLE:
+        if self.state != IDLE or self._transport.is_closing():
             return False
         if self._fileno >= 0 and (self._reused or not self._tls):
             fcntl.ioctl(self._fileno, termios.FIONREAD, _unread)
@@ -321,8 +334,8 @@ class UpstreamConnection(asyncio.Protocol):
         answer.headers = head.headers
         if not head.keep_alive or self._head_only or length == UNTIL_CLOSE:
             self._reusable = False
-        if length == 0 or (length > 0 and len(data) - end >= length):
-            self._whole(data, end, length)
+        if length >= 0 and len(data) - end >= length:
+            self._whole(answer, data, end, end + length)
             return
         self._opinion.more(memoryview(data)[:end])
         self.state = BODY
@@ -333,17 +346,14 @@ class UpstreamConnection(asyncio.Protocol):
             self._read_body(data[end:])
         answer.wake()
 
-    def _whole(self, data: bytes, end: int, length: int) -> None:
-        """The answer came complete with its head."""
-        answer = self._answer
-        assert answer is not None
-        stop = end + length
+    def _whole(self, answer: UpstreamAnswer, data: bytes, end: int, stop: int) -> None:
+        """The answer came complete with its head: its body is `data[end:stop]`."""
         size = len(data)
         if not self._head_only:
             self._opinion.last(data if size == stop else memoryview(data)[:stop])
-        if length:
-            answer.push(data[end:stop])
-        self._complete()
+        self.state = DONE
+        self.deadline = 0.0
+        answer.complete(data[end:stop])
         if size > stop:
             self._surplus()
 

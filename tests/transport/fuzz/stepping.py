@@ -139,6 +139,9 @@ class StepTransport:
         assert not self.eof_written
         self.eof_written = True
 
+    def is_closing(self) -> bool:
+        return self.closed
+
     def pause_reading(self) -> None:
         pass
 
@@ -164,6 +167,7 @@ class StepServer:
         self.now = self.loop.time()
         self.status_lines = StatusLines()
         self.status_lines.set_time(0)
+        self.held_bytes = 0
 
     def admit(self, connection: Any) -> int:
         return 0
