@@ -25,7 +25,14 @@ from typing import Any
 
 from benchmarks import machine, payload, report, servers
 from benchmarks.goals import Goal, exit_code, last_line
-from benchmarks.processes import BenchmarkError, Pinned, family_of, free_port, wait_for_port
+from benchmarks.processes import (
+    BenchmarkError,
+    Pinned,
+    family_of,
+    free_port,
+    stop_cleanly_on_sigterm,
+    wait_for_port,
+)
 from benchmarks.servers import BUILD, ROOT
 from benchmarks.stats import percentile, ratio, spread
 from benchmarks.streams import ANSWER, EVENT, inter_token_gaps_ms
@@ -259,6 +266,7 @@ def arguments() -> argparse.Namespace:
 
 def main() -> int:
     options = arguments()
+    stop_cleanly_on_sigterm()
     out = options.out or (Path(__file__).parent / "results" if options.form == "full" else BUILD)
     out.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix="sextant-bench-"))

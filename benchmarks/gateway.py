@@ -20,7 +20,7 @@ from typing import Any
 
 from benchmarks import machine, report, servers
 from benchmarks.goals import exit_code, last_line
-from benchmarks.processes import BenchmarkError
+from benchmarks.processes import BenchmarkError, stop_cleanly_on_sigterm
 from benchmarks.product import check_ledger, start_product, start_product_in_ram
 from benchmarks.servers import Bench, Server
 from benchmarks.stats import Growth
@@ -246,6 +246,7 @@ def run(options: argparse.Namespace, bench: Bench) -> Results:
 
 def main() -> int:
     options = arguments()
+    stop_cleanly_on_sigterm()
     out = options.out or (Path(__file__).parent / "results" if options.form == "full" else servers.BUILD)
     state_root = options.state or servers.BUILD
     for directory in (out, state_root):

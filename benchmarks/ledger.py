@@ -25,6 +25,7 @@ import uvloop
 
 from benchmarks.goals import Goal, exit_code, last_line
 from benchmarks.machine import fsync_ms
+from benchmarks.processes import stop_cleanly_on_sigterm
 from benchmarks.stats import percentile
 from sextant.base.ids import IdSource
 from sextant.governance.door import Claim, Outcome
@@ -174,6 +175,7 @@ def main() -> int:
     parser.add_argument("--form", choices=("short", "full"), default="full")
     parser.add_argument("--directory", type=Path, help="where the ledger lies; else a temporary one")
     given = parser.parse_args()
+    stop_cleanly_on_sigterm()
     with tempfile.TemporaryDirectory(prefix="sextant-bench-", dir=given.directory) as folder:
         disk_ms = fsync_ms(Path(folder))
         with ledger_process(Path(folder)) as socket_path:

@@ -20,6 +20,15 @@ class BenchmarkError(Exception):
     """The benchmark cannot go on; a figure from it would be false."""
 
 
+def stop_cleanly_on_sigterm() -> None:
+    """SIGTERM ends the benchmark as Ctrl-C does, so that the servers which it started are stopped."""
+
+    def on_signal(number: int, _: object) -> None:
+        raise SystemExit(128 + number)
+
+    signal.signal(signal.SIGTERM, on_signal)
+
+
 @dataclass
 class Pinned:
     """One process (with its children) on its core. Its output goes to `log`."""
