@@ -212,6 +212,63 @@ async def test_mutations_of_the_corpus(server: MemoryServer, seed: int) -> None:
     assert served > 150
 
 
+def post_of(length: bytes, body: bytes, name: bytes = b"Content-Length") -> bytes:
+    return b"POST /a HTTP/1.1\r\nHost: localhost\r\n" + name + b": " + length + b"\r\nX: y\r\n\r\n" + body
+
+
+@pytest.mark.parametrize("name", [b"Content-Length", b"content-length", b"CONTENT-LENGTH"])
+async def test_head_that_differs_in_its_length_alone(server: MemoryServer, name: bytes) -> None:
+    """It is not read again as a whole; its length is."""
+    good = [
+        (b"5", b"hello"),
+        (b"0", b""),
+        (b"3", b"abc"),
+        (b"000002", b"hi"),
+        (b"12", b"twelve bytes"),
+        (b"5", b"again"),
+    ]
+    reading = await server.read([b"".join(post_of(length, body, name) for length, body in good)])
+    assert reading.refused is None
+    assert [request[3] for request in reading.requests] == [body for _, body in good]
+    assert [dict(request[2])[b"content-length"] for request in reading.requests] == [
+        length for length, _ in good
+    ]
+    bad = [
+        b"",
+        b" ",
+        b"+5",
+        b"-5",
+        b"5 5",
+        b"5,5",
+        b"0x5",
+        b"5_0",
+        b"\xb2",
+        b"5\0",
+        b"5\n",
+        b"5;",
+        b"9" * 16,
+        b"5.0",
+    ]
+    for length in bad:
+        reading = await server.read([post_of(b"5", b"hello", name) + post_of(length, b"hello", name)])
+        assert (len(reading.requests), reading.refused) == (1, 400), length
+    reading = await server.read([post_of(b"5", b"hello", name) + post_of(b"999999999", b"", name)])
+    assert (len(reading.requests), reading.refused) == (1, 413)
+
+
+@pytest.mark.parametrize("first", [b"", b"Content-Length: 0\r\n", b"X-Content-Length: 5\r\n", b"X-A: 1\r\n"])
+async def test_a_head_before_changes_nothing(server: MemoryServer, first: bytes) -> None:
+    before = b"POST /a HTTP/1.1\r\nHost: localhost\r\n" + first + b"\r\n"
+    for entry in ALL:
+        alone = await server.read([entry.data])
+        after = await server.read([before, entry.data])
+        assert (after.requests[1:], after.refused) == (alone.requests, alone.refused), entry.name
+        twice = await server.read([entry.data, entry.data])
+        assert twice.requests[: len(alone.requests)] == alone.requests, entry.name
+        if entry in corpus.ACCEPTED and b"lose" not in entry.data and b"HTTP/1.0" not in entry.data:
+            assert twice.requests == alone.requests * 2, entry.name
+
+
 async def test_limits_hold_at_the_byte() -> None:
     limits = GatewayLimits(head_bytes=200, target_bytes=50, header_count=3, body_bytes=100)
     server = MemoryServer(limits)

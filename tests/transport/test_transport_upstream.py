@@ -267,6 +267,30 @@ async def test_broken_answers_are_errors(benches: Benches, data: bytes) -> None:
     assert await bench.ask() == b"fine"
 
 
+@pytest.mark.parametrize("length", [b"", b"+4", b"-4", b"4 4", b"4,4", b"0x4", b"4_0", b"9" * 16, b"4\0"])
+async def test_answer_like_the_last_but_for_a_broken_length(benches: Benches, length: bytes) -> None:
+    def data(value: bytes) -> bytes:
+        return b"HTTP/1.1 200 OK\r\nServer: x\r\nContent-Length: " + value + b"\r\n\r\nfine"
+
+    async def script(call: Call) -> None:
+        await call.send(data(length if len(call.upstream.calls) == 3 else b"4"))
+
+    bench = await benches.start(script)
+    assert [await bench.ask(), await bench.ask()] == [b"fine", b"fine"]
+    with pytest.raises(UpstreamError):
+        await bench.ask()
+    assert bench.upstream.connections == 1 and bench.pool.connections == 0
+
+
+async def test_answers_of_other_lengths_on_one_connection(benches: Benches) -> None:
+    async def script(call: Call) -> None:
+        await call.send(answer(b"x" * (len(call.upstream.calls) * 7 % 13)))
+
+    bench = await benches.start(script)
+    assert [len(await bench.ask()) for _ in range(20)] == [number * 7 % 13 for number in range(1, 21)]
+    assert bench.upstream.connections == 1
+
+
 async def test_answer_ended_by_the_connection(benches: Benches) -> None:
     bench = await benches.start(always(b"HTTP/1.1 200 OK\r\n\r\n", b"hello", b"world", hang_up=True))
     if benches.kind == "tls":

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, cast
 from sextant.transport import heads
 from sextant.transport.chunks import BadChunk, ChunkedBody
 from sextant.transport.exchange import ClientGone, Request
+from sextant.transport.lasthead import LastRequestHead
 from sextant.transport.opinion import Disagreement, SecondOpinion
 from sextant.transport.refusals import Refusal, error_body, new_request_id, own_headers
 from sextant.transport.responder import Answer
@@ -63,11 +64,11 @@ class ServerConnection(asyncio.Protocol):
 
     __slots__ = (
         "_answer", "_body", "_buffer", "_certificate", "_chunks", "_deadline", "_deadline_reason",
-        "_drain_waiter", "_dropped_bytes", "_head_begun", "_held_bytes", "_loop", "_opinion",
-        "_overrun", "_peer", "_pending_head", "_remaining", "_request", "_requests_left",
-        "_scanned", "_sent_bytes", "_stall_at", "_stall_taken_bytes", "_task", "_transport",
-        "_waiter", "_whole_deadline", "keep_alive", "method", "minor", "server", "state",
-        "writing_paused",
+        "_drain_waiter", "_dropped_bytes", "_head_begun", "_held_bytes", "_last_head", "_loop",
+        "_opinion", "_overrun", "_peer", "_pending_head", "_remaining", "_request",
+        "_requests_left", "_scanned", "_sent_bytes", "_stall_at", "_stall_taken_bytes", "_task",
+        "_transport", "_waiter", "_whole_deadline", "keep_alive", "method", "minor", "server",
+        "state", "writing_paused",
     )  # fmt: skip
 
     def __init__(self, server: Server) -> None:
@@ -79,6 +80,7 @@ class ServerConnection(asyncio.Protocol):
         self.writing_paused = False
         self._loop = server.loop
         self._transport: asyncio.Transport
+        self._last_head = LastRequestHead()
         self._opinion = SecondOpinion(requests=True)
         self._requests_left = server.limits.requests_per_connection
         self._peer = ""
@@ -234,7 +236,7 @@ class ServerConnection(asyncio.Protocol):
             return
         self._scanned = 0
         self._head_begun = False
-        head = heads.parse_request_head(data, end, limits)
+        head = self._last_head.read(data, end, limits)
         length = head.length
         if length >= 0:
             if length > limits.body_bytes:

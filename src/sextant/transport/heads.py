@@ -30,7 +30,8 @@ _ABSOLUTE_FORM = re.compile(rb"https?://([^/?#@]++)(.*+)", re.IGNORECASE)
 _HOST = re.compile(rb"(?:[A-Za-z0-9\-._]++|\[[0-9A-Fa-f:.]++\])(?::[0-9]{1,5}+)?")
 _TOKEN_BYTE = re.compile(_TOKEN)
 _BARE_LINE_END = re.compile(rb"(?<!\r)\n|\r(?=[^\n])|\0")
-_LENGTH = re.compile(rb"[0-9]{1,15}")
+LENGTH_DIGITS = 15
+_LENGTH = re.compile(rb"[0-9]{1,%d}" % LENGTH_DIGITS)
 
 METHODS = {name.encode(): name for name in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")}
 SINGLE = (
@@ -163,6 +164,21 @@ class RequestHead:
         self.expects = False
         self.keep_alive = True
 
+    def again(self, place: int, digits: bytes) -> RequestHead:
+        """The same head with another length, which is header number `place` (below 0: it has none)."""
+        headers = self.headers.copy()
+        fields = self.fields.copy()
+        head = RequestHead(self.line, headers, fields)
+        if place >= 0:
+            headers[place] = (b"content-length", digits)
+            fields[b"content-length"] = digits
+            head.length = int(digits)
+        else:
+            head.length = self.length
+        head.expects = self.expects
+        head.keep_alive = self.keep_alive
+        return head
+
 
 class ResponseHead:
     """An answer's head. `length` is the body's bytes, CHUNKED or UNTIL_CLOSE, unless it answers a HEAD."""
@@ -174,6 +190,15 @@ class ResponseHead:
         self.headers = headers
         self.length = length
         self.keep_alive = keep_alive
+
+    def again(self, place: int, digits: bytes) -> ResponseHead:
+        """The same head with another length, which is header number `place` (below 0: it has none)."""
+        headers = self.headers.copy()
+        length = self.length
+        if place >= 0:
+            headers[place] = (b"content-length", digits)
+            length = int(digits)
+        return ResponseHead(self.status, headers, length, self.keep_alive)
 
 
 _request_lines = RequestLines()

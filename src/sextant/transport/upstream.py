@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, cast
 from sextant.base.errors import UpstreamError
 from sextant.transport.chunks import BadChunk, ChunkedBody
 from sextant.transport.exchange import Header
-from sextant.transport.heads import CHUNKED, UNTIL_CLOSE, BadHead, parse_response_head
+from sextant.transport.heads import CHUNKED, UNTIL_CLOSE, BadHead
+from sextant.transport.lasthead import LastResponseHead
 from sextant.transport.opinion import Disagreement, SecondOpinion
 
 if TYPE_CHECKING:
@@ -149,9 +150,9 @@ class UpstreamConnection(asyncio.Protocol):
     """The protocol object of one upstream connection."""
 
     __slots__ = (
-        "_answer", "_buffer", "_chunks", "_fileno", "_head_only", "_interim", "_loop", "_opinion",
-        "_pool", "_remaining", "_reusable", "_reused", "_seen_answer", "_tls", "_transport",
-        "deadline", "idle_since", "origin", "paused", "state",
+        "_answer", "_buffer", "_chunks", "_fileno", "_head_only", "_interim", "_last_head", "_loop",
+        "_opinion", "_pool", "_remaining", "_reusable", "_reused", "_seen_answer", "_tls",
+        "_transport", "deadline", "idle_since", "origin", "paused", "state",
     )  # fmt: skip
 
     def __init__(self, pool: Pool, origin: Origin, loop: asyncio.AbstractEventLoop) -> None:
@@ -162,6 +163,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._pool = pool
         self._loop = loop
         self._transport: asyncio.Transport
+        self._last_head = LastResponseHead()
         self._opinion = SecondOpinion(requests=False)
         self._fileno = -1
         self._tls = False
@@ -313,7 +315,7 @@ class UpstreamConnection(asyncio.Protocol):
                     raise BadHead("head too large")
                 self._buffer = data
                 return
-            head = parse_response_head(data, end)
+            head = self._last_head.read(data, end)
             if head.status >= 200 or head.status == _SWITCHING:
                 break
             self._interim += 1

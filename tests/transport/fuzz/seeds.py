@@ -42,4 +42,5 @@ def seeds(target: str) -> list[bytes]:
         return [_CUTS + stream for stream in _ANSWERS]
     entries = transport_corpus.ACCEPTED + transport_corpus.REFUSED + transport_corpus.UNFINISHED
     streams = [entry.data for entry in entries] + [payload.data for payload in transport_smuggling.PAYLOADS]
+    streams += [entry.data * 2 for entry in transport_corpus.ACCEPTED]
     return [_CUTS + stream for stream in streams if len(stream) < 2000]
