@@ -70,14 +70,29 @@ class ChunkedBody:
         """What has come and what the present chunk still promises."""
         return self.payload_bytes + self._remaining
 
+    def whole(self, data: bytes) -> bytes | None:
+        """What `data` carries when it is one chunk, no more and no less: the common case in a stream.
+
+        None otherwise; `data` then goes to `feed`. Raises BadChunk.
+        """
+        if self._state != _SIZE or self._pending:
+            return None
+        stop = data.find(b"\r\n", 0, CHUNK_LINE_BYTES)
+        if stop < 0:
+            return None
+        payload_bytes = _sizes[data[:stop]]
+        if not payload_bytes or len(data) != stop + payload_bytes + 4 or not data.endswith(b"\r\n"):
+            return None
+        self.payload_bytes += payload_bytes
+        self.framing_bytes += stop + 4
+        return data[stop + 2 : -2]
+
     def feed(self, data: bytes) -> int:
         """Takes the next bytes off the wire.
 
         Returns how many of them belong to this body once it has ended, -1 while it goes on. Raises BadChunk.
         """
         fresh = len(data)
-        if self._state == _SIZE and not self._pending and self._whole_chunk(data, fresh):
-            return -1
         if self._pending:
             data = self._pending + data
             self._pending = b""
@@ -103,19 +118,6 @@ class ChunkedBody:
             return consumed
         self.framing_bytes += fresh - (self.payload_bytes - payload_before)
         return -1
-
-    def _whole_chunk(self, data: bytes, size: int) -> bool:
-        """The common case in a stream: `data` is one chunk, no more and no less."""
-        stop = data.find(b"\r\n", 0, CHUNK_LINE_BYTES)
-        if stop < 0:
-            return False
-        payload_bytes = _sizes[data[:stop]]
-        if not payload_bytes or size != stop + payload_bytes + 4 or not data.endswith(b"\r\n"):
-            return False
-        self.pieces.append(data[stop + 2 : -2])
-        self.payload_bytes += payload_bytes
-        self.framing_bytes += stop + 4
-        return True
 
     def _size_line(self, data: bytes, at: int) -> tuple[int, bool]:
         stop = data.find(b"\r\n", at, at + CHUNK_LINE_BYTES)

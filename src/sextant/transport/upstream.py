@@ -365,6 +365,13 @@ class UpstreamConnection(asyncio.Protocol):
         size = len(data)
         full = False
         if self._chunks is not None:
+            whole = self._chunks.whole(data)
+            if whole is not None:
+                self._opinion.more(data)
+                if answer.push(whole):
+                    self._pause()
+                answer.wake()
+                return
             stop = self._chunks.feed(data)
             self._opinion_on(data, stop)
             pieces, self._chunks.pieces = self._chunks.pieces, []
@@ -384,10 +391,15 @@ class UpstreamConnection(asyncio.Protocol):
             if stop < size:
                 self._surplus()
             return
-        if full and not self.paused:
+        if full:
+            self._pause()
+        answer.wake()
+
+    def _pause(self) -> None:
+        """Stops reading until somebody asks: enough bytes wait."""
+        if not self.paused:
             self.paused = True
             self._transport.pause_reading()
-        answer.wake()
 
     def _opinion_on(self, data: bytes, stop: int) -> None:
         if stop < 0:
