@@ -83,8 +83,8 @@ class Responder(Protocol):
 
 
 Handler = Callable[[Request, Responder], Awaitable[None]]
-"""Called once per request. The requests of one connection are answered in one task, one after the other, so they
-share a context: a handler that uses context variables sets them anew each time."""
+"""Called once per request. The requests of one connection are answered in one task, one after the other, so
+they share a context: a handler that uses context variables sets them anew each time."""
 
 
 class UpstreamResponse(Protocol):
@@ -116,9 +116,9 @@ class UpstreamPool(Protocol):
         """Sends one request and returns when the answer's head is there (1xx skipped).
 
         `base_url` is scheme, host and port (`http://127.0.0.1:4001`, a path in it is ignored); `target` the
-        full request target. Framing headers and Host are added here (UnsafeHeader when given); headers that come
-        as a tuple, the same from call to call, are checked and composed once. A stale pooled
-        connection is retried once on a fresh one, only if no answer byte had arrived. Cancelling the call
+        full request target. Framing headers and Host are added here (UnsafeHeader when given); headers that
+        come as a tuple, the same from call to call, are checked and composed once. A stale pooled connection
+        is retried once on a fresh one, only if no answer byte had arrived. Cancelling the call
         closes the connection. Raises UpstreamUnavailable (cannot connect) or UpstreamError.
         """
 

@@ -7,7 +7,6 @@ transport has been instrumented (`run.py`).
 from __future__ import annotations
 
 import re
-import urllib.parse
 
 from oracles import Answered, Seen, answer_by_h11, pieces_of, requests_by_h11, requests_by_llhttp
 from stepping import StepLoop, StepPool, StepServer, StepTransport
@@ -22,7 +21,7 @@ from sextant.transport.upstream import Stale, UpstreamConnection
 LIMITS = GatewayLimits(head_bytes=2048, target_bytes=256, header_count=16, body_bytes=4096)
 ORIGIN = Origin("http://engine:80")
 _ANSWER = re.compile(rb"HTTP/1\.1 ([0-9]{3}) [A-Za-z -]+\r\ndate: [^\r\n]+GMT\r\n")
-_CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+_ORIGIN = re.compile(rb"https?://[^/?#]*", re.IGNORECASE)
 
 
 class Kitchen:
@@ -48,9 +47,10 @@ def plain(requests: list[Seen]) -> list[Seen]:
     """Targets as a handler sees them, the coding's name in small letters."""
     found = []
     for method, target, fields, body in requests:
-        if target[:4].lower() == b"http":
-            parts = urllib.parse.urlsplit(target.decode("latin-1"))
-            target = ((parts.path or "/") + ("?" + parts.query if parts.query else "")).encode("latin-1")
+        absolute = _ORIGIN.match(target)
+        if absolute is not None:
+            target = target[absolute.end() :]
+            target = target if target.startswith(b"/") else b"/" + target
         target = target.removesuffix(b"?")
         cleaned = tuple((n, v.lower() if n == b"transfer-encoding" else v) for n, v in fields)
         found.append((method, target, cleaned, body))
