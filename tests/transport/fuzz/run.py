@@ -32,11 +32,15 @@ def main() -> None:
     parser.add_argument("--loop", choices=["stepping", "asyncio", "uvloop"], default="stepping")
     parser.add_argument("--tls", action="store_true")
     parser.add_argument("--corpus", type=Path)
+    parser.add_argument("--replay", type=Path, help="run the target once, on a finding")
     options, rest = parser.parse_known_args()
     if options.loop == "stepping":
         target = targets.TARGETS[options.target]
     else:
         target = sockets.make_target(options.target, options.loop, tls=options.tls)
+    if options.replay is not None:
+        target(options.replay.read_bytes())
+        return
     with tempfile.TemporaryDirectory(prefix="fuzz-") as folder:
         corpus = options.corpus or Path(folder) / "corpus"
         corpus.mkdir(parents=True, exist_ok=True)
