@@ -18,6 +18,6 @@ def test_a_request_costs_the_same_each_time(tmp_path: Path) -> None:
     first, names = total(tmp_path)
     (tmp_path / "ledger.sock").unlink(missing_ok=True)
     second, _ = total(tmp_path)
-    assert {"serve", "parse_request_head", "admit", "settle", "reply"} <= names
+    assert {"serve", "_read_head", "admit", "settle", "reply"} <= names
     assert first / CONNECTIONS > 500
     assert abs(first - second) < 0.05 * first
