@@ -31,10 +31,6 @@ def _digits_of(data: bytes, end: int) -> tuple[int, int]:
     return end, end
 
 
-def _is_length(digits: bytes) -> bool:
-    return len(digits) <= LENGTH_DIGITS and digits.isdigit()
-
-
 def _place_of(headers: list[Header], digits: bytes) -> int:
     """Where the length stands among the headers: -1 for no length, -2 when it is not written as `digits`."""
     for place, (name, value) in enumerate(headers):
