@@ -7,15 +7,14 @@ writes the answer. Deadlines are looked at by the server's sweep (`server.py`), 
 
 from __future__ import annotations
 
-import array
 import asyncio
 import contextlib
 import enum
-import fcntl
 import logging
 import socket
 import struct
-import termios
+import sys
+from collections.abc import Callable
 from typing import TYPE_CHECKING, cast
 
 from sextant.transport import heads
@@ -41,8 +40,9 @@ LINGER_BYTES = 16 * 1024 * 1024
 """What is read and dropped from a client before it is cut off."""
 
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
-_NEVER = -(1 << 62)
-_unsent = array.array("i", [0])
+_NEVER = -1
+_TCP_INFO_BYTES, _TCP_INFO_ACKED = 128, slice(120, 128)
+"""`struct tcp_info` as far as `tcpi_bytes_acked` (Linux 4.1), and where that stands in it: linux/tcp.h."""
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
 
@@ -66,9 +66,9 @@ class ServerConnection(asyncio.Protocol):
         "_answer", "_body", "_buffer", "_certificate", "_chunks", "_deadline", "_deadline_reason",
         "_drain_waiter", "_dropped_bytes", "_head_begun", "_held_bytes", "_last_head", "_loop",
         "_opinion", "_overrun", "_peer", "_pending_head", "_remaining", "_request",
-        "_requests_left", "_scanned", "_sent_bytes", "_stall_at", "_stall_taken_bytes", "_task",
-        "_transport", "_waiter", "_whole_deadline", "keep_alive", "method", "minor", "server",
-        "state", "writing_paused",
+        "_requests_left", "_scanned", "_stall_at", "_stall_taken_bytes", "_task", "_transport",
+        "_waiter", "_whole_deadline", "keep_alive", "method", "minor", "server", "state", "write",
+        "writing_paused",
     )  # fmt: skip
 
     def __init__(self, server: Server) -> None:
@@ -80,6 +80,8 @@ class ServerConnection(asyncio.Protocol):
         self.writing_paused = False
         self._loop = server.loop
         self._transport: asyncio.Transport
+        self.write: Callable[[bytes], None]
+        """Bytes to the client, after everything written before."""
         self._last_head = LastRequestHead()
         self._opinion = SecondOpinion(requests=True)
         self._requests_left = server.limits.requests_per_connection
@@ -107,7 +109,6 @@ class ServerConnection(asyncio.Protocol):
         self._waiter: asyncio.Future[None] | None = None
         # writing
         self._drain_waiter: asyncio.Future[None] | None = None
-        self._sent_bytes = 0
         self._stall_taken_bytes = _NEVER
         self._stall_at = 0.0
 
@@ -115,6 +116,7 @@ class ServerConnection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
+        self.write = self._transport.write
         peer = transport.get_extra_info("peername")
         if isinstance(peer, tuple):
             self._peer = str(peer[0])
@@ -178,11 +180,6 @@ class ServerConnection(asyncio.Protocol):
             waiter.set_result(None)
 
     # the answer calls these
-
-    def send(self, data: bytes) -> None:
-        """Bytes to the client, after everything sent before."""
-        self._sent_bytes += len(data)
-        self._transport.write(data)
 
     def closing_line(self) -> bytes:
         """The Connection line of an answer that begins now."""
@@ -286,7 +283,7 @@ class ServerConnection(asyncio.Protocol):
         if len(data) > end:
             self._read_body(data[end:])
         if head.expects and self.state == BODY and len(data) == end:
-            self.send(_CONTINUE)
+            self.write(_CONTINUE)
 
     def _read_body(self, data: bytes) -> None:
         self._deadline = min(
@@ -387,22 +384,23 @@ class ServerConnection(asyncio.Protocol):
         handler = self.server.handler
         try:
             while self.state == BUSY:
-                request, answer = self._request, self._answer
-                assert request is not None and answer is not None
+                answer = cast(Answer, self._answer)
                 try:
-                    await handler(request, answer)
+                    await handler(cast(Request, self._request), answer)
                 except ClientGone:
                     pass
                 except Exception as error:  # noqa: BLE001 - the process edge: logged, answered 500
                     self._handler_failed(answer, error)
-                self._finish(answer)
-                request = answer = self._request = self._answer = None
+                answer.detach()
+                if not answer.ended:
+                    self._unfinished(answer)
+                self._request = self._answer = None
                 if self._held_bytes:
                     self._drop_body()
                 if self.writing_paused:
                     await self.drained()
                 self._next()
-                if self.state in (HEAD, BODY):
+                if self.state <= BODY:
                     self._waiter = self._loop.create_future()
                     await self._waiter
                     self._waiter = None
@@ -417,10 +415,9 @@ class ServerConnection(asyncio.Protocol):
             message = "The server failed to answer; the failure was logged."
             answer.reply(500, own_headers(), error_body(500, "internal_error", message))
 
-    def _finish(self, answer: Answer) -> None:
-        """After the handler: an answer that did not end is cut so that the client sees it truncated."""
-        answer.detach()
-        if self.state != BUSY or answer.ended:
+    def _unfinished(self, answer: Answer) -> None:
+        """The handler left its answer without an end: cut, so that the client sees it truncated."""
+        if self.state != BUSY:
             return
         if answer.started:
             self._reset()
@@ -462,7 +459,7 @@ class ServerConnection(asyncio.Protocol):
             b"%b\r\ncontent-type: application/json\r\nx-request-id: %b\r\nconnection: close\r\n"
             b"content-length: %d\r\n\r\n"
         ) % (self.server.status_lines[refusal.status], new_request_id(), len(body))
-        self.send(head + body)
+        self.write(head + body)
         if not linger:
             self._close()
             return
@@ -536,8 +533,8 @@ class ServerConnection(asyncio.Protocol):
             self._close()
 
     def _watch_stall(self, now: float) -> None:
-        """Cuts a client that takes none of the bytes waiting for it, the kernel's included."""
-        taken_bytes = self._sent_bytes - self._transport.get_write_buffer_size() - self._kernel_bytes()
+        """Cuts a client that takes none of the bytes waiting for it."""
+        taken_bytes = self._taken_bytes()
         if taken_bytes > self._stall_taken_bytes:
             self._stall_taken_bytes = taken_bytes
             self._stall_at = now + self.server.limits.write_stall_timeout_s
@@ -545,12 +542,12 @@ class ServerConnection(asyncio.Protocol):
             self.server.count_refusal("write_stall")
             self.cut()
 
-    def _kernel_bytes(self) -> int:
-        """Bytes in the kernel that the client has not acknowledged."""
+    def _taken_bytes(self) -> int:
+        """Bytes that the client's kernel has acknowledged since the connection began."""
         sock = self._transport.get_extra_info("socket")
-        if sock is None or sock.fileno() < 0:
+        if sock is None or sock.family not in (socket.AF_INET, socket.AF_INET6):
             return 0
         with contextlib.suppress(OSError):
-            fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, _unsent)
-            return _unsent[0]
+            info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_BYTES)
+            return int.from_bytes(info[_TCP_INFO_ACKED], sys.byteorder)
         return 0

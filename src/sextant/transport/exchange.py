@@ -27,7 +27,7 @@ class Request:
         method: str,
         path: str,
         query: str,
-        headers: list[Header],
+        headers: Headers,
         body: bytes,
         peer: str = "",
         peer_certificate: bytes | None = None,
@@ -91,7 +91,7 @@ class UpstreamResponse(Protocol):
     """An answer from upstream whose head has arrived. Always `close` it (idempotent, never blocks)."""
 
     status: int
-    headers: list[Header]
+    headers: Headers
 
     async def read(self, limit_bytes: int) -> bytes:
         """The rest of the body. Raises UpstreamError when truncated or over the limit."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 
 from sextant.spec.snapshot import GatewayLimits
-from sextant.transport.exchange import Header
+from sextant.transport.exchange import Header, Headers
 from sextant.transport.refusals import Refusal
 
 CHUNKED = -1
@@ -156,7 +156,7 @@ class RequestHead:
 
     __slots__ = ("expects", "fields", "headers", "keep_alive", "length", "line")
 
-    def __init__(self, line: RequestLine, headers: list[Header], fields: dict[bytes, bytes]) -> None:
+    def __init__(self, line: RequestLine, headers: tuple[Header, ...], fields: dict[bytes, bytes]) -> None:
         self.line = line
         self.headers = headers
         self.fields = fields
@@ -164,20 +164,13 @@ class RequestHead:
         self.expects = False
         self.keep_alive = True
 
-    def again(self, place: int, digits: bytes) -> RequestHead:
-        """The same head with another length, which is header number `place` (below 0: it has none)."""
-        headers = self.headers.copy()
-        fields = self.fields.copy()
-        head = RequestHead(self.line, headers, fields)
-        if place >= 0:
-            headers[place] = (b"content-length", digits)
-            fields[b"content-length"] = digits
-            head.length = int(digits)
-        else:
-            head.length = self.length
-        head.expects = self.expects
-        head.keep_alive = self.keep_alive
-        return head
+    def again_of(self, place: int, digits: bytes) -> RequestHead:
+        """Itself with another length, which is header number `place`; what was given out is left alone."""
+        self.headers = _with_length(self.headers, place, digits)
+        self.fields = fields = self.fields.copy()
+        fields[b"content-length"] = digits
+        self.length = int(digits)
+        return self
 
 
 class ResponseHead:
@@ -185,20 +178,21 @@ class ResponseHead:
 
     __slots__ = ("headers", "keep_alive", "length", "status")
 
-    def __init__(self, status: int, headers: list[Header], length: int, keep_alive: bool) -> None:
+    def __init__(self, status: int, headers: tuple[Header, ...], length: int, keep_alive: bool) -> None:
         self.status = status
         self.headers = headers
         self.length = length
         self.keep_alive = keep_alive
 
-    def again(self, place: int, digits: bytes) -> ResponseHead:
-        """The same head with another length, which is header number `place` (below 0: it has none)."""
-        headers = self.headers.copy()
-        length = self.length
-        if place >= 0:
-            headers[place] = (b"content-length", digits)
-            length = int(digits)
-        return ResponseHead(self.status, headers, length, self.keep_alive)
+    def again_of(self, place: int, digits: bytes) -> ResponseHead:
+        """Itself with another length, which is header number `place`; what was given out is left alone."""
+        self.headers = _with_length(self.headers, place, digits)
+        self.length = int(digits)
+        return self
+
+
+def _with_length(headers: tuple[Header, ...], place: int, digits: bytes) -> tuple[Header, ...]:
+    return (*headers[:place], (b"content-length", digits), *headers[place + 1 :])
 
 
 _request_lines = RequestLines()
@@ -221,16 +215,16 @@ def parse_request_head(data: bytes, end: int, limits: GatewayLimits) -> RequestH
     line = _request_lines[first]
     del lines[0]
     try:
-        headers = list(map(_request_field, lines))
+        headers = tuple(map(_request_field, lines))
     except BadHead:
         raise Refusal("bad_header") from None
     return frame_request(line, headers)
 
 
-def parse_split_head(first: bytes, headers: list[Header]) -> RequestHead:
+def parse_split_head(first: bytes, headers: Headers) -> RequestHead:
     """The same reading for a head that someone else has split (the ASGI twin). Raises Refusal."""
     try:
-        cleaned = [_request_field(b"%b:%b" % header) for header in headers]
+        cleaned = tuple(_request_field(b"%b:%b" % header) for header in headers)
     except BadHead:
         raise Refusal("bad_header") from None
     return frame_request(_request_lines[first], cleaned)
@@ -241,7 +235,7 @@ def parse_response_head(data: bytes, end: int) -> ResponseHead:
     lines = data[: end - 4].split(b"\r\n")
     status, persistent = _status_lines[lines[0]]
     del lines[0]
-    headers = list(map(_answer_field, lines))
+    headers = tuple(map(_answer_field, lines))
     fields = dict(headers)
     if len(fields) != len(headers):
         names = [name for name, _ in headers]
@@ -259,7 +253,7 @@ def parse_response_head(data: bytes, end: int) -> ResponseHead:
     return ResponseHead(status, headers, length, keep_alive)
 
 
-def frame_request(line: RequestLine, headers: list[Header]) -> RequestHead:
+def frame_request(line: RequestLine, headers: tuple[Header, ...]) -> RequestHead:
     """What the headers say together: where the body ends, what becomes of the connection. Raises Refusal."""
     fields = dict(headers)
     if len(fields) != len(headers):
@@ -335,7 +329,7 @@ def _parse_request_line(line: bytes) -> RequestLine:
     return name, path.decode("ascii"), (query or b"").decode("ascii"), authority, int(minor)
 
 
-def _first_values(headers: list[Header]) -> dict[bytes, bytes]:
+def _first_values(headers: tuple[Header, ...]) -> dict[bytes, bytes]:
     """By name, when some come several times. Raises Refusal when that is one of SINGLE."""
     names = [name for name, _ in headers]
     if any(names.count(name) > 1 for name in SINGLE):
@@ -343,7 +337,7 @@ def _first_values(headers: list[Header]) -> dict[bytes, bytes]:
     return dict(reversed(headers))
 
 
-def _says_close(headers: list[Header]) -> bool:
+def _says_close(headers: tuple[Header, ...]) -> bool:
     for name, value in headers:
         if name == b"connection" and b"close" in [part.strip(b" \t") for part in value.lower().split(b",")]:
             return True

@@ -7,6 +7,8 @@ connection and direction, so what it holds lives no longer than the connection a
 
 from __future__ import annotations
 
+from typing import Generic, TypeVar
+
 from sextant.spec.snapshot import GatewayLimits
 from sextant.transport.exchange import Header
 from sextant.transport.heads import (
@@ -17,75 +19,82 @@ from sextant.transport.heads import (
     parse_response_head,
 )
 
-_NAMES = (b"\r\nContent-Length: ", b"\r\ncontent-length: ")
 _NAME = b"content-length"
+_LINES = (b"\r\nContent-Length: ", b"\r\ncontent-length: ")
+_NOTHING = b"no head begins like this"
+
+_Head = TypeVar("_Head", RequestHead, ResponseHead)
 
 
-def _digits_of(data: bytes, end: int) -> tuple[int, int]:
-    """Where the value of the first Content-Length line stands in a head; `(end, end)` when there is none."""
-    for name in _NAMES:
-        start = data.find(name, 0, end)
-        if start >= 0:
-            start += len(name)
-            return start, data.find(b"\r", start, end)
-    return end, end
+class LastHead(Generic[_Head]):
+    """What stands before the digits of the length, what stands after them, and what the head said."""
 
-
-def _place_of(headers: list[Header], digits: bytes) -> int:
-    """Where the length stands among the headers: -1 for no length, -2 when it is not written as `digits`."""
-    for place, (name, value) in enumerate(headers):
-        if name == _NAME:
-            return place if value == digits else -2
-    return -2 if digits else -1
-
-
-class LastRequestHead:
-    """Reads a connection's request heads."""
-
-    __slots__ = ("_head", "_place", "_rest")
+    __slots__ = ("_after", "_before", "_head", "_place")
 
     def __init__(self) -> None:
-        self._rest = b""
+        self._before = _NOTHING
+        self._after = b""
         self._place = -1
-        self._head: RequestHead
+        self._head: _Head
+
+    def again(self, data: bytes, end: int) -> _Head | None:
+        """The head in `data[:end]` when it is the last one over again, with its own length."""
+        before = self._before
+        if not data.startswith(before):
+            return None
+        start = len(before)
+        if self._place < 0:
+            return self._head if start == end else None
+        stop = data.find(b"\r", start, end)
+        digits = data[start:stop]
+        if data[stop:end] != self._after or not digits.isdigit() or stop - start > LENGTH_DIGITS:
+            return None
+        return self._head.again_of(self._place, digits)
+
+    def remember(self, head: _Head, data: bytes, end: int) -> None:
+        """Takes note of a head just read, when its length, if any, is written in the common way."""
+        place = _place_of(head.headers)
+        start = stop = end
+        if place >= 0:
+            digits = head.headers[place][1]
+            start = max(data.find(line, 0, end) + len(line) for line in _LINES)
+            stop = start + len(digits)
+            if data[start:stop] != digits or data[start - len(_LINES[0]) : start] not in _LINES:
+                return
+        self._before, self._after, self._place, self._head = data[:start], data[stop:end], place, head
+
+
+class LastRequestHead(LastHead[RequestHead]):
+    """Reads a connection's request heads."""
+
+    __slots__ = ()
 
     def read(self, data: bytes, end: int, limits: GatewayLimits) -> RequestHead:
         """As `heads.parse_request_head`."""
-        start, stop = _digits_of(data, end)
-        digits = data[start:stop]
-        rest = data[:start] + data[stop:end]
-        if rest == self._rest and (
-            self._place < 0 or (0 < len(digits) <= LENGTH_DIGITS and digits.isdigit())
-        ):
-            return self._head.again(self._place, digits)
-        head = parse_request_head(data, end, limits)
-        place = _place_of(head.headers, digits)
-        if place >= -1:
-            self._rest, self._place, self._head = rest, place, head
+        head = self.again(data, end)
+        if head is None:
+            head = parse_request_head(data, end, limits)
+            self.remember(head, data, end)
         return head
 
 
-class LastResponseHead:
+class LastResponseHead(LastHead[ResponseHead]):
     """Reads an upstream connection's answer heads."""
 
-    __slots__ = ("_head", "_place", "_rest")
-
-    def __init__(self) -> None:
-        self._rest = b""
-        self._place = -1
-        self._head: ResponseHead
+    __slots__ = ()
 
     def read(self, data: bytes, end: int) -> ResponseHead:
         """As `heads.parse_response_head`."""
-        start, stop = _digits_of(data, end)
-        digits = data[start:stop]
-        rest = data[:start] + data[stop:end]
-        if rest == self._rest and (
-            self._place < 0 or (0 < len(digits) <= LENGTH_DIGITS and digits.isdigit())
-        ):
-            return self._head.again(self._place, digits)
-        head = parse_response_head(data, end)
-        place = _place_of(head.headers, digits)
-        if place >= -1:
-            self._rest, self._place, self._head = rest, place, head
+        head = self.again(data, end)
+        if head is None:
+            head = parse_response_head(data, end)
+            self.remember(head, data, end)
         return head
+
+
+def _place_of(headers: tuple[Header, ...]) -> int:
+    """Which of the headers is the length; -1 when none is."""
+    for place, (name, _) in enumerate(headers):
+        if name == _NAME:
+            return place
+    return -1

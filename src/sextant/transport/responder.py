@@ -46,16 +46,18 @@ class Answer:
         self.started = self.ended = True
         closing = connection.closing_line()
         if status in _NO_BODY:
-            connection.send(b"%b%b%b\r\n\r\n" % (line, fields, closing))
+            connection.write(b"%b%b%b\r\n\r\n" % (line, fields, closing))
             return
         length = len(body)
         if connection.method == "HEAD":
             body = b""
         if length <= JOIN_BYTES:
-            connection.send(b"%b%b%b\r\ncontent-length: %d\r\n\r\n%b" % (line, fields, closing, length, body))
+            connection.write(
+                b"%b%b%b\r\ncontent-length: %d\r\n\r\n%b" % (line, fields, closing, length, body)
+            )
             return
-        connection.send(b"%b%b%b\r\ncontent-length: %d\r\n\r\n" % (line, fields, closing, length))
-        connection.send(body)
+        connection.write(b"%b%b%b\r\ncontent-length: %d\r\n\r\n" % (line, fields, closing, length))
+        connection.write(body)
 
     def start(self, status: int, headers: Headers) -> None:
         if self.started:
@@ -69,7 +71,7 @@ class Answer:
         self._silent = connection.method == "HEAD" or status in _NO_BODY
         self._chunked = connection.minor == 1
         framing = b"\r\ntransfer-encoding: chunked" if self._chunked and status not in _NO_BODY else b""
-        connection.send(b"%b%b%b%b\r\n\r\n" % (line, fields, connection.closing_line(), framing))
+        connection.write(b"%b%b%b%b\r\n\r\n" % (line, fields, connection.closing_line(), framing))
 
     def write(self, data: bytes) -> None:
         connection = self._connection
@@ -81,7 +83,7 @@ class Answer:
             return
         if self._chunked:
             data = b"%x\r\n%b\r\n" % (len(data), data)
-        connection.send(data)
+        connection.write(data)
 
     def end(self, data: bytes = b"") -> None:
         connection = self._connection
@@ -95,7 +97,7 @@ class Answer:
         if self._chunked:
             data = b"%x\r\n%b\r\n0\r\n\r\n" % (len(data), data) if data else b"0\r\n\r\n"
         if data:
-            connection.send(data)
+            connection.write(data)
 
     def needs_drain(self) -> bool:
         connection = self._connection

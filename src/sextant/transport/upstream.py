@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, cast
 
 from sextant.base.errors import UpstreamError
 from sextant.transport.chunks import BadChunk, ChunkedBody
-from sextant.transport.exchange import Header
+from sextant.transport.exchange import Headers
 from sextant.transport.heads import CHUNKED, UNTIL_CLOSE, BadHead
 from sextant.transport.lasthead import LastResponseHead
 from sextant.transport.opinion import Disagreement, SecondOpinion
@@ -30,6 +30,7 @@ ANSWER_HEAD_BYTES = 64 * 1024
 INTERIM_ANSWERS = 8
 """1xx answers skipped before the final one."""
 
+_EMPTY: collections.deque[bytes] = collections.deque(maxlen=0)
 _unread = array.array("i", [0])
 _NO_BODY = (204, 304)
 _SWITCHING = 101
@@ -47,22 +48,34 @@ not closed it, the connection is gone."""
 class UpstreamAnswer:
     """The UpstreamResponse of one request."""
 
-    __slots__ = ("_connection", "_error", "_pieces", "_waiting_bytes", "ended", "headers", "status", "waiter")
+    __slots__ = (
+        "_connection",
+        "_error",
+        "_pieces",
+        "_waiting_bytes",
+        "_whole",
+        "ended",
+        "headers",
+        "status",
+        "waiter",
+    )
 
     def __init__(self, connection: UpstreamConnection) -> None:
         self.status = 0
-        self.headers: list[Header] = []
+        self.headers: Headers = ()
         self.ended = False
         self.waiter: asyncio.Future[None] | None = None
         self._connection: UpstreamConnection | None = connection
         self._error: Exception | None = None
-        self._pieces: collections.deque[bytes] = collections.deque()
+        self._whole: bytes | None = None
+        self._pieces: collections.deque[bytes] = _EMPTY
         self._waiting_bytes = 0
 
     async def read(self, limit_bytes: int) -> bytes:
-        if self.ended and len(self._pieces) == 1 and self._waiting_bytes <= limit_bytes:
-            self._waiting_bytes = 0
-            return self._pieces.popleft()
+        whole = self._whole
+        if whole is not None and len(whole) <= limit_bytes:
+            self._whole = None
+            return whole
         pieces: list[bytes] = []
         total_bytes = 0
         while True:
@@ -78,6 +91,10 @@ class UpstreamAnswer:
             pieces.append(piece)
 
     async def chunk(self) -> bytes | None:
+        whole = self._whole
+        if whole is not None:
+            self._whole = None
+            return whole or None
         pieces = self._pieces
         connection = self._connection
         while not pieces:
@@ -94,6 +111,7 @@ class UpstreamAnswer:
                 connection.abort()
                 raise
             connection.deadline = 0.0
+            pieces = self._pieces
         piece = pieces.popleft()
         self._waiting_bytes -= len(piece)
         if connection is not None and connection.paused and self._waiting_bytes <= READ_AHEAD_BYTES:
@@ -104,23 +122,25 @@ class UpstreamAnswer:
         connection, self._connection = self._connection, None
         if connection is None:
             return
-        self._pieces.clear()
+        self._whole = None
+        self._pieces = _EMPTY
         connection.finish(self.ended and self._error is None)
-        self.fail(UpstreamError("the answer was closed before it was read to its end"))
+        if not self.ended:
+            self.fail(UpstreamError("the answer was closed before it was read to its end"))
 
     # the connection calls these
 
     def push(self, piece: bytes) -> bool:
         """One more piece; True when enough of them wait."""
+        if self._pieces is _EMPTY:
+            self._pieces = collections.deque()
         self._pieces.append(piece)
         self._waiting_bytes += len(piece)
         return self._waiting_bytes > READ_AHEAD_BYTES
 
     def complete(self, body: bytes) -> None:
         """The whole body at once, and the end."""
-        if body:
-            self._pieces.append(body)
-            self._waiting_bytes = len(body)
+        self._whole = body
         self.ended = True
         waiter, self.waiter = self.waiter, None
         if waiter is not None and not waiter.done():
