@@ -19,14 +19,8 @@ from ledger_under_test import serving, stored
 from sextant.gateway.app import GatewayApp, build_handler
 from sextant.governance.governor import LocalGovernor
 from sextant.governance.ledger_client import LedgerClient
-from sextant.spec.snapshot import (
-    GatewayLimits,
-    GatewaySettings,
-    KeyPolicy,
-    PolicySnapshot,
-    RouteTable,
-    TenantPolicy,
-)
+from sextant.spec.policy import KeyPolicy, TenantPolicy
+from sextant.spec.snapshot import GatewayLimits, GatewaySettings, PolicySnapshot, RouteTable
 from sextant.spec.usage import UsageRow
 from sextant.telemetry.table import Registry
 from sextant.transport.client import Pool

@@ -16,7 +16,8 @@ from sextant.governance import governor as governor_module
 from sextant.governance.door import Admission, Claim, Governor, Outcome, Principal
 from sextant.governance.governor import LocalGovernor
 from sextant.governance.ledger_client import LedgerBounds, LedgerClient
-from sextant.spec.snapshot import KeyPolicy, PolicySnapshot, TenantPolicy
+from sextant.spec.policy import KeyPolicy, TenantPolicy
+from sextant.spec.snapshot import PolicySnapshot
 from sextant.spec.usage import Usage, UsageRow
 from sextant.telemetry.table import Registry
 

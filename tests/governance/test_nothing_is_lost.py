@@ -29,7 +29,8 @@ from sextant.base.lifeline import bind_to_parent
 from sextant.governance.door import Claim, Outcome, Principal
 from sextant.governance.governor import LocalGovernor
 from sextant.governance.ledger_client import LedgerBounds, LedgerClient
-from sextant.spec.snapshot import KeyPolicy, PolicySnapshot, TenantPolicy
+from sextant.spec.policy import KeyPolicy, TenantPolicy
+from sextant.spec.snapshot import PolicySnapshot
 from sextant.spec.usage import Usage
 from sextant.store.ledger import run_ledger
 from sextant.store.usage_report import usage_report

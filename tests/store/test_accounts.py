@@ -17,7 +17,8 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 
 from sextant.base.errors import BadRequest, Misconfigured, NotFound
-from sextant.spec.snapshot import KeyPolicy, PolicySnapshot, TenantPolicy
+from sextant.spec.policy import KeyPolicy, TenantPolicy
+from sextant.spec.snapshot import PolicySnapshot
 from sextant.store.accounts import DEFAULT_TENANT, Accounts, publish
 from sextant.store.accounts_schema import metadata
 

@@ -10,9 +10,9 @@ from typing import Any
 import msgspec
 
 from sextant.gateway.router import ModelRoute, RouteIndex
+from sextant.spec.policy import NANO
 
 _encode = msgspec.json.Encoder().encode
-_NANO = 1_000_000_000
 
 
 def model_object(route: ModelRoute, name: str) -> dict[str, Any]:
@@ -49,7 +49,7 @@ def balance_body(pairs: list[tuple[str, int]] | None) -> bytes:
 
 def _amount(nano: int) -> str:
     """Billionths as a decimal with two places, rounded down, as DeepSeek writes it."""
-    cents = abs(nano) // (_NANO // 100)
+    cents = abs(nano) // (NANO // 100)
     return f"{'-' if nano < 0 else ''}{cents // 100}.{cents % 100:02d}"
 
 

@@ -80,7 +80,6 @@ class LocalGovernor:
         self._by_digest = dict(_holders(policy))
         self._by_key = {holder.principal.key_id: holder for holder in self._by_digest.values()}
         self._by_secret: dict[bytes, _Holder] = {}
-        self._currency = policy.currency
         self.policy_version = policy.version
 
     def identify(self, secret: bytes) -> Principal:
@@ -199,5 +198,5 @@ class LocalGovernor:
             usage.reasoning_tokens,
             usage.estimated,
             0,
-            self._currency,
+            "CNY",
         )

@@ -10,6 +10,8 @@ from typing import Literal
 
 import msgspec
 
+from sextant.spec.policy import KeyPolicy, PricePlan, ProjectPolicy, TenantPolicy, TierPolicy
+
 
 class Quirks(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What an engine does differently from the published API, as data (one value per engine adapter).
@@ -115,6 +117,14 @@ class ServedModel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     queue_length: int = 0
     """Requests waiting for one of its places; more are 503. 0: an even share of
     `GatewayLimits.queue_length`."""
+    pool: str = ""
+    """Name of the engine pool; tenants of a tier with this pool get it, all others the one without a name.
+    Several entries of a table may share an id when their pools differ."""
+    tenants: tuple[str, ...] = ()
+    """Tenants that may use and see it; none named: all."""
+    clears_personal_data: bool = True
+    """Whether personal data may go to it: it runs inside the trust zone. False: the tenant's privacy policy
+    is applied on the way."""
     media_urls: Literal["refuse", "pass"] = "refuse"
     """What becomes of an https URL of an image whose host is not in `GatewayLimits.media_hosts`: `pass` hands
     it to the engine as it is (a remote endpoint that fetches for itself)."""
@@ -125,28 +135,13 @@ class RouteTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     models: tuple[ServedModel, ...] = ()
 
 
-class TenantPolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    id: str
-    name: str
-    enabled: bool = True
-
-
-class KeyPolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """An API key as the gateway knows it: `sha256` is the hex digest of the secret, `expires_ms` 0 for
-    never."""
-
-    id: str
-    tenant_id: str
-    sha256: str
-    name: str = ""
-    expires_ms: int = 0
-
-
 class PolicySnapshot(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     version: int
     tenants: tuple[TenantPolicy, ...] = ()
     keys: tuple[KeyPolicy, ...] = ()
-    currency: str = "CNY"
+    projects: tuple[ProjectPolicy, ...] = ()
+    tiers: tuple[TierPolicy, ...] = ()
+    plans: tuple[PricePlan, ...] = ()
 
 
 class GatewayLimits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -21,7 +21,8 @@ import sqlalchemy as sa
 
 from sextant.base.errors import BadRequest, Misconfigured, NotFound
 from sextant.base.ids import new_id, new_secret
-from sextant.spec.snapshot import KeyPolicy, PolicySnapshot, TenantPolicy
+from sextant.spec.policy import KeyPolicy, TenantPolicy
+from sextant.spec.snapshot import PolicySnapshot
 from sextant.store.accounts_schema import admin_credential, api_key, open_sqlite, policy_version, tenant
 
 DEFAULT_TENANT = "default"
