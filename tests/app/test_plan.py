@@ -60,7 +60,7 @@ def test_the_built_in_document(tmp_path: Path) -> None:
 
 
 def test_an_embedded_engine_gets_no_more_than_it_serves(tmp_path: Path) -> None:
-    assert plan(tmp_path, EMBEDDED).models[0].concurrent_requests == EMBEDDED_CONCURRENCY_MAX
+    assert plan(tmp_path, EMBEDDED).models[0].concurrent_requests == 4  # twice its slots
     fewer = EMBEDDED.replace("{name: sextant-nano}", "{name: sextant-nano, concurrent_requests: 3}")
     assert plan(tmp_path, fewer).models[0].concurrent_requests == 3
     more = EMBEDDED.replace("{name: sextant-nano}", "{name: sextant-nano, concurrent_requests: 900}")

@@ -14,7 +14,7 @@ from sextant.app.engine_metrics import Target, target_of
 from sextant.app.fitting import CONTEXT_TOKENS_DEFAULT_MAX
 from sextant.app.state import StateDir
 from sextant.base.errors import Misconfigured
-from sextant.engines import embedded
+from sextant.engines import embedded, llamacpp
 from sextant.engines.adapters import adapter_of, capabilities_of
 from sextant.engines.keeper import STOP_MARGIN_S, kept
 from sextant.engines.modelfacts import ModelFacts
@@ -24,9 +24,13 @@ from sextant.spec.engine_sections import EmbeddedEngine, LaunchedEngine, RemoteE
 from sextant.spec.snapshot import ServedModel, Upstream
 
 EMBEDDED_CONCURRENCY_MAX = 512
-"""Requests handed to an embedded engine at a time; further ones wait in the model's own bounded queue. It
-stays below the threads of llama.cpp's HTTP pool (`embedded.HTTP_THREADS`), so that health checks always find
-one."""
+"""Requests handed to an embedded engine at a time, at most; further ones wait in the model's own bounded
+queue. It stays below the threads of llama.cpp's HTTP pool (`embedded.HTTP_THREADS`), so that health checks
+always find one."""
+REQUESTS_PER_SLOT = 2
+"""Requests handed to llama.cpp for each of its slots where the document does not say: one that is decoded and
+one that is ready when it ends. llama.cpp wakes all that wait for each token of any: with hundreds inside it
+answers a quarter of what it can."""
 NEEDS_FILES = ("vllm", "sglang", "llamacpp")
 """Engines that are told what to load; the others bring their model along."""
 
@@ -105,7 +109,7 @@ def _embedded(
     launch = adapter_of("embedded").launch(replica)
     launch = msgspec.structs.replace(launch, memory_max_bytes=place.memory_max_bytes)
     served = _served(entry, place, launch, upstream_id)
-    bound = entry.concurrent_requests or EMBEDDED_CONCURRENCY_MAX
+    bound = entry.concurrent_requests or REQUESTS_PER_SLOT * engine.slots
     served = msgspec.structs.replace(
         served,
         context_tokens=place.context_tokens,
@@ -183,6 +187,9 @@ def _launched(
     )
     if replica.context_tokens:
         served = msgspec.structs.replace(served, context_tokens=replica.context_tokens)
+    if engine.kind == "llamacpp" and not entry.concurrent_requests:
+        bound = REQUESTS_PER_SLOT * (engine.max_sequences or llamacpp.SLOTS)
+        served = msgspec.structs.replace(served, concurrent_requests=bound)
     return served, _engine(entry, upstream_id, launch)
 
 

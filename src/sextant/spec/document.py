@@ -84,8 +84,8 @@ class Model(Section):
     )
     concurrent_requests: Annotated[int, Field(ge=1, le=1_000_000)] | None = Field(
         None,
-        description="Requests that its engine works on at a time; unset: an even share of "
-        "`gateway.limits.concurrent_requests` among the models.",
+        description="Requests that its engine works on at a time; unset: two for each slot of a llama.cpp "
+        "engine, else an even share of `gateway.limits.concurrent_requests` among the models.",
     )
     queue_length: Annotated[int, Field(ge=1, le=1_000_000)] | None = Field(
         None,
