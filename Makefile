@@ -71,9 +71,10 @@ $(CLIENTS_STAMP): $(TEST_STAMP)
 	@rm -f $(VENV)/.clients-* && touch $@
 
 .PHONY: servers
-servers: ## Install what tests need of Debian, when missing: real proxies, OpenSSL, a C compiler for load generators.
+servers: ## Install what tests need of Debian, when missing: PostgreSQL, Redis, real proxies, OpenSSL, a C compiler.
 	@.ci/debian-packages nginx:/usr/sbin/nginx haproxy:/usr/sbin/haproxy openssl:/usr/bin/openssl \
-		gcc:/usr/bin/gcc libc6-dev:/usr/include/stdio.h
+		gcc:/usr/bin/gcc libc6-dev:/usr/include/stdio.h \
+		'postgresql:/usr/lib/postgresql/*/bin/postgres' redis-server:/usr/bin/redis-server util-linux:/usr/bin/setpriv
 
 .PHONY: up
 up: $(BASE_STAMP) ## Run the stack in the foreground; ARGS="…" is passed to `sextant up`.
@@ -86,7 +87,7 @@ test: $(TEST_STAMP) $(WORKSHOP_STAMP) $(CLIENTS_STAMP) servers ## Everything tha
 	@$(SHARD) all
 
 .PHONY: test-fast
-test-fast: $(TEST_STAMP) ## Under a minute: what you run while you type.
+test-fast: $(TEST_STAMP) servers ## Under a minute: what you run while you type.
 	@$(SHARD) fast
 
 .PHONY: test-core
@@ -98,7 +99,7 @@ test-transport: $(TEST_STAMP) servers ## The HTTP transport: smuggling corpus, r
 	@$(SHARD) transport
 
 .PHONY: test-stack
-test-stack: $(TEST_STAMP) ## The running stack.
+test-stack: $(TEST_STAMP) servers ## The running stack.
 	@$(SHARD) stack
 
 .PHONY: test-clients

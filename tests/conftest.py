@@ -2,9 +2,19 @@
 
 from hypothesis import settings
 
+from servers import _postgres, _redis, database, postgres, private_redis, redis_server, redis_url
 from stack import stack
 
-__all__ = ["stack"]
+__all__ = [
+    "_postgres",
+    "_redis",
+    "database",
+    "postgres",
+    "private_redis",
+    "redis_server",
+    "redis_url",
+    "stack",
+]
 
 settings.register_profile("repeatable", derandomize=True, deadline=None)
 settings.load_profile("repeatable")
