@@ -18,7 +18,8 @@
         ├── DeadlineExceeded
         ├── UpstreamError         the engine failed: refused, reset, truncated, garbage, 5xx
         │   └── UpstreamUnavailable   no engine is ready for this model
-        └── LedgerUnavailable     usage cannot be made durable now
+        ├── LedgerUnavailable     usage cannot be made durable now
+        └── LimitsUnavailable     limits cannot be checked now
 
 A message says what failed, the value, what was expected and what to do next; never a secret, a key or a
 prompt. HTTP status and wire shape are mapped in `sextant.gateway.failures` alone.
@@ -125,3 +126,7 @@ class UpstreamUnavailable(UpstreamError):
 
 class LedgerUnavailable(Retryable):
     code = "ledger_unavailable"
+
+
+class LimitsUnavailable(Retryable):
+    code = "limits_unavailable"

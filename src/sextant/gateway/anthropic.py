@@ -39,6 +39,7 @@ _ERROR_TYPES: tuple[tuple[type[errors.SextantError], str], ...] = (
     (errors.Overloaded, "overloaded_error"),
     (errors.UpstreamUnavailable, "overloaded_error"),
     (errors.LedgerUnavailable, "overloaded_error"),
+    (errors.LimitsUnavailable, "overloaded_error"),
     (errors.SextantError, "api_error"),
 )
 

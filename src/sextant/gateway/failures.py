@@ -29,6 +29,7 @@ _BY_TYPE: tuple[tuple[type[errors.SextantError], int, str], ...] = (
     (errors.DeadlineExceeded, 503, "overloaded_error"),
     (errors.UpstreamUnavailable, 503, "service_unavailable_error"),
     (errors.LedgerUnavailable, 503, "service_unavailable_error"),
+    (errors.LimitsUnavailable, 503, "service_unavailable_error"),
     (errors.UpstreamError, 500, "server_error"),
     (errors.SextantError, 500, "server_error"),
 )
