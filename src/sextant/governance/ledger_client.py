@@ -13,7 +13,7 @@ import logging
 import os
 import random
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import cast
 
 import msgspec
@@ -59,11 +59,13 @@ _SWEEP_S = 0.25
 
 
 class _Entry(msgspec.Struct, gc=False):
-    """One row on its way: packed bytes, who waits for it (nobody, when the client has left), since when."""
+    """One row on its way: packed bytes, who waits for it (nobody, when the client has left), since when, and
+    what ends with it."""
 
     packed: msgspec.Raw
     future: asyncio.Future[None] | None
     since_s: float
+    then: Callable[[], None] | None = None
 
     def fail(self, error: Exception) -> None:
         if self.future is not None and not self.future.done():
@@ -158,18 +160,21 @@ class LedgerClient:
             return f"the ledger cannot write: {self._refused_because}"
         return f"{self.pending_rows} usage rows wait for the ledger"
 
-    def submit(self, row: UsageRow) -> asyncio.Future[None]:
+    def submit(self, row: UsageRow, then: Callable[[], None] | None = None) -> asyncio.Future[None]:
         """Queues `row`; the future ends when it is durable, or with LedgerUnavailable after the settle
-        deadline (the row stays queued). Raises LedgerUnavailable when the queue is full."""
+        deadline (the row stays queued). `then` is called once, when the row is durable or refused for good,
+        however long that takes; it must not raise. Raises LedgerUnavailable when the queue is full."""
         future = self._loop.create_future()
-        self._enqueue(row, future)
+        self._enqueue(row, future, then)
         return future
 
-    def submit_soon(self, row: UsageRow) -> None:
+    def submit_soon(self, row: UsageRow, then: Callable[[], None] | None = None) -> None:
         """The same where nobody waits. Raises LedgerUnavailable when the queue is full."""
-        self._enqueue(row, None)
+        self._enqueue(row, None, then)
 
-    def _enqueue(self, row: UsageRow, future: asyncio.Future[None] | None) -> None:
+    def _enqueue(
+        self, row: UsageRow, future: asyncio.Future[None] | None, then: Callable[[], None] | None
+    ) -> None:
         waiting = self._waiting
         if len(waiting) + len(self._flying) >= self._pending_rows_max:
             raise LedgerUnavailable(
@@ -182,7 +187,7 @@ class LedgerClient:
             raise UpstreamError(
                 f"the usage of request {row.request_id} fits no ledger row: {error}"
             ) from error
-        waiting.append(_Entry(packed, future, self._loop.time()))
+        waiting.append(_Entry(packed, future, self._loop.time(), then))
         if not self._dispatch_due and not self._flying:
             # One turn of the loop later, so that all requests that settle in this turn share a batch.
             self._dispatch_due = True
@@ -218,6 +223,8 @@ class LedgerClient:
         if self._waiting:
             self._dispatch()
         for entry in durable:
+            if entry.then is not None:
+                entry.then()
             if entry.future is not None:
                 # Each waiter in a step of its own: one that was cancelled costs the others nothing.
                 try:  # noqa: SIM105 - contextlib.suppress costs more than all else here
@@ -242,6 +249,8 @@ class LedgerClient:
         if len(refused) == 1:
             _log.error("the ledger refuses a usage row for good, it is lost: %s", refusal.reason)
             refused[0].fail(Misconfigured(f"the usage ledger refuses this row: {refusal.reason}"))
+            if refused[0].then is not None:
+                refused[0].then()
         else:
             self._batch_rows = len(refused) // 2
             self._waiting = refused + self._waiting
