@@ -18,6 +18,8 @@ from sextant.app.state import StateDir, check_port_free
 from sextant.app.supervisor import Supervisor
 from sextant.base.errors import Misconfigured
 from sextant.spec.document import Deployment
+from sextant.store.upgrade import bring_up_to_date
+from sextant.store.upgrade_backup import Databases
 from sextant.telemetry.logs import JsonFormatter
 
 
@@ -34,12 +36,26 @@ def run_up(document: Deployment, state: StateDir, overrides: Overrides, tell: Te
         plan = make_plan(document, state, overrides, place_models(document, state, tell, stack))
         for warning in plan.warnings:
             tell(Warned(warning))
+        _bring_up_to_date(state, tell)
         first_run = bootstrap(state)
         try:
             asyncio.run(_supervise(plan, state, tell, first_run))
         finally:
             state.clear_run()
         tell(Stopped())
+
+
+def _bring_up_to_date(state: StateDir, tell: Tell) -> None:
+    """Before anything opens a database: what an older Sextant wrote is backed up and migrated."""
+    done = bring_up_to_date(Databases(state.root, state.accounts_db, state.ledger_db))
+    if done is not None:
+        tell(
+            Warned(
+                f"the databases came from an older Sextant and were migrated (accounts "
+                f"{done.before.accounts} → {done.after.accounts}, ledger {done.before.ledger} → "
+                f"{done.after.ledger}); the state before is in {done.backup}"
+            )
+        )
 
 
 async def _supervise(plan: Plan, state: StateDir, tell: Tell, first_run: FirstRun | None) -> None:

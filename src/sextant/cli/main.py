@@ -11,7 +11,7 @@ import os
 import typer
 
 from sextant.base.errors import SextantError
-from sextant.cli import chat, doctor, down, key, model, status, up, version
+from sextant.cli import chat, db, doctor, down, key, model, status, up, version
 from sextant.cli.output import EXIT_FAILED, fail, fail_unexpected
 
 app = typer.Typer(
@@ -28,6 +28,7 @@ app.command("chat")(chat.chat)
 app.command("status")(status.status)
 app.add_typer(key.app, name="key")
 app.add_typer(model.app, name="model")
+app.add_typer(db.app, name="db")
 app.command("doctor")(doctor.doctor)
 app.command("version")(version.version)
 
