@@ -32,8 +32,8 @@ def test_the_first_start_makes_working_credentials(state: StateDir) -> None:
     assert keys[hashlib.sha256(first.key.encode()).hexdigest()] == "first"
     assert keys[hashlib.sha256(state.cli_key.read_bytes()).hexdigest()] == "local-cli"
     accounts = Accounts(state.accounts_db)
-    assert accounts.verify_admin(first.admin) is not None
-    assert accounts.verify_admin(state.admin_secret.read_text()) is not None
+    assert accounts.verify_service_token(first.admin) is not None
+    assert accounts.verify_service_token(state.admin_secret.read_text()) is not None
     accounts.close()
     for secret in (state.cli_key, state.admin_secret, state.secrets / "engine"):
         assert secret.stat().st_mode & 0o777 == 0o600
@@ -68,8 +68,8 @@ def test_lost_local_credentials_are_made_again(state: StateDir, harm: str) -> No
     keys = {key.sha256 for key in policy(state).keys}
     assert hashlib.sha256(state.cli_key.read_bytes()).hexdigest() in keys
     accounts = Accounts(state.accounts_db)
-    assert accounts.verify_admin(state.admin_secret.read_text()) is not None
-    assert sum(admin.name == "local-cli" for admin in accounts.list_admins()) == 1  # the lost one is revoked
+    assert accounts.verify_service_token(state.admin_secret.read_text()) is not None
+    assert sum(admin.name == "local-cli" for admin in accounts.list_service_tokens()) == 1  # the lost one is revoked
     accounts.close()
 
 

@@ -33,7 +33,7 @@ class Control:
         )
         self.accounts = Accounts(self.settings.accounts_db)
         self.accounts.migrate()
-        _, secret = self.accounts.create_admin("test")
+        _, secret = self.accounts.create_service_token("test")
         self.app = build_app(self.settings, self.accounts)
         self.client = TestClient(self.app, headers={"Authorization": f"Bearer {secret}"})
         self.secret = secret
@@ -95,10 +95,10 @@ def test_an_api_key_is_no_admin_credential(control: Control) -> None:
 
 
 def test_a_revoked_credential_is_refused(control: Control) -> None:
-    record, secret = control.accounts.create_admin("second")
+    record, secret = control.accounts.create_service_token("second")
     client = TestClient(control.app, headers={"Authorization": f"Bearer {secret}"})
     assert client.get("/health").status_code == 200
-    control.accounts.revoke_admin(record.id)
+    control.accounts.revoke_service_token(record.id)
     assert client.get("/health").status_code == 401
 
 

@@ -39,17 +39,17 @@ def bootstrap(state: StateDir) -> FirstRun | None:
     try:
         accounts.migrate()
         first = _pending(state)
-        if first is None and not accounts.list_admins():
+        if first is None and not accounts.list_service_tokens():
             record, key = accounts.create_key(DEFAULT_TENANT, FIRST_KEY_NAME)
-            _, admin = accounts.create_admin(FIRST_ADMIN_NAME)
+            _, admin = accounts.create_service_token(FIRST_ADMIN_NAME)
             first = FirstRun(record.id, key, admin)
             write_private(state.first_run, msgspec.json.encode(first))
         admin_secret = _read(state.admin_secret)
-        if not admin_secret or accounts.verify_admin(admin_secret) is None:
-            for stale in accounts.list_admins():
-                if stale.name == CLI_ADMIN_NAME:
-                    accounts.revoke_admin(stale.id)
-            write_private(state.admin_secret, accounts.create_admin(CLI_ADMIN_NAME)[1].encode())
+        if not admin_secret or accounts.verify_service_token(admin_secret) is None:
+            stale = [one for one in accounts.list_service_tokens() if one.name == CLI_ADMIN_NAME]
+            write_private(state.admin_secret, accounts.create_service_token(CLI_ADMIN_NAME)[1].encode())
+            for token in stale:
+                accounts.revoke_service_token(token.id)
         known = {key.sha256 for key in accounts.policy_snapshot().keys}
         if hashlib.sha256(_read(state.cli_key).encode()).hexdigest() not in known:
             write_private(state.cli_key, accounts.create_key(DEFAULT_TENANT, CLI_KEY_NAME)[1].encode())

@@ -116,11 +116,12 @@ def _create(state: StateDir, name: str, days: int | None) -> dict[str, Any]:
     import msgspec
 
     from sextant.store.accounts import DEFAULT_TENANT
+    from sextant.store.accounts_keys import KeyScope
     from sextant.store.usage_report import DAY_MS
 
     expires_ms = 0 if days is None else time.time_ns() // 1_000_000 + days * DAY_MS
     with local_accounts(state) as accounts:
-        record, secret = accounts.create_key(DEFAULT_TENANT, name, expires_ms=expires_ms)
+        record, secret = accounts.create_key(DEFAULT_TENANT, name, KeyScope(expires_ms=expires_ms))
     return {**msgspec.to_builtins(record), "key": secret}
 
 

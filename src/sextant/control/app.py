@@ -25,6 +25,7 @@ from sextant.control.metrics import engine_metrics, exposition
 from sextant.control.settings import ControlSettings, read_status
 from sextant.spec.snapshot import RouteTable
 from sextant.store.accounts import DEFAULT_TENANT, Accounts, publish
+from sextant.store.accounts_keys import KeyScope
 from sextant.store.usage_report import DAY_MS, usage_report
 
 USAGE_DAYS_MAX = 366
@@ -51,7 +52,7 @@ def build_app(settings: ControlSettings, accounts: Accounts) -> Any:
     _add_error_answers(app)
     _add_keys(app, settings, accounts)
     _add_reports(app, settings)
-    return AdminDoor(app, accounts.verify_admin)
+    return AdminDoor(app, accounts.verify_service_token)
 
 
 def _add_keys(app: FastAPI, settings: ControlSettings, accounts: Accounts) -> None:
@@ -68,7 +69,7 @@ def _add_keys(app: FastAPI, settings: ControlSettings, accounts: Accounts) -> No
     async def create_key(new: NewKey) -> Response:
         """Makes a key. `key` in the answer is shown here and nowhere again."""
         expires_ms = 0 if new.expires_in_days is None else _now_ms() + new.expires_in_days * DAY_MS
-        record, secret = accounts.create_key(new.tenant_id, new.name, expires_ms=expires_ms)
+        record, secret = accounts.create_key(new.tenant_id, new.name, KeyScope(expires_ms=expires_ms))
         publish_policy()
         return _json({**msgspec.to_builtins(record), "key": secret}, status=201)
 

@@ -4,6 +4,9 @@ SQLite keeps its rollback journal here, not a write-ahead log: the standard libr
 SQLite, and Debian's 3.40 can corrupt a write-ahead log. Writes are rare (a key made, a key revoked), so the
 journal's cost does not matter. PostgreSQL takes the same tables.
 See docs/decisions/0005-accounts-keep-a-rollback-journal.md.
+
+Columns named `limits`, `models`, `policy` and so on hold JSON of the nouns in `sextant.spec.policy`: they are
+read whole and never searched. Rows of `price` and `audit` are only ever added; triggers refuse the rest.
 """
 
 from __future__ import annotations
@@ -17,6 +20,9 @@ import sqlalchemy as sa
 from sextant.base.errors import Misconfigured
 
 BUSY_TIMEOUT_S = 10.0
+CONNECT_TIMEOUT_S = 5
+READS = "sextant_reads"
+"""Execution option of a transaction that only reads."""
 
 metadata = sa.MetaData(
     naming_convention={
@@ -27,36 +33,191 @@ metadata = sa.MetaData(
     }
 )
 
+
+def _id(name: str = "id", *, primary_key: bool = False) -> sa.Column[str]:
+    return sa.Column(name, sa.String(64), primary_key=primary_key, nullable=False)
+
+
+def _ms(name: str) -> sa.Column[int]:
+    return sa.Column(name, sa.BigInteger, nullable=False)
+
+
+def _json(name: str) -> sa.Column[str]:
+    return sa.Column(name, sa.Text, nullable=False)
+
+
+def _name() -> sa.Column[str]:
+    return sa.Column("name", sa.String(200), nullable=False)
+
+
+def _flag(name: str) -> sa.Column[bool]:
+    return sa.Column(name, sa.Boolean(create_constraint=False), nullable=False)
+
+
+def _sha256(name: str = "sha256") -> sa.Column[str]:
+    return sa.Column(name, sa.String(64), nullable=False, unique=True)
+
+
 tenant = sa.Table(
     "tenant",
     metadata,
-    sa.Column("id", sa.String(64), primary_key=True),
-    sa.Column("name", sa.String(200), nullable=False),
-    sa.Column("enabled", sa.Boolean(create_constraint=False), nullable=False),
-    sa.Column("created_ms", sa.BigInteger, nullable=False),
+    _id(primary_key=True),
+    _name(),
+    _flag("enabled"),
+    _ms("created_ms"),
+    _id("tier"),
+    _json("limits"),
+    sa.Column("billing", sa.String(16), nullable=False),
+    _id("plan"),
+    sa.Column("currency", sa.String(3), nullable=False),
+    sa.Column("time_zone", sa.String(64), nullable=False),
+    _json("models"),
+    _json("privacy"),
+    _ms("deleted_ms"),
+)
+
+project = sa.Table(
+    "project",
+    metadata,
+    _id(primary_key=True),
+    sa.Column("tenant_id", sa.String(64), sa.ForeignKey("tenant.id"), nullable=False, index=True),
+    _name(),
+    _flag("enabled"),
+    _ms("created_ms"),
+    _json("limits"),
+    _ms("deleted_ms"),
 )
 
 api_key = sa.Table(
     "api_key",
     metadata,
-    sa.Column("id", sa.String(64), primary_key=True),
+    _id(primary_key=True),
     sa.Column("tenant_id", sa.String(64), sa.ForeignKey("tenant.id"), nullable=False, index=True),
-    sa.Column("name", sa.String(200), nullable=False),
-    sa.Column("sha256", sa.String(64), nullable=False, unique=True),
+    _name(),
+    _sha256(),
     sa.Column("hint", sa.String(16), nullable=False),
-    sa.Column("created_ms", sa.BigInteger, nullable=False),
-    sa.Column("expires_ms", sa.BigInteger, nullable=False),
-    sa.Column("revoked_ms", sa.BigInteger, nullable=False),
+    _ms("created_ms"),
+    _ms("expires_ms"),
+    _ms("revoked_ms"),
+    sa.Column("project_id", sa.String(64), sa.ForeignKey("project.id"), nullable=False, index=True),
+    _json("models"),
+    _json("endpoints"),
+    _json("networks"),
+    _json("limits"),
+    sa.Column("previous_sha256", sa.String(64), nullable=True, unique=True),
+    _ms("previous_until_ms"),
 )
 
-admin_credential = sa.Table(
-    "admin_credential",
+tier = sa.Table("tier", metadata, _id(primary_key=True), _json("policy"), _ms("changed_ms"))
+
+price_plan = sa.Table(
+    "price_plan",
     metadata,
-    sa.Column("id", sa.String(64), primary_key=True),
-    sa.Column("name", sa.String(200), nullable=False),
-    sa.Column("sha256", sa.String(64), nullable=False, unique=True),
-    sa.Column("created_ms", sa.BigInteger, nullable=False),
-    sa.Column("revoked_ms", sa.BigInteger, nullable=False),
+    _id(primary_key=True),
+    sa.Column("currency", sa.String(3), nullable=False),
+    _json("volume"),
+    sa.Column("package_factor_ppm", sa.Integer, nullable=False),
+    _ms("created_ms"),
+)
+
+price = sa.Table(
+    "price",
+    metadata,
+    _id(primary_key=True),
+    sa.Column("plan_id", sa.String(64), sa.ForeignKey("price_plan.id"), nullable=False, index=True),
+    sa.Column("model", sa.String(200), nullable=False),
+    _ms("valid_from_ms"),
+    _json("price"),
+    _ms("created_ms"),
+)
+
+service_token = sa.Table(
+    "service_token",
+    metadata,
+    _id(primary_key=True),
+    _name(),
+    _sha256(),
+    _ms("created_ms"),
+    _ms("expires_ms"),
+    _ms("revoked_ms"),
+)
+
+person = sa.Table(
+    "person",
+    metadata,
+    _id(primary_key=True),
+    sa.Column("email", sa.String(254), nullable=False, unique=True),
+    _name(),
+    sa.Column("password_hash", sa.String(200), nullable=False),
+    _flag("enabled"),
+    _ms("created_ms"),
+)
+"""`password_hash` is empty for those who have none and sign in elsewhere."""
+
+role_grant = sa.Table(
+    "role_grant",
+    metadata,
+    _id(primary_key=True),
+    _id("subject_id"),
+    sa.Column("role", sa.String(16), nullable=False),
+    _id("tenant_id"),
+    sa.Column("source", sa.String(16), nullable=False),
+    _ms("created_ms"),
+    sa.UniqueConstraint("subject_id", "role", "tenant_id", "source"),
+)
+"""Who may act as what where. `subject_id` is a person's or a service token's; an empty `tenant_id` means the
+whole deployment; `source` is `local`, or `oidc` for what an identity provider's groups give."""
+
+session = sa.Table(
+    "session",
+    metadata,
+    _id(primary_key=True),
+    sa.Column("person_id", sa.String(64), sa.ForeignKey("person.id"), nullable=False, index=True),
+    _sha256(),
+    sa.Column("kind", sa.String(8), nullable=False),
+    _ms("created_ms"),
+    _ms("seen_ms"),
+    _ms("expires_ms"),
+)
+
+sign_in_guard = sa.Table(
+    "sign_in_guard",
+    metadata,
+    sa.Column("name_sha256", sa.String(64), primary_key=True),
+    sa.Column("failures", sa.Integer, nullable=False),
+    _ms("locked_until_ms"),
+    _ms("changed_ms"),
+)
+"""Failed sign-ins by the hash of the name tried, whether or not there is such a person."""
+
+oidc_identity = sa.Table(
+    "oidc_identity",
+    metadata,
+    sa.Column("issuer", sa.String(300), primary_key=True),
+    sa.Column("subject", sa.String(255), primary_key=True),
+    sa.Column("person_id", sa.String(64), sa.ForeignKey("person.id"), nullable=False, index=True),
+    _ms("created_ms"),
+)
+
+oidc_attempt = sa.Table(
+    "oidc_attempt",
+    metadata,
+    sa.Column("state_sha256", sa.String(64), primary_key=True),
+    sa.Column("nonce", sa.String(64), nullable=False),
+    sa.Column("verifier", sa.String(128), nullable=False),
+    _ms("expires_ms"),
+)
+
+audit = sa.Table(
+    "audit",
+    metadata,
+    sa.Column("id", sa.BigInteger().with_variant(sa.Integer, "sqlite"), primary_key=True, autoincrement=True),
+    _ms("at_ms"),
+    _id("actor"),
+    sa.Column("action", sa.String(64), nullable=False),
+    sa.Column("tenant_id", sa.String(64), nullable=False, index=True),
+    sa.Column("target", sa.String(300), nullable=False),
+    _json("detail"),
 )
 
 policy_version = sa.Table(
@@ -65,17 +226,37 @@ policy_version = sa.Table(
     sa.Column("id", sa.Integer, primary_key=True),
     sa.Column("version", sa.BigInteger, nullable=False),
 )
-"""One row, id 1: raised by each change that the policy snapshot shows."""
+"""One row, id 1: raised by each change that the policy snapshot shows, and locked by every change."""
 
 
-def open_sqlite(path: Path) -> sa.Engine:
-    """An engine over the file at `path`, made with mode 0600 when it is missing. Raises Misconfigured."""
+def open_accounts(url_or_path: str | os.PathLike[str]) -> sa.Engine:
+    """An engine over a SQLite file (made with mode 0600 when it is missing) or a `postgresql://` URL. Raises
+    Misconfigured."""
+    text = str(url_or_path)
+    if text.startswith(("postgresql:", "postgres:", "postgresql+psycopg:")):
+        return _open_postgresql(text)
+    return _open_sqlite(Path(text))
+
+
+def _open_postgresql(url: str) -> sa.Engine:
+    try:
+        parsed = sa.make_url(url).set(drivername="postgresql+psycopg")
+    except sa.exc.ArgumentError:
+        raise Misconfigured("the store's URL cannot be read; expected postgresql://USER@HOST/NAME") from None
+    return sa.create_engine(
+        parsed, pool_pre_ping=True, connect_args={"connect_timeout": CONNECT_TIMEOUT_S}, hide_parameters=True
+    )
+
+
+def _open_sqlite(path: Path) -> sa.Engine:
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
     except OSError as error:
         raise Misconfigured(f"cannot open the accounts {path}: {error.strerror}") from error
-    engine = sa.create_engine(f"sqlite:///{path}", connect_args={"timeout": BUSY_TIMEOUT_S})
+    engine = sa.create_engine(
+        f"sqlite:///{path}", connect_args={"timeout": BUSY_TIMEOUT_S}, hide_parameters=True
+    )
     sa.event.listen(engine, "connect", _prepare)
     sa.event.listen(engine, "begin", _begin)
     return engine
@@ -90,4 +271,5 @@ def _prepare(connection: Any, _record: Any) -> None:
 
 def _begin(connection: sa.Connection) -> None:
     """Takes the write lock at once, so that a read followed by a write cannot deadlock with another's."""
-    connection.exec_driver_sql("BEGIN IMMEDIATE")
+    reads = connection.get_execution_options().get(READS)
+    connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")

@@ -1,0 +1,26 @@
+"""An accounts database on each kind of store, and a clock that moves by itself."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+STORES = ("sqlite", "postgresql")
+
+
+class Clock:
+    """Milliseconds; each look is one later."""
+
+    ms = 1_795_000_000_000
+
+    def __call__(self) -> int:
+        self.ms += 1
+        return self.ms
+
+
+def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Where the accounts of a test live, by its `store` parameter."""
+    if request.param == "sqlite":
+        return str(tmp_path / "state" / "accounts.db")
+    return str(request.getfixturevalue("database"))
