@@ -26,6 +26,7 @@ import uvloop
 from benchmarks.goals import Goal, exit_code, last_line
 from benchmarks.machine import fsync_ms
 from benchmarks.processes import stop_cleanly_on_sigterm
+from benchmarks.slow_fsync import slow_fsync_environment
 from benchmarks.stats import percentile
 from sextant.base.ids import IdSource
 from sextant.governance.door import Claim, Outcome
@@ -140,10 +141,14 @@ async def client_us(worker: Worker, seconds: float) -> float:
 
 
 @contextmanager
-def ledger_process(directory: Path) -> Iterator[Path]:
+def ledger_process(directory: Path, slow_fsync_ms: float = 0.0) -> Iterator[Path]:
+    """The ledger that ships, on a core of its own; its syncs may be made slower."""
     socket_path = directory / "run" / "ledger.sock"
     arguments = ["--db", str(directory / "ledger.db"), "--socket", str(socket_path)]
-    process = subprocess.Popen([sys.executable, "-m", "sextant.app.ledger_process", *arguments])
+    slower = slow_fsync_environment(directory, slow_fsync_ms) if slow_fsync_ms else {}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "sextant.app.ledger_process", *arguments], env={**os.environ, **slower}
+    )
     try:
         give_up_s = time.monotonic() + 20
         while not socket_path.exists() and process.poll() is None and time.monotonic() < give_up_s:
@@ -174,11 +179,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="benchmarks.ledger")
     parser.add_argument("--form", choices=("short", "full"), default="full")
     parser.add_argument("--directory", type=Path, help="where the ledger lies; else a temporary one")
+    parser.add_argument("--slow-fsync-ms", type=float, default=0.0, help="added to each fsync of the ledger")
     given = parser.parse_args()
     stop_cleanly_on_sigterm()
     with tempfile.TemporaryDirectory(prefix="sextant-bench-", dir=given.directory) as folder:
-        disk_ms = fsync_ms(Path(folder))
-        with ledger_process(Path(folder)) as socket_path:
+        disk_ms = fsync_ms(Path(folder)) + given.slow_fsync_ms
+        with ledger_process(Path(folder), given.slow_fsync_ms) as socket_path:
             windows, cost_us = uvloop.run(measure(socket_path, 2.0 if given.form == "short" else 10.0))
     print(f"an fsync takes {disk_ms:.3f} ms here")
     print(f"{'load':>12} {'rows/s':>8} {'p50 ms':>8} {'p99 ms':>8} {'rows/batch':>11}")
