@@ -132,3 +132,7 @@ class Limiter(Protocol):
     @property
     def trouble(self) -> str:
         """Why it admits nobody, in words for an operator; empty while it works."""
+
+    @property
+    def degraded(self) -> str:
+        """What it cannot keep as configured although it goes on; empty while all is well."""

@@ -160,6 +160,7 @@ class MemoryLimiter:
     """Implements `limiter.Limiter`."""
 
     trouble = ""
+    degraded = ""
 
     def __init__(self, now_us: Callable[[], int] = lambda: time.monotonic_ns() // 1000) -> None:
         self._now_us = now_us
