@@ -156,7 +156,8 @@ def _price(entry: _PriceEntry) -> Price:
     ]
     if min(amounts) < 0:
         raise Misconfigured(f"the price of {entry.model} is negative; a price is 0 or more")
-    return Price(entry.model, *amounts)
+    tokens, cached, output, reasoning, request = amounts
+    return Price(entry.model, tokens, cached, output, reasoning, request)
 
 
 def _percent_ppm(text: str, what: str) -> int:

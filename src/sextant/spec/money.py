@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 
 from sextant.base.errors import BadRequest
+from sextant.spec.policy import NANO
 
 _DECIMAL = re.compile(r"(-?)(\d{1,15})(?:\.(\d{1,9}))?", re.ASCII)
 _DIGITS = 9
@@ -24,12 +25,12 @@ def nano_of(text: str, field: str = "amount") -> int:
             field=field,
         )
     sign, whole, fraction = found[1], found[2], found[3] or ""
-    nano = int(whole) * 10**_DIGITS + int(fraction.ljust(_DIGITS, "0"))
+    nano = int(whole) * NANO + int(fraction.ljust(_DIGITS, "0"))
     return -nano if sign else nano
 
 
 def decimal_of(nano: int, digits_min: int = _SHOWN_MIN) -> str:
     """The exact decimal of `nano` billionths, with at least `digits_min` digits after the point: `12.50`."""
-    whole, fraction = divmod(abs(nano), 10**_DIGITS)
+    whole, fraction = divmod(abs(nano), NANO)
     shown = f"{fraction:09d}".rstrip("0").ljust(digits_min, "0")
     return f"{'-' if nano < 0 else ''}{whole}{'.' if shown else ''}{shown}"
