@@ -122,6 +122,7 @@ def test_what_is_not_billed() -> None:
         assert standard().rate(row(outcome=outcome, **used), 0) == Rated(0, 0, "USD")
     assert standard().rate(row(outcome="client_closed", **used), 0).cost_nano == 6_000_000
     assert book(price("other")).rate(row(**used), 0) == Rated(0, 0, "USD")
+    assert [standard().billing(who) for who in ("acme", "nobody")] == ["prepaid", "free"]
     assert not book(price("other")).has_price("acme", "deepseek-chat", NOON_MS)
     assert book(price("other")).has_price("acme", "other", NOON_MS)
     assert standard(billing="free").has_price("acme", "anything", NOON_MS)

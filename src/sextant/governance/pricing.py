@@ -16,7 +16,7 @@ from collections.abc import Sequence
 import msgspec
 
 from sextant.base.errors import Misconfigured
-from sextant.spec.policy import PPM, OffPeak, Price, PricePlan, TenantPolicy, VolumeStep
+from sextant.spec.policy import PPM, Billing, OffPeak, Price, PricePlan, TenantPolicy, VolumeStep
 from sextant.spec.snapshot import PolicySnapshot
 from sextant.spec.usage import UsageRow
 
@@ -153,6 +153,10 @@ class PriceBook:
         """The day (20261122) and month (202611) of a moment in the tenant's time zone."""
         return self._tenants.get(tenant_id, self._stranger).clock.day_and_month(at_ms)
 
+    def billing(self, tenant_id: str) -> Billing:
+        """How the tenant pays; a stranger is free."""
+        return self._tenants.get(tenant_id, self._stranger).billing
+
     def currency(self, tenant_id: str) -> str:
         """What the tenant is charged in: its plan's currency, or its own where it has no plan."""
         return self._tenants.get(tenant_id, self._stranger).currency
@@ -207,11 +211,12 @@ class _Tariff:
 class _Customer:
     """A tenant as far as money goes."""
 
-    __slots__ = ("clock", "currency", "nothing", "tariff")
+    __slots__ = ("billing", "clock", "currency", "nothing", "tariff")
 
     def __init__(
         self, tenant: TenantPolicy, tariffs: dict[str, _Tariff], clocks: dict[str, LocalClock]
     ) -> None:
+        self.billing = tenant.billing
         self.clock = _clock(clocks, tenant.time_zone)
         self.tariff: _Tariff | None = None
         if tenant.plan and tenant.billing != "free":
