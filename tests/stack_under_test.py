@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -57,8 +57,15 @@ def listening(port: int) -> bool:
 class Stack:
     """One `sextant up`. `root` is the state directory."""
 
-    def __init__(self, root: Path, *arguments: str, document: Path | None = None) -> None:
+    def __init__(
+        self,
+        root: Path,
+        *arguments: str,
+        document: Path | None = None,
+        program: Sequence[str] = SEXTANT,
+    ) -> None:
         self.root = root
+        self.program = program
         self.port, self.control_port = free_port(), free_port()
         self.arguments = [
             *([str(document)] if document else []),
@@ -74,7 +81,7 @@ class Stack:
         self.close_output()
         self.out_file = tempfile.TemporaryFile("w+")  # noqa: SIM115 - lives as long as the stack
         self.process = subprocess.Popen(
-            [*SEXTANT, "up", *self.arguments], stdout=self.out_file, stderr=subprocess.STDOUT, text=True,
+            [*self.program, "up", *self.arguments], stdout=self.out_file, stderr=subprocess.STDOUT, text=True,
             start_new_session=True,
             env={**os.environ, PARENT_VARIABLE: str(os.getpid())},  # however the test ends, so does the stack
         )  # fmt: skip
