@@ -57,6 +57,23 @@ def test_level_is_ours_and_libraries_are_quiet(stream: io.StringIO) -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("bad value 11010519491231002X", "bad value <CN_ID>"),
+        ("手机１３８００１３８０００ 不对", "手机<PHONE> 不对"),
+        ("two: a@qq.com, 6222021234567890128", "two: <EMAIL>, <BANK_CARD>"),
+        ("client_secret: 'Zq7pL0vT9xW2'", "client_secret: '***'"),
+        ("req_0123456789 took 1700000000000 ms from 10.1.2.3:55012", None),
+    ],
+)
+def test_personal_data_is_redacted(stream: io.StringIO, text: str, said: str | None) -> None:
+    logging.getLogger("sextant.test").error("%s", text, extra={"detail": [text]})
+    (line,) = lines(stream)
+    assert line["message"] == (said or text)
+    assert line["detail"] == [said or text]
+
+
+@pytest.mark.parametrize(
     "text",
     [
         f"key sk-{SECRET} refused",

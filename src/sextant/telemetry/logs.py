@@ -1,4 +1,5 @@
-"""Structured logs: one JSON object a line, with secrets taken out whatever path they came by.
+"""Structured logs: one JSON object a line, with secrets and personal data taken out whatever path they came
+by.
 
 Every process calls `start_logging` once at its entry; everything else uses `logging.getLogger(__name__)` and
 passes facts as `extra={…}`. Prompts and answers are never logged; that is the caller's duty, since no filter
@@ -7,12 +8,16 @@ can tell them apart. Redaction is the second line of defence, not the first.
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 import re
 import sys
 import time
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sextant.privacy.detector import Detector
 
 MESSAGE_CHARS = 8192
 """Longer messages and values are cut."""
@@ -30,12 +35,27 @@ _SECRETS = re.compile(
     """
 )
 _SECRET_FIELD = re.compile(r"(?i)(^|_)(api_?key|authorization|cookie|password|secret|token)$")
+_PERSONAL = ("CN_ID", "PHONE", "BANK_CARD", "USCC", "PASSPORT", "EMAIL", "SECRET")
+"""What no log line needs. Addresses stay: operators look for them."""
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
 
 def redact(text: str) -> str:
-    """`text` with everything that looks like a credential replaced by `***`."""
-    return _SECRETS.sub(_REDACTED, text)
+    """`text` with everything that looks like a credential replaced by `***`, and personal data by its type
+    (`<PHONE>`)."""
+    text = _SECRETS.sub(_REDACTED, text)
+    for span in reversed(_detector().find(text)):
+        said = _REDACTED if span.type == "SECRET" else f"<{span.type}>"
+        text = text[: span.start] + said + text[span.end :]
+    return text
+
+
+@functools.cache
+def _detector() -> Detector:
+    """Made with the first line, so that a process that logs nothing does not pay for it."""
+    from sextant.privacy.detector import Detector
+
+    return Detector(_PERSONAL)
 
 
 def start_logging(process: str, *, level: str = "info", stream: IO[str] | None = None) -> None:

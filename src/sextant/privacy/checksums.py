@@ -1,0 +1,51 @@
+"""Check digits of personal numbers. Pure; each takes the bare characters, without separators."""
+
+from __future__ import annotations
+
+import datetime
+
+_ID_WEIGHTS = (7, 9, 10, 5, 8, 4, 2, 1, 6, 3, 7, 9, 10, 5, 8, 4, 2)
+_ID_CHECKS = "10X98765432"
+_CODE_ALPHABET = "0123456789ABCDEFGHJKLMNPQRTUWXY"
+_CODE_VALUES = {character: value for value, character in enumerate(_CODE_ALPHABET)}
+_CODE_WEIGHTS = tuple(pow(3, place, 31) for place in range(17))
+_LUHN_DOUBLED = (0, 2, 4, 6, 8, 1, 3, 5, 7, 9)
+EARLIEST_YEAR, LATEST_YEAR = 1900, 2099
+
+
+def is_resident_id(number: str) -> bool:
+    """GB 11643-1999: 17 digits and the check character of ISO 7064 MOD 11-2, with a real date in it."""
+    if len(number) != 18 or not number[:17].isdecimal():
+        return False
+    total = sum(int(digit) * weight for digit, weight in zip(number, _ID_WEIGHTS, strict=False))
+    return _ID_CHECKS[total % 11] == number[17].upper() and is_date(number[6:14])
+
+
+def is_credit_code(code: str) -> bool:
+    """GB 32100-2015: 18 characters of an alphabet of 31, the last a check character mod 31."""
+    if len(code) != 18:
+        return False
+    values = [_CODE_VALUES.get(character) for character in code.upper()]
+    total = 0
+    for value, weight in zip(values, _CODE_WEIGHTS, strict=False):
+        if value is None:
+            return False
+        total += value * weight
+    return values[17] == (31 - total % 31) % 31
+
+
+def is_luhn(number: str) -> bool:
+    """ISO/IEC 7812-1, annex B."""
+    total = 0
+    for place, digit in enumerate(reversed(number)):
+        total += _LUHN_DOUBLED[int(digit)] if place % 2 else int(digit)
+    return total % 10 == 0
+
+
+def is_date(digits: str) -> bool:
+    """Whether YYYYMMDD is a day between 1900 and 2099."""
+    try:
+        day = datetime.date(int(digits[:4]), int(digits[4:6]), int(digits[6:8]))
+    except ValueError:
+        return False
+    return EARLIEST_YEAR <= day.year <= LATEST_YEAR

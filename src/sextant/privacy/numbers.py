@@ -1,0 +1,202 @@
+"""Numbers written in digits: resident ID, bank card, mobile and landline.
+
+One look for runs of ten or more digits with their separators; then each window of a run is tried for what its
+length allows. A window of several groups has the same separator throughout, so that a date beside a telephone
+number does not become a bank card. Neighbours: `detector.py` calls `find`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from itertools import pairwise
+
+import msgspec
+
+from sextant.privacy import checksums, context
+from sextant.privacy.spans import Span
+
+GATE = r"[0-9](?:[ ()\-]{0,2}[0-9]){9}"
+"""What must occur for this file to be asked (RE2)."""
+MOST_GROUPS = 6
+
+_RUN = re.compile(r"(?<![A-Za-z0-9_])[0-9](?:[ ()\-]{0,2}[0-9]){9,}[Xx]?(?![A-Za-z0-9_])")
+_GROUP = re.compile(r"[0-9]+[Xx]?")
+_PROVINCES = frozenset(
+    str(code)
+    for first, last in ((11, 15), (21, 23), (31, 37), (41, 46), (50, 54), (61, 65), (71, 71), (81, 83))
+    for code in range(first, last + 1)
+)
+"""GB/T 2260, and 81 to 83 for residents of Hong Kong, Macao and Taiwan."""
+_MOBILE = re.compile(r"1(?:3\d|4[014-9]|5[0-35-9]|6[2567]|7[0-8]|8\d|9[0-35-9])\d{8}")
+_AREA = re.compile(r"0(?:10|2[0-57-9]|[3-9]\d{2})")
+_CARD_KINDS = (
+    (re.compile(r"62|60[0-9]|81"), range(16, 20)),
+    (re.compile(r"4"), (13, 16, 19)),
+    (re.compile(r"5[1-5]|222[1-9]|22[3-9]|2[3-6]|27[01]|2720"), (16,)),
+    (re.compile(r"3[47]"), (15,)),
+    (re.compile(r"35(?:2[89]|[3-8])"), (16,)),
+    (re.compile(r"30[0-5]|3[689]"), (14,)),
+    (re.compile(r"6(?:011|4[4-9]|5)"), (16, 19)),
+    (re.compile(r"9(?:558|559|0|8)|10[03]|68|69"), (16, 17, 18, 19)),
+)
+"""Issuers by how their numbers begin and how long they are: UnionPay, Visa, Mastercard, American Express,
+JCB, Diners, Discover, and older cards of Chinese banks."""
+_TOLD_PHONE = context.said_before(
+    "电话",
+    "手机",
+    "联系(?:方式|人)?",
+    "致电",
+    "拨打",
+    "热线",
+    "传真",
+    "座机",
+    "短信",
+    "微信",
+    r"\btel(?:ephone)?\.?",
+    "phone",
+    "mobile",
+    "cell",
+    r"\bcall(?:ed| me| us)?(?: (?:on|at))?",
+    "fax",
+    "whatsapp",
+    "reach(?: me| us)? (?:on|at)",
+    "text",
+    "dial",
+    "sms",
+)
+_TOLD_CARD = context.said_before(
+    "卡", "账[号户]", "帐[号户]", "card", "account", "acct", "visa", "mastercard", "unionpay"
+)
+_TOLD_ID = context.said_before("身份证?", "证件", r"\bid card", "identity", "resident id")
+
+
+class _Group(msgspec.Struct, frozen=True, gc=False):
+    digits: str
+    start: int
+    end: int
+
+
+def find(text: str) -> Iterator[Span]:
+    """Spans of CN_ID, BANK_CARD and PHONE in normalised text."""
+    for run in _RUN.finditer(text):
+        if _is_part(text, run.start(), run.end()):
+            continue
+        groups = [_Group(m[0], m.start(), m.end()) for m in _GROUP.finditer(text, run.start(), run.end())]
+        first = 0
+        while first < len(groups):
+            found = _longest(text, groups, first)
+            if found is None:
+                first += 1
+                continue
+            span, first = found
+            yield span
+
+
+def _is_part(text: str, start: int, end: int) -> bool:
+    """Whether the run belongs to something larger: a decimal fraction, a UUID, a name with a number."""
+    one, two = text[start - 1 : start], text[start - 2 : start - 1] if start > 1 else ""
+    if one and one in "._" and two.isdecimal():
+        return True
+    if one and one in "-_/" and two.isascii() and two.isalpha():
+        return True
+    after = text[end : end + 2]
+    return len(after) == 2 and (
+        (after[0] == "." and after[1].isdecimal())
+        or (after[0] in "-_" and after[1].isascii() and after[1].isalpha())
+    )
+
+
+def _longest(text: str, groups: list[_Group], first: int) -> tuple[Span, int] | None:
+    """What begins with group `first`, the longest number first; and the group after it."""
+    windows = [groups[first : last + 1] for last in range(first, min(len(groups), first + MOST_GROUPS))]
+    for window in reversed(windows):
+        digits = "".join(group.digits for group in window)
+        if not 7 <= len(digits) <= 19:
+            continue
+        span = _judge(text, window, digits)
+        if span is not None:
+            return span, first + len(window)
+    return None
+
+
+def _judge(text: str, window: list[_Group], digits: str) -> Span | None:
+    start, end = window[0].start, window[-1].end
+    joints = {text[a.end : b.start] for a, b in pairwise(window)}
+    if len(digits) >= 13 and len(joints) <= 1 and joints <= {" ", "-"}:
+        if len(digits) == 18 and digits[:2] in _PROVINCES and checksums.is_resident_id(digits):
+            return Span(start, end, "CN_ID", 0.99)
+        bare = digits.isdecimal()
+        if bare and len(digits) == 15 and _is_old_id(text, start, digits):
+            return Span(start, end, "CN_ID", 0.8)
+        if bare and _is_card(text, window, digits):
+            return Span(start, end, "BANK_CARD", 0.95)
+    if digits.isdecimal():
+        return _phone(text, window, digits)
+    return None
+
+
+def _is_old_id(text: str, start: int, digits: str) -> bool:
+    """15 digits of before 1999, which have no check digit: only where the text says so."""
+    dated = digits[:2] in _PROVINCES and checksums.is_date("19" + digits[6:12])
+    return dated and _TOLD_ID.search(context.before(text, start)) is not None
+
+
+def _is_card(text: str, window: list[_Group], digits: str) -> bool:
+    if len(window) > 1 and any(len(group.digits) < 4 for group in window[:-1]):
+        return False
+    if not any(len(digits) in lengths and begin.match(digits) for begin, lengths in _CARD_KINDS):
+        return False
+    if not checksums.is_luhn(digits) or len(set(digits)) < 2:
+        return False
+    head = context.before(text, window[0].start)
+    return context.OTHER_NUMBER.search(head) is None or _TOLD_CARD.search(head) is not None
+
+
+def _phone(text: str, window: list[_Group], digits: str) -> Span | None:
+    """A mobile or landline number; its country code belongs to the span."""
+    start, end = window[0].start, window[-1].end
+    plus = start > 0 and text[start - 1] == "+"
+    if start > 0 and text[start - 1] == "(":
+        start -= 1
+        plus = start > 0 and text[start - 1] == "+"
+    start -= plus
+    confidence = _phone_confidence(window, digits, plus)
+    if not confidence:
+        return None
+    head = context.before(text, start)
+    told = _TOLD_PHONE.search(head) is not None
+    if told:
+        return Span(start, end, "PHONE", 0.94)
+    if confidence < 0.5 or (context.OTHER_NUMBER.search(head) is not None and not plus):
+        return None
+    return Span(start, end, "PHONE", confidence)
+
+
+def _phone_confidence(window: list[_Group], digits: str, plus: bool) -> float:
+    """0: no telephone number; below 0.5: only where the text says so."""
+    shape = [len(group.digits) for group in window]
+    national = digits
+    if digits.startswith("0086") and len(digits) >= 14:
+        national = digits[4:]
+    elif digits.startswith("86") and len(digits) >= 12 and (plus or len(digits) == 13):
+        national = digits[2:]
+    if len(national) == 11 and _MOBILE.fullmatch(national):
+        return 0.9 if len(window) <= 4 else 0.0
+    if national is not digits and plus and len(national) in (9, 10, 11, 12):
+        return 0.85 if _AREA.match("0" + national.lstrip("0")) else 0.0
+    area = _AREA.match(digits)
+    if area is not None and len(digits) - area.end() in (7, 8):
+        return 0.85 if shape[0] == area.end() and len(window) <= 3 else 0.4
+    if plus and 8 <= len(digits) <= 15:
+        return 0.85
+    return _north_american(digits, shape)
+
+
+def _north_american(digits: str, shape: list[int]) -> float:
+    bare = digits.removeprefix("1") if len(digits) == 11 else digits
+    if len(bare) != 10 or bare[0] in "01" or bare[3] in "01":
+        return 0.0
+    if shape[-3:] == [3, 3, 4]:
+        return 0.8
+    return 0.4

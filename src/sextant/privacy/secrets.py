@@ -1,0 +1,88 @@
+"""Credentials: keys by their vendors' prefixes, private keys, JSON web tokens, passwords in URLs, and
+whatever stands behind a word like `password` and is no placeholder.
+
+Also what log lines are cleaned with (`telemetry.logs`). Prefixes are the vendors' published ones (2026-11).
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Iterator
+
+from sextant.privacy.spans import Span
+
+PREFIX_GATE = (
+    r"\b(?:sk|rk|pk|ak|hf|gh[opsur]|xox[abeprs]|glpat|npm|pypi|dop_v1|shpat|r8|gsk|xai|pplx|tvly|AKIA|ASIA|AGPA"
+    r"|AIza|LTAI|AKID|ya29|SG|github_pat|eyJ)[-_.A-Za-z0-9]{8}|PRIVATE KEY"
+)
+URL_GATE = r"://[^/\s:@]*:[^/\s@]+@"
+WORD_GATE = (
+    r"(?i)(?:passw(?:or)?d|pwd|passphrase|secret|token|api[_ -]?key|access[_ -]?key|apikey|bearer|basic"
+    r"|credential|密码|口令|密钥|令牌|秘钥)"
+)
+
+_PREFIXED = re.compile(
+    r"(?<![A-Za-z0-9])(?:"
+    r"(?:sk|rk|pk)[-_](?:proj-|ant-|live_|test_|or-|svcacct-|admin-)?[A-Za-z0-9_-]{16,}"
+    r"|sxt-[A-Za-z0-9_-]{16,}|ak-[A-Za-z0-9_-]{16,}|hf_[A-Za-z0-9]{16,}|gh[opsur]_[A-Za-z0-9]{16,}"
+    r"|github_pat_[A-Za-z0-9_]{20,}|glpat-[A-Za-z0-9_-]{16,}|xox[abeprs]-[A-Za-z0-9-]{10,}|npm_[A-Za-z0-9]{20,}"
+    r"|pypi-[A-Za-z0-9_-]{20,}|dop_v1_[a-f0-9]{32,}|shpat_[a-fA-F0-9]{16,}|(?:r8|gsk)_[A-Za-z0-9]{16,}"
+    r"|(?:xai|pplx|tvly)-[A-Za-z0-9-]{16,}|(?:AKIA|ASIA|AGPA)[A-Z0-9]{16}|AIza[A-Za-z0-9_-]{35}"
+    r"|LTAI[A-Za-z0-9]{12,26}|AKID[A-Za-z0-9]{13,40}|ya29\.[A-Za-z0-9_-]{20,}"
+    r"|SG\.[A-Za-z0-9_-]{16,}\.[A-Za-z0-9_-]{16,}"
+    r"|eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{4,}\.[A-Za-z0-9_-]*"
+    r")(?![A-Za-z0-9])"
+)
+_PRIVATE_KEY = re.compile(
+    r"-----BEGIN[A-Z0-9 ]{0,40}PRIVATE KEY(?: BLOCK)?-----.*?"
+    r"(?:-----END[A-Z0-9 ]{0,40}PRIVATE KEY(?: BLOCK)?-----|\Z)",
+    re.DOTALL,
+)
+_URL = re.compile(r"://([^/\s:@\"']*:[^/\s@\"']+)(?=@)")
+_NAMED = re.compile(
+    r"(?i)(?:passw(?:or)?d|pwd|passphrase|(?:client_?|app_?)?secret(?:[_ ]?(?:access)?[_ ]?key)?|token"
+    r"|api[_ -]?key|access[_ -]?key(?:[_ -]?id)?|credential|密码|口令|密钥|令牌|秘钥)"
+    r"""["'”]?\s{0,3}(?:=>|:=|[=:：]|是|为|is\b)\s{0,3}["'“‘`]?([^\s"'“”‘’`,，。;；<>(){}\[\]]{6,256})"""
+)
+_SCHEME = re.compile(r"(?i)\b(?:bearer\s{1,3}([A-Za-z0-9._~+/=\-]{16,})|basic\s{1,3}([A-Za-z0-9+/=]{16,}))")
+_PLACEHOLDER = re.compile(
+    r"(?i)^(?:\$|%|\*|<|\{|your|my[_-]|xxx|example|placeholder|changeme|none|null|true|false|undefined|os\.|env|process\."
+    r"|self\.|config|settings|str\b|string|int\b|optional|get_?|required|redacted|self|todo|https?:|/|\.)|(.)\1{5,}|\.\.\.|\*\*\*"
+    r"|\w\(|\]$"
+)
+_CLASSES = tuple(re.compile(pattern) for pattern in ("[a-z]", "[A-Z]", "[0-9]", r"[^A-Za-z0-9]"))
+LEAST_BITS = 2.8
+"""Shannon entropy per character below which a value behind `token` is a word, not a secret."""
+
+
+def find(text: str) -> Iterator[Span]:
+    """Spans of SECRET."""
+    for pattern in (_PREFIXED, _PRIVATE_KEY):
+        for match in pattern.finditer(text):
+            yield Span(match.start(), match.end(), "SECRET", 0.97)
+    for match in _URL.finditer(text):
+        if not _PLACEHOLDER.search(match[1].partition(":")[2]):
+            yield Span(match.start(1), match.end(1), "SECRET", 0.95)
+    for match in _NAMED.finditer(text):
+        if _is_secret(match[1]):
+            yield Span(match.start(1), match.end(1), "SECRET", 0.9)
+    for match in _SCHEME.finditer(text):
+        group = 1 if match[1] is not None else 2
+        if _is_secret(match[group]):
+            yield Span(match.start(group), match.end(group), "SECRET", 0.9)
+
+
+def _is_secret(value: str) -> bool:
+    """Whether a value is random enough, and no placeholder, expression or plain number."""
+    if _PLACEHOLDER.search(value) or not value.isascii():
+        return False
+    classes = sum(pattern.search(value) is not None for pattern in _CLASSES)
+    return classes >= 2 and not value.isdecimal() and _bits(value) >= LEAST_BITS - (len(value) < 10)
+
+
+def _bits(value: str) -> float:
+    """Shannon entropy per character."""
+    length = len(value)
+    return -sum(n / length * math.log2(n / length) for n in Counter(value).values())
