@@ -102,6 +102,10 @@ test-transport: $(TEST_STAMP) servers ## The HTTP transport: smuggling corpus, r
 test-stack: $(TEST_STAMP) servers ## The running stack.
 	@$(SHARD) stack
 
+.PHONY: test-proofs
+test-proofs: $(TEST_STAMP) servers ## Kills, races and upgrades: the books are right whatever happens.
+	@$(SHARD) proofs
+
 .PHONY: test-clients
 test-clients: $(CLIENTS_STAMP) servers ## Unchanged clients from PyPI and npm, a browser, and Sextant from its wheel.
 	@$(SHARD) clients
@@ -140,3 +144,4 @@ clean: ## Remove the environment, caches and builds; state in .sextant stays.
 -include benchmarks/bench.mk
 -include tests/transport/fuzz/fuzz.mk
 -include tests/vllm/vllm.mk
+-include tests/crash/crash.mk

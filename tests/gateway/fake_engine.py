@@ -90,8 +90,9 @@ Script = Callable[[Exchange], Awaitable[None]]
 class FakeEngine:
     """`script` answers each request; `exchanges` are those that came so far."""
 
-    def __init__(self, script: Script | None = None) -> None:
+    def __init__(self, script: Script | None = None, port: int = 0) -> None:
         self.script = script
+        self.port = port
         self.exchanges: list[Exchange] = []
         self.connections = 0
         self.working = 0
@@ -102,7 +103,7 @@ class FakeEngine:
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> FakeEngine:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
         self.port = self._server.sockets[0].getsockname()[1]
         self.base_url = f"http://127.0.0.1:{self.port}/v1"
         return self
