@@ -39,6 +39,7 @@ LAYERS = (
     "app",
     "gateway",
     "control",
+    "operations",
     "governance",
     "engines",
     "workshop",

@@ -1,0 +1,1 @@
+"""Moving over from other gateways: what they keep, as a plan of what to make here."""
