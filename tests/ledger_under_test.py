@@ -14,25 +14,48 @@ import apsw
 import msgspec
 
 from sextant.spec.ledger_wire import WIRE_VERSION, Ack, FrameBuffer, Hello, Refusal, Welcome, frame
+from sextant.spec.policy import Billing
 from sextant.spec.usage import UsageRow
-from sextant.store.ledger import LedgerServer, _listen
+from sextant.store.ledger import LedgerServer, NoRated, NoRates, _listen
 from sextant.store.ledger_file import LedgerFile
 
 
 def row(request_id: str, **changes: Any) -> UsageRow:
     """A usage row of request `request_id`."""
     plain = UsageRow(
-        request_id, "default", "key_a", "nano", "chat.completions", "ok",
-        1_795_000_000_000, 1200, 80, 100, 20, 64, 5, False, 0, "CNY",
+        request_id, "default", "", "key_a", "nano", "chat.completions", "ok",
+        1_795_000_000_000, 1200, 80, 100, 20, 64, 5, False,
     )  # fmt: skip
     return msgspec.structs.replace(plain, **changes)
 
 
+class FlatRates(NoRates):
+    """Every token costs the same; tenants are prepaid unless `ways` says otherwise. For tests of the ledger,
+    which takes prices as they come."""
+
+    def __init__(
+        self, nano_per_token: int = 1, ways: dict[str, Billing] | None = None, *, halved_after: int = 2**60
+    ) -> None:
+        self.nano_per_token = nano_per_token
+        self.ways = ways or {}
+        self.halved_after = halved_after
+        """Tokens of a month after which a row costs half."""
+
+    def rate(self, row: UsageRow, month_tokens_before: int) -> NoRated:
+        list_nano = (row.input_tokens + row.output_tokens) * self.nano_per_token
+        cost_nano = list_nano // 2 if month_tokens_before >= self.halved_after else list_nano
+        return NoRated(0, 0) if self.billing(row.tenant_id) == "free" else NoRated(cost_nano, list_nano)
+
+    def billing(self, tenant_id: str) -> Billing:
+        return self.ways.get(tenant_id, "prepaid")
+
+
 def stored(db_path: Path) -> dict[str, tuple[Any, ...]]:
-    """All rows by request id, read as any other process would."""
+    """All rows by request id, read as any other process would: what the gateway reported, not the price."""
     db = apsw.Connection(str(db_path), flags=apsw.SQLITE_OPEN_READONLY)
     try:
-        return {values[0]: values for values in db.execute("SELECT * FROM usage")}
+        columns = ", ".join(UsageRow.__struct_fields__)
+        return {values[0]: values for values in db.execute(f"SELECT {columns} FROM usage")}
     finally:
         db.close()
 
@@ -77,7 +100,7 @@ class RawClient:
         self.socket.sendall(frame(msgspec.msgpack.encode(message)))
 
     def send_rows(self, seq: int, rows: list[Any]) -> None:
-        self.send(["batch", seq, rows])
+        self.send(["batch", seq, 0, rows])
 
     def receive(self) -> Welcome | Ack | Refusal | None:
         """The next message; None when the ledger has closed the connection."""
@@ -90,6 +113,12 @@ class RawClient:
                 return None
             self._bodies += self._frames.feed(data)
         return msgspec.msgpack.decode(self._bodies.pop(0), type=Welcome | Ack | Refusal)
+
+    def receive_seq(self) -> int:
+        """The number of the acknowledgement that comes next."""
+        message = self.receive()
+        assert isinstance(message, Ack), message
+        return message.seq
 
     def close(self) -> None:
         self.socket.close()

@@ -171,8 +171,8 @@ async def test_settling_leaves_one_row_with_everything_in_it(setup: Setup) -> No
     setup.clock.ms += 5000
     await setup.governor.settle(admission, OUTCOME)
     expected = UsageRow(
-        "req_1", "default", "key_a", "nano", "chat.completions", "ok",
-        NOW_MS, 1200, 80, 100, 20, 64, 5, True, 0, "CNY",
+        "req_1", "default", "", "key_a", "nano", "chat.completions", "ok",
+        NOW_MS, 1200, 80, 100, 20, 64, 5, True,
     )  # fmt: skip
     assert stored(setup.db_path) == {"req_1": msgspec.structs.astuple(expected)}
 

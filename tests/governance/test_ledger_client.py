@@ -102,7 +102,7 @@ class ScriptedLedger:
 
     async def next_ids(self) -> tuple[int, list[str]]:
         batch = await asyncio.wait_for(self.batches.get(), 10)
-        return batch.seq, [values[0] for values in batch.rows]
+        return batch.seq, [usage.request_id for usage in batch.rows]
 
 
 # the plain way

@@ -173,7 +173,7 @@ def check(db_path: Path, journal: Path) -> int:
     assert completed <= rows.keys(), "a completed answer without its row"
     owed = {name for name in handed_over if name.split("-")[0] in clean}
     assert owed <= rows.keys(), "a worker ended cleanly without a row of its"
-    assert {name: values[9] for name, values in rows.items()} == {name: tokens_of(name) for name in rows}
+    assert {name: values[10] for name, values in rows.items()} == {name: tokens_of(name) for name in rows}
     return len(completed)
 
 

@@ -26,12 +26,13 @@ from sextant.spec.ledger_wire import (
     Batch,
     FrameBuffer,
     Hello,
+    Post,
     Refusal,
-    RowValues,
     Welcome,
     frame,
 )
-from sextant.spec.usage import UsageRow
+from sextant.spec.policy import Standing
+from sextant.spec.transfer import Transfer
 from sextant.store import ledger
 from sextant.store.ledger import LedgerServer, run_ledger
 
@@ -55,12 +56,22 @@ def server(db_path: Path, socket_path: Path) -> Iterator[LedgerServer]:
 # the wire
 
 
-def test_the_wire_carries_exactly_the_fields_of_a_usage_row() -> None:
-    hints = [field.type for field in msgspec.structs.fields(UsageRow)]
-    assert tuple[tuple(hints)] == RowValues, "UsageRow changed: change RowValues and raise WIRE_VERSION"  # type: ignore[misc]
-    assert WIRE_VERSION == 1
-    packed = msgspec.msgpack.encode(["batch", 7, [row("r1")]])
-    assert msgspec.msgpack.decode(packed, type=Batch) == Batch(7, [msgspec.structs.astuple(row("r1"))])  # type: ignore[list-item]
+def test_the_wire_carries_exactly_these_fields() -> None:
+    """Changed on purpose? Then raise WIRE_VERSION too, and change this."""
+    assert WIRE_VERSION == 2
+    packed = msgspec.msgpack.encode(["batch", 7, 3, [row("r1")]])
+    assert msgspec.msgpack.decode(packed, type=Batch) == Batch(7, 3, [row("r1")])
+    assert msgspec.structs.astuple(row("r1")) == (
+        "r1", "default", "", "key_a", "nano", "chat.completions", "ok",
+        1_795_000_000_000, 1200, 80, 100, 20, 64, 5, False,
+    )  # fmt: skip
+    transfer = Transfer("t1", "top-up", "cash", "tenant:a:prepaid", 5, "USD", 17, "r1", "note", 18)
+    assert msgspec.json.encode(["post", 1, [transfer]]) == msgspec.json.encode(Post(1, [transfer]))
+    assert msgspec.structs.astuple(transfer)[1:6] == ("top-up", "cash", "tenant:a:prepaid", 5, "USD")
+    standing = Standing("tenant:a", 1, 20261122, 2, 202611, 3, 4, 5, 6)
+    assert msgspec.json.decode(msgspec.json.encode(Ack(9, [standing]))) == [
+        "ack", 9, [["tenant:a", 1, 20261122, 2, 202611, 3, 4, 5, 6]],
+    ]  # fmt: skip
 
 
 def test_frames_are_found_at_every_split() -> None:
@@ -78,10 +89,10 @@ def test_frames_are_found_at_every_split() -> None:
 def test_an_acknowledged_batch_is_in_the_file(server: LedgerServer, db_path: Path, socket_path: Path) -> None:
     with RawClient(socket_path) as client:
         client.send_rows(1, [row("r1"), row("r2", outcome="client_closed")])
-        assert client.receive() == Ack(1)
+        assert client.receive_seq() == 1
         assert stored(db_path)["r2"] == msgspec.structs.astuple(row("r2", outcome="client_closed"))
         client.send_rows(2, [row("r2"), row("r3")])
-        assert client.receive() == Ack(2)
+        assert client.receive_seq() == 2
     assert set(stored(db_path)) == {"r1", "r2", "r3"}
 
 
@@ -89,9 +100,9 @@ def test_several_batches_in_one_read_are_all_acknowledged_in_order(
     server: LedgerServer, db_path: Path, socket_path: Path
 ) -> None:
     with RawClient(socket_path) as client:
-        batches = [["batch", seq, [row(f"r{seq}")]] for seq in range(1, 51)]
+        batches = [["batch", seq, 0, [row(f"r{seq}")]] for seq in range(1, 51)]
         client.socket.sendall(b"".join(frame(msgspec.msgpack.encode(batch)) for batch in batches))
-        assert [client.receive() for _ in batches] == [Ack(seq) for seq in range(1, 51)]
+        assert [client.receive_seq() for _ in batches] == [*range(1, 51)]
     assert len(stored(db_path)) == 50
 
 
@@ -99,9 +110,9 @@ def test_a_batch_that_arrives_byte_by_byte_is_kept(
     server: LedgerServer, db_path: Path, socket_path: Path
 ) -> None:
     with RawClient(socket_path) as client:
-        for byte in frame(msgspec.msgpack.encode(["batch", 1, [row("r1")]])):
+        for byte in frame(msgspec.msgpack.encode(["batch", 1, 0, [row("r1")]])):
             client.socket.sendall(bytes([byte]))
-        assert client.receive() == Ack(1)
+        assert client.receive_seq() == 1
     assert set(stored(db_path)) == {"r1"}
 
 
@@ -109,7 +120,7 @@ def test_a_half_written_batch_is_dropped_whole(
     server: LedgerServer, db_path: Path, socket_path: Path
 ) -> None:
     with RawClient(socket_path) as client:
-        whole = frame(msgspec.msgpack.encode(["batch", 1, [row("r1"), row("r2")]]))
+        whole = frame(msgspec.msgpack.encode(["batch", 1, 0, [row("r1"), row("r2")]]))
         client.socket.sendall(whole[: len(whole) // 2])
         client.socket.shutdown(socket.SHUT_WR)
         assert client.receive() is None
@@ -119,7 +130,7 @@ def test_a_half_written_batch_is_dropped_whole(
 def test_an_empty_batch_is_acknowledged(server: LedgerServer, socket_path: Path) -> None:
     with RawClient(socket_path) as client:
         client.send_rows(1, [])
-        assert client.receive() == Ack(1)
+        assert client.receive_seq() == 1
 
 
 @pytest.mark.parametrize(
@@ -131,10 +142,10 @@ def test_an_empty_batch_is_acknowledged(server: LedgerServer, socket_path: Path)
         frame(b"\xc1not msgpack"),
         frame(msgspec.msgpack.encode({"a": "map"})),
         frame(msgspec.msgpack.encode(["unknown", 1])),
-        frame(msgspec.msgpack.encode(["batch", "one", []])),
-        frame(msgspec.msgpack.encode(["batch", 1, [["too", "short"]]])),
-        frame(msgspec.msgpack.encode(["batch", 1, [["wrong types"] * 16]])),
-        frame(msgspec.msgpack.encode(["batch", 1, []]) + b"trailing"),
+        frame(msgspec.msgpack.encode(["batch", "one", 0, []])),
+        frame(msgspec.msgpack.encode(["batch", 1, 0, [["too", "short"]]])),
+        frame(msgspec.msgpack.encode(["batch", 1, 0, [["wrong types"] * 15]])),
+        frame(msgspec.msgpack.encode(["batch", 1, 0, []]) + b"trailing"),
     ],
 )
 def test_garbage_is_refused_and_harms_nobody_else(
@@ -147,9 +158,9 @@ def test_garbage_is_refused_and_harms_nobody_else(
         assert isinstance(refusal, Refusal)
         assert (refusal.seq, refusal.retryable) == (0, False)
         assert bad.receive() is None
-        assert good.receive() == Ack(1)
+        assert good.receive_seq() == 1
         good.send_rows(2, [row("r2")])
-        assert good.receive() == Ack(2)
+        assert good.receive_seq() == 2
     assert set(stored(db_path)) == {"r1", "r2"}
 
 
@@ -179,7 +190,7 @@ def test_a_row_that_fits_no_column_refuses_its_batch_alone(
         assert isinstance(refusal, Refusal)
         assert (refusal.seq, refusal.retryable) == (1, False)
         client.send_rows(2, [row("r1")])
-        assert client.receive() == Ack(2)
+        assert client.receive_seq() == 2
     assert set(stored(db_path)) == {"r1"}
 
 
@@ -188,12 +199,12 @@ def test_a_client_that_reads_no_acknowledgements_is_dropped(
 ) -> None:
     with RawClient(socket_path) as deaf, RawClient(socket_path) as good:
         deaf.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
-        one = frame(msgspec.msgpack.encode(["batch", 1, []]))
+        one = frame(msgspec.msgpack.encode(["batch", 1, 0, []]))
         with pytest.raises((BrokenPipeError, ConnectionResetError)):
             for _ in range(100_000):
                 deaf.socket.sendall(one * 100)
         good.send_rows(1, [row("r1")])
-        assert good.receive() == Ack(1)
+        assert good.receive_seq() == 1
 
 
 # several clients
@@ -211,7 +222,7 @@ def test_batches_of_two_workers_share_a_transaction_and_each_gets_its_own_acknow
             client.send_rows(10 + number, [row(f"r{number}")])
         before = disk.syncs
         disk.sync_may_go_on.set()
-        assert [client.receive() for client in clients] == [Ack(10), Ack(11), Ack(12), Ack(13)]
+        assert [client.receive_seq() for client in clients] == [10, 11, 12, 13]
         assert disk.syncs - before == 3, "a new log's head, the first batch, the other three"
         for client in clients:
             client.close()
@@ -226,14 +237,14 @@ def test_a_bad_row_of_one_worker_does_not_refuse_another_workers_batch(
         disk.hold_next_sync()
         clients[0].send_rows(1, [row("first")])
         assert disk.sync_entered.wait(10)
-        clients[1].send_rows(1, [row("bad", cost_nano=2**63)])
+        clients[1].send_rows(1, [row("bad", output_tokens=2**63)])
         clients[2].send_rows(1, [row("good")])
         disk.sync_may_go_on.set()
-        assert clients[0].receive() == Ack(1)
+        assert clients[0].receive_seq() == 1
         refusal = clients[1].receive()
         assert isinstance(refusal, Refusal)
         assert not refusal.retryable
-        assert clients[2].receive() == Ack(1)
+        assert clients[2].receive_seq() == 1
         for client in clients:
             client.close()
     assert set(stored(db_path)) == {"first", "good"}
@@ -265,7 +276,7 @@ def test_a_full_disk_is_refused_for_now_and_the_same_batch_succeeds_later(
         assert "no space left" in refusal.reason
         disk.full = False
         client.send_rows(2, [row("r1")])
-        assert client.receive() == Ack(2)
+        assert client.receive_seq() == 2
     assert set(stored(db_path)) == {"r1"}
 
 
@@ -307,7 +318,7 @@ def test_the_log_is_checkpointed_when_it_is_quiet(
     monkeypatch.setattr(ledger, "IDLE_CHECKPOINT_S", 0.02)
     with serving(db_path, socket_path) as server, RawClient(socket_path) as client:
         client.send_rows(1, [row("r1")])
-        assert client.receive() == Ack(1)
+        assert client.receive_seq() == 1
         give_up = time.monotonic() + 10
         while server._file.log_pages and time.monotonic() < give_up:
             time.sleep(0.005)
@@ -321,7 +332,7 @@ def test_the_log_stays_bounded_under_load(
     with serving(db_path, socket_path), RawClient(socket_path) as client:
         for seq in range(1, 301):
             client.send_rows(seq, [row(f"r{seq}")])
-            assert client.receive() == Ack(seq)
+            assert client.receive_seq() == seq
         assert (db_path.parent / "ledger.db-wal").stat().st_size < 70 * 4200
     assert len(stored(db_path)) == 300
 
@@ -353,7 +364,7 @@ def test_a_stop_signal_ends_the_process_cleanly(
     process = start_process(db_path, socket_path)
     with connect_soon(socket_path) as client:
         client.send_rows(1, [row("r1")])
-        assert client.receive() == Ack(1)
+        assert client.receive_seq() == 1
         process.send_signal(number)
         assert client.receive() is None
     _, errors = process.communicate(timeout=20)
@@ -366,13 +377,13 @@ def test_a_stale_socket_of_a_killed_process_is_replaced(db_path: Path, socket_pa
     first = start_process(db_path, socket_path)
     with connect_soon(socket_path) as client:
         client.send_rows(1, [row("r1")])
-        assert client.receive() == Ack(1)
+        assert client.receive_seq() == 1
         first.kill()
         first.communicate(timeout=20)
     assert socket_path.is_socket()
     with serving(db_path, socket_path), RawClient(socket_path) as client:
         client.send_rows(1, [row("r1"), row("r2")])
-        assert client.receive() == Ack(1)
+        assert client.receive_seq() == 1
     assert set(stored(db_path)) == {"r1", "r2"}
 
 
@@ -385,7 +396,7 @@ def test_a_second_process_for_the_same_file_is_refused(
         with pytest.raises(Misconfigured, match=rf"another ledger process \(pid {process.pid}\) serves"):
             run_ledger(db_path, socket_path.with_name("other.sock"))
         client.send_rows(1, [row("r1")])
-        assert client.receive() == Ack(1)
+        assert client.receive_seq() == 1
     process.terminate()
     process.communicate(timeout=20)
 

@@ -6,19 +6,22 @@ import stat
 from pathlib import Path
 
 import apsw
-import msgspec
 import pytest
+from msgspec.structs import astuple
 
 from ledger_under_test import TestDisk, row, stored
 from sextant.base.errors import LedgerUnavailable, Misconfigured
-from sextant.spec.ledger_wire import RowValues
 from sextant.spec.usage import UsageRow
 from sextant.store import ledger_file
+from sextant.store.books import BadRows
+from sextant.store.ledger import NoRates
 from sextant.store.ledger_file import SCHEMA_VERSION, LedgerFile, check_sqlite_version
 
+NO_RATES = NoRates()
 
-def values(request_id: str, **changes: object) -> RowValues:
-    return msgspec.structs.astuple(row(request_id, **changes))  # type: ignore[return-value]
+
+def append(file: LedgerFile, *rows: UsageRow) -> None:
+    file.append(rows, NO_RATES)
 
 
 def test_columns_are_the_fields_of_a_usage_row_in_order(tmp_path: Path) -> None:
@@ -26,26 +29,27 @@ def test_columns_are_the_fields_of_a_usage_row_in_order(tmp_path: Path) -> None:
     db = apsw.Connection(str(tmp_path / "ledger.db"))
     columns = [name for _, name, *_ in db.execute("PRAGMA table_info(usage)")]
     db.close()
-    assert columns == list(UsageRow.__struct_fields__)
+    reported = list(UsageRow.__struct_fields__)
+    assert columns == [*reported, "cost_nano", "list_nano", "currency", "day", "month"]
 
 
 def test_appended_rows_come_back_unchanged_in_a_private_file(tmp_path: Path) -> None:
     path = tmp_path / "ledger.db"
     file = LedgerFile(path)
-    odd = values("r2", outcome="client_closed", ttft_ms=-1, estimated=True, cost_nano=2**62, model="模型")
-    assert file.append([[values("r1")], [odd]]) == 2
+    odd = row("r2", outcome="client_closed", ttft_ms=-1, estimated=True, input_tokens=2**40, model="模型")
+    append(file, row("r1"), odd)
     file.close()
-    assert stored(path) == {"r1": values("r1"), "r2": odd}
+    assert stored(path) == {"r1": astuple(row("r1")), "r2": astuple(odd)}
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
 def test_a_row_sent_again_changes_nothing(tmp_path: Path) -> None:
     file = LedgerFile(tmp_path / "ledger.db")
-    assert file.append([[values("r1", input_tokens=7)]]) == 1
-    assert file.append([[values("r1", input_tokens=8), values("r2")]]) == 1
-    assert file.append([[values("r3"), values("r3")]]) == 1
+    append(file, row("r1", input_tokens=7))
+    append(file, row("r1", input_tokens=8), row("r2"))
+    append(file, row("r3"), row("r3"))
     file.close()
-    assert stored(tmp_path / "ledger.db")["r1"] == values("r1", input_tokens=7)
+    assert stored(tmp_path / "ledger.db")["r1"] == astuple(row("r1", input_tokens=7))
 
 
 def test_append_returns_after_a_sync(tmp_path: Path) -> None:
@@ -53,7 +57,7 @@ def test_append_returns_after_a_sync(tmp_path: Path) -> None:
         file = LedgerFile(tmp_path / "ledger.db")
         for number in range(20):
             before = disk.syncs
-            file.append([[values(f"r{number}")]])
+            append(file, row(f"r{number}"))
             assert disk.syncs > before
         file.close()
 
@@ -63,7 +67,7 @@ def test_rows_a_killed_predecessor_left_in_the_log_are_synced_before_anything_is
 ) -> None:
     """Sent again they would be duplicates, which write nothing, so nothing else would ever sync them."""
     file = LedgerFile(tmp_path / "ledger.db")
-    file.append([[values("r1")]])
+    append(file, row("r1"))
     left = tmp_path / "left"
     left.mkdir()
     for name in ("ledger.db", "ledger.db-wal"):
@@ -73,19 +77,19 @@ def test_rows_a_killed_predecessor_left_in_the_log_are_synced_before_anything_is
         again = LedgerFile(left / "ledger.db")
         assert disk.syncs >= 2, "the log, then the file"
         assert (left / "ledger.db-wal").stat().st_size == 0
-        assert again.append([[values("r1")]]) == 0
+        append(again, row("r1"))
         again.close()
 
 
 def test_a_full_disk_keeps_nothing_and_recovers(tmp_path: Path) -> None:
     with TestDisk() as disk:
         file = LedgerFile(tmp_path / "ledger.db")
-        file.append([[values("r1")]])
+        append(file, row("r1"))
         disk.full = True
         with pytest.raises(LedgerUnavailable, match="no space left"):
-            file.append([[values("r2")]])
+            append(file, row("r2"))
         disk.full = False
-        assert file.append([[values("r2"), values("r3")]]) == 2
+        append(file, row("r2"), row("r3"))
         file.close()
     assert set(stored(tmp_path / "ledger.db")) == {"r1", "r2", "r3"}
 
@@ -101,9 +105,9 @@ def test_a_full_disk_at_start_can_be_tried_again(tmp_path: Path) -> None:
 
 def test_a_bad_row_takes_its_whole_batch_with_it(tmp_path: Path) -> None:
     file = LedgerFile(tmp_path / "ledger.db")
-    with pytest.raises(OverflowError):
-        file.append([[values("r1"), values("r2", input_tokens=2**63)]])
-    assert file.append([[values("r1")]]) == 1
+    with pytest.raises(BadRows, match="r2"):
+        append(file, row("r1"), row("r2", input_tokens=2**63))
+    append(file, row("r1"))
     file.close()
 
 
@@ -134,10 +138,10 @@ def test_an_older_schema_is_brought_forward_with_its_rows(
 ) -> None:
     path = tmp_path / "ledger.db"
     file = LedgerFile(path)
-    file.append([[values("r1")]])
+    append(file, row("r1"))
     file.close()
-    steps = (*ledger_file._MIGRATIONS, "CREATE TABLE added (x INTEGER) STRICT")
-    monkeypatch.setattr(ledger_file, "_MIGRATIONS", steps)
+    steps = (*ledger_file.SQLITE_STEPS, "CREATE TABLE added (x INTEGER) STRICT")
+    monkeypatch.setattr(ledger_file, "SQLITE_STEPS", steps)
     monkeypatch.setattr(ledger_file, "SCHEMA_VERSION", SCHEMA_VERSION + 1)
     LedgerFile(path).close()
     LedgerFile(path).close()
@@ -152,8 +156,8 @@ def test_a_migration_that_fails_leaves_the_old_schema(
 ) -> None:
     path = tmp_path / "ledger.db"
     LedgerFile(path).close()
-    steps = (*ledger_file._MIGRATIONS, "CREATE TABLE added (x INTEGER) STRICT; no such statement")
-    monkeypatch.setattr(ledger_file, "_MIGRATIONS", steps)
+    steps = (*ledger_file.SQLITE_STEPS, "CREATE TABLE added (x INTEGER) STRICT; no such statement")
+    monkeypatch.setattr(ledger_file, "SQLITE_STEPS", steps)
     monkeypatch.setattr(ledger_file, "SCHEMA_VERSION", SCHEMA_VERSION + 1)
     with pytest.raises(Misconfigured, match="syntax error"):
         LedgerFile(path)
@@ -187,12 +191,12 @@ def test_a_path_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
 def test_checkpoints_empty_the_log_and_a_reader_only_delays_them(tmp_path: Path) -> None:
     path = tmp_path / "ledger.db"
     file = LedgerFile(path)
-    file.append([[values("r1")]])
+    append(file, row("r1"))
     assert file.log_pages > 0
     reader = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY)
     reader.execute("BEGIN")
     assert reader.execute("SELECT count(*) FROM usage").get == 1
-    file.append([[values("r2")]])
+    append(file, row("r2"))
     file.checkpoint()
     assert file.log_pages > 0, "the reader still needs the log"
     reader.execute("COMMIT")

@@ -8,13 +8,13 @@ import threading
 from pathlib import Path
 
 import apsw
-import msgspec
 import pytest
 
 from ledger_under_test import row, serving, stored
 from sextant.base.errors import Misconfigured, SextantError
 from sextant.store import ledger_file, upgrade, upgrade_backup
 from sextant.store.accounts import DEFAULT_TENANT, Accounts
+from sextant.store.ledger import NoRates
 from sextant.store.ledger_file import LedgerFile
 from sextant.store.upgrade import bring_up_to_date, found_schemas, known_schemas, restore_command
 from sextant.store.upgrade_backup import (
@@ -33,7 +33,7 @@ FUTURE_REVISION = "9999"
 
 
 def keep(file: LedgerFile, *names: str) -> None:
-    file.append([[msgspec.structs.astuple(row(name)) for name in names]])
+    file.append([row(name) for name in names], NoRates())
 
 
 @pytest.fixture
@@ -262,8 +262,8 @@ def test_old_schemas_are_backed_up_and_migrated_a_bounded_number_kept(
     """The program of later is this one with one more step in the ledger's schema each time."""
     mine = make_backup(databases, known_schemas(), made_for="person")
     for number in range(upgrade.AUTOMATIC_BACKUPS_MAX + 3):
-        steps = (*ledger_file._MIGRATIONS, f"CREATE TABLE later_{number} (n INTEGER);")
-        monkeypatch.setattr(ledger_file, "_MIGRATIONS", steps)
+        steps = (*ledger_file.SQLITE_STEPS, f"CREATE TABLE later_{number} (n INTEGER);")
+        monkeypatch.setattr(ledger_file, "SQLITE_STEPS", steps)
         monkeypatch.setattr(ledger_file, "SCHEMA_VERSION", len(steps))
         done = bring_up_to_date(databases)
         assert done is not None

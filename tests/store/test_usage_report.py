@@ -6,12 +6,10 @@ import stat
 from pathlib import Path
 
 import apsw
-import msgspec
 import pytest
 
-from ledger_under_test import RawClient, row, serving
+from ledger_under_test import FlatRates, RawClient, row, serving
 from sextant.base.errors import Misconfigured
-from sextant.spec.ledger_wire import Ack
 from sextant.spec.usage import UsageRow
 from sextant.store.ledger_file import SCHEMA_VERSION, LedgerFile
 from sextant.store.usage_report import DAY_MS, UsageTotal, usage_report
@@ -21,7 +19,7 @@ DAY_1, DAY_2 = "2026-11-19", "2026-11-20"
 
 ROWS = [
     row("r1", started_ms=DAY_1_MS, input_tokens=1, output_tokens=2, cached_tokens=3, reasoning_tokens=4),
-    row("r2", started_ms=DAY_1_MS + DAY_MS - 1, input_tokens=10, output_tokens=20, cost_nano=2**60),
+    row("r2", started_ms=DAY_1_MS + DAY_MS - 1, input_tokens=10, output_tokens=20),
     row("r3", started_ms=DAY_1_MS + DAY_MS, outcome="engine_error"),
     row("r4", started_ms=DAY_1_MS, key_id="key_b", model="other"),
     row("r5", started_ms=DAY_1_MS, tenant_id="acme", key_id="key_c", outcome="client_closed"),
@@ -37,7 +35,7 @@ def ledger(tmp_path: Path) -> Path:
 
 def _write(path: Path, rows: list[UsageRow]) -> None:
     file = LedgerFile(path)
-    file.append([[msgspec.structs.astuple(one) for one in rows]])  # type: ignore[misc]
+    file.append(rows, FlatRates(1))
     file.close()
 
 
@@ -47,10 +45,10 @@ def report(path: Path, **filters: str) -> list[UsageTotal]:
 
 def test_totals_by_key_model_and_day(ledger: Path) -> None:
     assert report(ledger) == [
-        UsageTotal(DAY_1, "acme", "key_c", "nano", "CNY", 1, 0, 100, 20, 64, 5, 0),
-        UsageTotal(DAY_1, "default", "key_a", "nano", "CNY", 2, 0, 11, 22, 67, 9, 2**60),
-        UsageTotal(DAY_1, "default", "key_b", "other", "CNY", 1, 0, 100, 20, 64, 5, 0),
-        UsageTotal(DAY_2, "default", "key_a", "nano", "CNY", 1, 1, 100, 20, 64, 5, 0),
+        UsageTotal(DAY_1, "acme", "key_c", "nano", "CNY", 1, 0, 100, 20, 64, 5, 120),
+        UsageTotal(DAY_1, "default", "key_a", "nano", "CNY", 2, 0, 11, 22, 67, 9, 33),
+        UsageTotal(DAY_1, "default", "key_b", "other", "CNY", 1, 0, 100, 20, 64, 5, 120),
+        UsageTotal(DAY_2, "default", "key_a", "nano", "CNY", 1, 1, 100, 20, 64, 5, 120),
     ]
 
 
@@ -78,7 +76,7 @@ def test_reading_while_the_ledger_writes(tmp_path: Path) -> None:
     with serving(path, socket_path), RawClient(socket_path) as client:
         for seq in range(1, 21):
             client.send_rows(seq, [row(f"r{seq}", started_ms=DAY_1_MS)])
-            assert client.receive() == Ack(seq)
+            assert client.receive_seq() == seq
             assert [total.requests for total in report(path)] == [seq]
 
 
@@ -103,6 +101,11 @@ def test_a_ledger_of_a_newer_program_is_refused(ledger: Path) -> None:
 
 
 def test_a_sum_beyond_64_bits_is_an_error_not_a_wrong_number(ledger: Path) -> None:
-    _write(ledger, [row(f"big{n}", started_ms=DAY_1_MS, cost_nano=2**62) for n in range(2)])
+    db = apsw.Connection(str(ledger))
+    row_1 = next(iter(db.execute("SELECT * FROM usage WHERE request_id = 'r1'")))
+    for number in range(2):
+        big = (f"big{number}", *row_1[1:15], 2**62, *row_1[16:])
+        db.execute(f"INSERT INTO usage VALUES ({','.join('?' * 20)})", big)
+    db.close()
     with pytest.raises(Misconfigured, match="overflow"):
         report(ledger)

@@ -185,6 +185,7 @@ class LocalGovernor:
         return UsageRow(
             claim.request_id,
             admission.principal.tenant_id,
+            "",
             admission.principal.key_id,
             claim.model,
             claim.endpoint,
@@ -197,6 +198,4 @@ class LocalGovernor:
             usage.cached_tokens,
             usage.reasoning_tokens,
             usage.estimated,
-            0,
-            "CNY",
         )

@@ -13,15 +13,17 @@ import logging
 import os
 import random
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import cast
 
 import msgspec
 
 from sextant.base.errors import LedgerUnavailable, Misconfigured, UpstreamError
 from sextant.spec.ledger_wire import (
+    SCOPES_MAX,
     WIRE_VERSION,
     Ack,
+    Ask,
     BadFrame,
     FrameBuffer,
     Hello,
@@ -30,6 +32,7 @@ from sextant.spec.ledger_wire import (
     Welcome,
     frame,
 )
+from sextant.spec.policy import Standing
 from sextant.spec.usage import UsageRow
 from sextant.telemetry.table import Registry
 
@@ -52,6 +55,9 @@ class LedgerBounds(msgspec.Struct, frozen=True):
     retry_max_s: float = 1.0
     """Pause before connecting or sending again; doubles in between."""
     greeting_deadline_s: float = 5.0
+    asks: int = 4096
+    """Questions for standings under way; a further one is refused."""
+    ask_deadline_s: float = 2.0
 
 
 DEFAULT_BOUNDS = LedgerBounds()
@@ -76,11 +82,18 @@ class LedgerClient:
     """One per gateway worker. `start` it inside the event loop, `close` it there too."""
 
     def __init__(self, socket_path: str, registry: Registry, bounds: LedgerBounds = DEFAULT_BOUNDS) -> None:
+        self.policy_version = 0
+        """Of the policy by which requests are admitted now; goes with each batch. The governor sets it."""
+        self.on_standings: Callable[[Sequence[Standing]], None] = _nobody_listens
+        """Called with the standings of each acknowledgement before the waiters of its rows wake. Must not
+        raise."""
         self._socket_path = socket_path
         self._bounds = bounds
+        self._asks: dict[int, asyncio.Future[list[Standing]]] = {}
         self._waiting: list[_Entry] = []
         self._flying: list[_Entry] = []
         self._seq = 0
+        self._flying_seq = 0
         self._sent_s = 0.0
         self._batch_rows = bounds.batch_rows
         self._pending_rows_max = bounds.pending_rows
@@ -121,6 +134,7 @@ class LedgerClient:
         if self._link is not None:
             self._link.abort()
             self._link = None
+            self._end_asks("the gateway is stopping")
         self._connected_metric.set(0)
         left = [*self._flying, *self._waiting]
         if left:
@@ -205,14 +219,45 @@ class LedgerClient:
         else:
             self._flying, self._waiting = waiting[: self._batch_rows], waiting[self._batch_rows :]
         self._seq += 1
+        self._flying_seq = self._seq
         self._sent_s = time.perf_counter()
-        link.send(PackedBatch(self._seq, [entry.packed for entry in self._flying]))
+        rows = [entry.packed for entry in self._flying]
+        link.send(PackedBatch(self._seq, self.policy_version, rows))
         self._sweep_later()
 
-    def on_ack(self, seq: int) -> None:
-        """The batch in flight is durable: the next one leaves, then each waiter is released on its own."""
-        if seq != self._seq or not self._flying:
-            raise BadFrame(f"acknowledgement of batch {seq} while {self._seq} was in flight")
+    async def standings(self, scopes: Sequence[str]) -> list[Standing]:
+        """What the books say now of each of `scopes`, also of those they do not know (version 0). Raises
+        LedgerUnavailable when the ledger does not answer in time, or too many ask already."""
+        link = self._link
+        if link is None or len(self._asks) >= self._bounds.asks:
+            why = self.trouble if link is None else f"{len(self._asks)} questions wait for the ledger"
+            raise LedgerUnavailable(f"the balance and the counts are not known: {why}", retry_after_s=1.0)
+        if len(scopes) > SCOPES_MAX:
+            raise ValueError(f"{len(scopes)} scopes in one question; ask for at most {SCOPES_MAX}")
+        self._seq += 1
+        seq = self._seq
+        answer = self._asks[seq] = self._loop.create_future()
+        link.send(Ask(seq, list(scopes)))
+        try:
+            async with asyncio.timeout(self._bounds.ask_deadline_s):
+                standings: list[Standing] = await answer
+        except TimeoutError:
+            raise LedgerUnavailable(
+                f"the ledger did not tell a balance and counts within {self._bounds.ask_deadline_s:g} s",
+                retry_after_s=1.0,
+            ) from None
+        return standings
+
+    def on_ack(self, ack: Ack) -> None:
+        """The batch in flight is durable: the next one leaves, the standings are told, then each waiter is
+        released on its own. Or a question is answered."""
+        if (answer := self._asks.pop(ack.seq, None)) is not None:
+            self.on_standings(ack.standings)
+            if not answer.done():
+                answer.set_result(ack.standings)
+            return
+        if ack.seq != self._flying_seq or not self._flying:
+            raise BadFrame(f"acknowledgement of batch {ack.seq} while {self._flying_seq} was in flight")
         durable, self._flying = self._flying, []
         self._refused_because = ""
         self._retry_s = self._bounds.retry_min_s
@@ -222,6 +267,7 @@ class LedgerClient:
         self._rows_metric.inc(len(durable))
         if self._waiting:
             self._dispatch()
+        self.on_standings(ack.standings)
         for entry in durable:
             if entry.then is not None:
                 entry.then()
@@ -236,7 +282,11 @@ class LedgerClient:
     def on_refusal(self, refusal: Refusal) -> None:
         """The batch in flight was not kept. Retryable: the same again after a pause. Otherwise one of its
         rows is at fault: ever smaller batches find it, and it alone is given up."""
-        if refusal.seq != self._seq or not self._flying:
+        if (answer := self._asks.pop(refusal.seq, None)) is not None:
+            if not answer.done():
+                answer.set_exception(LedgerUnavailable(f"the ledger cannot tell: {refusal.reason}"))
+            return
+        if refusal.seq != self._flying_seq or not self._flying:
             raise BadFrame(f"refused: {refusal.reason}")
         refused, self._flying = self._flying, []
         if refusal.retryable:
@@ -265,9 +315,16 @@ class LedgerClient:
         self._connected_metric.set(0)
         self._waiting = self._flying + self._waiting
         self._flying = []
+        self._end_asks(f"the ledger is gone: {why}")
         if not self._closing:
             _log.warning("lost the ledger (%s) with %d rows pending", why, self.pending_rows)
         self._sweep_later()
+
+    def _end_asks(self, why: str) -> None:
+        asks, self._asks = self._asks, {}
+        for answer in asks.values():
+            if not answer.done():
+                answer.set_exception(LedgerUnavailable(why, retry_after_s=1.0))
 
     def _note_drained(self) -> None:
         if self._drained is not None and not self.pending_rows:
@@ -337,6 +394,10 @@ class LedgerClient:
         return False
 
 
+def _nobody_listens(_standings: Sequence[Standing]) -> None:
+    """Where limits do not depend on the books."""
+
+
 class _Link(asyncio.Protocol):
     """One connection to the ledger process."""
 
@@ -351,7 +412,7 @@ class _Link(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
 
-    def send(self, message: Hello | PackedBatch) -> None:
+    def send(self, message: Hello | PackedBatch | Ask) -> None:
         """At most one batch is unsent here: the next waits for its acknowledgement."""
         if self._transport is not None:
             self._transport.write(frame(_encode(message)))
@@ -370,7 +431,7 @@ class _Link(asyncio.Protocol):
 
     def _on_message(self, message: Welcome | Ack | Refusal) -> None:
         if isinstance(message, Ack):
-            self._client.on_ack(message.seq)
+            self._client.on_ack(message)
         elif isinstance(message, Refusal):
             self._client.on_refusal(message)
         elif message.version != WIRE_VERSION:

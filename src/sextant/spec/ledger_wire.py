@@ -5,11 +5,17 @@ A frame is four bytes of length (big-endian, of what follows) and one msgpack me
     client                                ledger
     Hello(version, name)        ->
                                 <-        Welcome(version), or Refusal(0, reason, retryable=False) and a close
-    Batch(seq, rows)            ->
-                                <-        Ack(seq)              after COMMIT and fsync
-                                          Refusal(seq, reason, retryable)   nothing of the batch was kept
+    Batch(seq, policy_version, rows) ->
+    Post(seq, transfers)        ->
+    Ask(seq, scopes)            ->
+                                <-        Ack(seq, standings)   after COMMIT and fsync
+                                          Refusal(seq, reason, retryable)   nothing of it was kept
 
-Any change to a message or to `UsageRow` raises `WIRE_VERSION`; both sides refuse another version.
+The standings are those of the scopes that the message touches or asks for; of a scope that the books do not
+know they are zeros with version 0.
+
+Any change to a message, `UsageRow`, `Transfer` or `Standing` raises `WIRE_VERSION`; both sides refuse another
+version.
 Neighbours: `sextant.governance.ledger_client` and `sextant.store.ledger`, which never import each other.
 """
 
@@ -17,13 +23,19 @@ from __future__ import annotations
 
 import msgspec
 
-WIRE_VERSION = 1
+from sextant.spec.policy import Standing
+from sextant.spec.transfer import Transfer
+from sextant.spec.usage import UsageRow
+
+WIRE_VERSION = 2
 FRAME_BYTES_MAX = 4 * 1024 * 1024
 """A longer frame is garbage: the connection is closed."""
 LENGTH_BYTES = 4
 
-RowValues = tuple[str, str, str, str, str, str, int, int, int, int, int, int, int, bool, int, str]
-"""The fields of `sextant.spec.usage.UsageRow`, in its order."""
+SCOPES_MAX = 4096
+"""Scopes in one `Ask`."""
+TRANSFERS_MAX = 1024
+"""Transfers in one `Post`."""
 
 
 class Hello(msgspec.Struct, frozen=True, array_like=True, tag="hello"):
@@ -36,26 +48,44 @@ class Welcome(msgspec.Struct, frozen=True, array_like=True, tag="welcome"):
 
 
 class Batch(msgspec.Struct, frozen=True, array_like=True, tag="batch"):
-    """As the ledger reads it: rows are plain values, ready to bind."""
+    """As the ledger reads it. `policy_version` is of the policy that its requests were admitted by: a ledger
+    that has an older one reads the newer first."""
 
     seq: int
-    rows: list[RowValues]
+    policy_version: int
+    rows: list[UsageRow]
 
 
 class PackedBatch(msgspec.Struct, frozen=True, array_like=True, tag="batch"):
     """The same message as the client writes it: each row was encoded when its request settled."""
 
     seq: int
+    policy_version: int
     rows: list[msgspec.Raw]
+
+
+class Ask(msgspec.Struct, frozen=True, array_like=True, tag="ask"):
+    """For the present standings of `scopes`, at most `SCOPES_MAX`."""
+
+    seq: int
+    scopes: list[str]
+
+
+class Post(msgspec.Struct, frozen=True, array_like=True, tag="post"):
+    """Transfers that are kept all or none, each once however often it is sent; at most `TRANSFERS_MAX`."""
+
+    seq: int
+    transfers: list[Transfer]
 
 
 class Ack(msgspec.Struct, frozen=True, array_like=True, tag="ack"):
     seq: int
+    standings: list[Standing] = []
 
 
 class Refusal(msgspec.Struct, frozen=True, array_like=True, tag="refusal"):
-    """Nothing of batch `seq` was kept (0: no batch, the connection itself is refused). Retryable: the same
-    batch may succeed later (disk full); otherwise at least one of its rows never will."""
+    """Nothing of message `seq` was kept (0: no message, the connection itself is refused). Retryable: the
+    same may succeed later (disk full); otherwise at least one of its rows or transfers never will."""
 
     seq: int
     reason: str

@@ -2,7 +2,8 @@
 
 Control (and before it runs, the supervisor) makes them of the accounts database; the gateway admits by them
 and the ledger process rates by them. Flow 1 (serve). Neighbours: `snapshot.py` carries them,
-`sextant.governance` decides by them, `sextant.store.accounts` keeps them.
+`sextant.governance` decides by them, `sextant.store.accounts` keeps them; a `Standing` comes the other way,
+from the ledger with each acknowledgement.
 
 Amounts are integer billionths ("nano") of a currency unit; factors are parts per million; times are Unix
 milliseconds, 0 for "no such time".
@@ -160,3 +161,23 @@ class KeyPolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     networks: tuple[str, ...] = ()
     """Addresses it may be used from, in CIDR notation; none named: any."""
     limits: LimitRules = LimitRules()
+
+
+class Standing(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """What the books say of one scope, as of `version`, which grows with every change of them.
+
+    `day` (20261122) and `month` (202611) are those of the tenant's time zone that the counts are of.
+    """
+
+    scope: str
+    """`tenant:ID`, `project:ID` or `key:ID`."""
+    version: int
+    day: int
+    day_tokens: int
+    month: int
+    month_tokens: int
+    month_nano: int
+    funds_nano: int = 0
+    """Of a tenant: its prepaid balance and what is left of its packages."""
+    funds_until_ms: int = 0
+    """When a package expires and `funds_nano` shrinks by itself."""

@@ -19,10 +19,12 @@ class Usage(msgspec.Struct, frozen=True, gc=False):
 
 
 class UsageRow(msgspec.Struct, frozen=True, gc=False, array_like=True):
-    """One ledger row. Times are Unix milliseconds; `cost_nano` is integer billionths of `currency`."""
+    """What the gateway reports of one request; the ledger adds what it cost. Times are Unix milliseconds."""
 
     request_id: str
     tenant_id: str
+    project_id: str
+    """Empty for a key of no project."""
     key_id: str
     model: str
     endpoint: str
@@ -35,5 +37,3 @@ class UsageRow(msgspec.Struct, frozen=True, gc=False, array_like=True):
     cached_tokens: int
     reasoning_tokens: int
     estimated: bool
-    cost_nano: int
-    currency: str

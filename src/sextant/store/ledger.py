@@ -16,25 +16,35 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
+from typing import Protocol, TypeVar
 
 import apsw
 import msgspec
 
-from sextant.base.errors import LedgerUnavailable, Misconfigured
+from sextant.base.errors import BadRequest, LedgerUnavailable, Misconfigured
 from sextant.spec.ledger_wire import (
+    SCOPES_MAX,
+    TRANSFERS_MAX,
     WIRE_VERSION,
     Ack,
+    Ask,
     BadFrame,
     Batch,
     FrameBuffer,
     Hello,
+    Post,
     Refusal,
     Welcome,
     frame,
 )
+from sextant.spec.policy import Billing, Standing
+from sextant.spec.transfer import Transfer
+from sextant.spec.usage import UsageRow
+from sextant.store.books import BadRows, Rates
 from sextant.store.ledger_file import CHECKPOINT_PAGES, LedgerFile
 
 CLIENTS_MAX = 256
@@ -43,12 +53,75 @@ LOCK_WAIT_S = 1.0
 IDLE_CHECKPOINT_S = 1.0
 """Quiet time after which the log is copied into the file even when it is short."""
 
+Given = TypeVar("Given")
 _log = logging.getLogger(__name__)
-_decode = msgspec.msgpack.Decoder(Hello | Batch).decode
+_decode = msgspec.msgpack.Decoder(Hello | Batch | Ask | Post).decode
 _encode = msgspec.msgpack.Encoder().encode
 
 
-def run_ledger(db_path: str | os.PathLike[str], socket_path: str | os.PathLike[str]) -> None:
+Message = Batch | Ask | Post
+
+
+class Ledger(Protocol):
+    """Where the books are kept: `ledger_file.LedgerFile` or `ledger_postgres.LedgerDatabase`."""
+
+    @property
+    def log_pages(self) -> int:
+        """Pages that wait for a checkpoint."""
+
+    def append(self, rows: Sequence[UsageRow], rates: Rates) -> list[Standing]: ...
+
+    def post(self, transfers: Sequence[Transfer], rates: Rates) -> list[Standing]: ...
+
+    def ask(self, scopes: Collection[str], rates: Rates) -> list[Standing]: ...
+
+    def checkpoint(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class NoRated(msgspec.Struct, frozen=True):
+    cost_nano: int = 0
+    list_nano: int = 0
+    currency: str = "CNY"
+
+
+class NoRates:
+    """Where nothing has a price: every tenant is free, and its days are those of UTC."""
+
+    _nothing = NoRated()
+
+    def rate(self, row: UsageRow, month_tokens_before: int) -> NoRated:
+        return self._nothing
+
+    def day_and_month(self, tenant_id: str, at_ms: int) -> tuple[int, int]:
+        day = datetime.fromtimestamp(at_ms // 1000, UTC)
+        return day.year * 10_000 + day.month * 100 + day.day, day.year * 100 + day.month
+
+    def currency(self, tenant_id: str) -> str:
+        return self._nothing.currency
+
+    def billing(self, tenant_id: str) -> Billing:
+        return "free"
+
+
+RatesFor = Callable[[int], Rates]
+"""The rates of a policy that is at least of the version given, if there is one; asked for every round."""
+
+
+def without_prices(_policy_version: int) -> Rates:
+    """The `RatesFor` of a ledger that stands alone."""
+    return _NO_RATES
+
+
+_NO_RATES = NoRates()
+
+
+def run_ledger(
+    db_path: str | os.PathLike[str],
+    socket_path: str | os.PathLike[str],
+    rates_for: RatesFor = without_prices,
+) -> None:
     """Serves `db_path` on `socket_path` until SIGTERM or SIGINT: then the commit under way ends, the log is
     checkpointed, and this returns. Raises Misconfigured when another process holds the ledger, or the file or
     the socket cannot be had; LedgerUnavailable when the disk fails, so that a fresh start is due."""
@@ -57,7 +130,7 @@ def run_ledger(db_path: str | os.PathLike[str], socket_path: str | os.PathLike[s
         file = LedgerFile(db_path)
         stack.callback(_close, file)
         listener = stack.enter_context(_listen(Path(socket_path)))
-        server = LedgerServer(file, listener)
+        server = LedgerServer(file, listener, rates_for)
         stack.callback(server.close)
         stack.enter_context(_stop_on_signals(server))
         _log.info("ledger %s serves %s", db_path, socket_path)
@@ -78,8 +151,9 @@ def _close(file: LedgerFile) -> None:
 class LedgerServer:
     """The loop. `listener` is a bound, listening unix socket."""
 
-    def __init__(self, file: LedgerFile, listener: socket.socket) -> None:
+    def __init__(self, file: Ledger, listener: socket.socket, rates_for: RatesFor = without_prices) -> None:
         self._file = file
+        self._rates_for = rates_for
         self._listener = listener
         self._clients: set[_Client] = set()
         self._stopping = False
@@ -103,14 +177,14 @@ class LedgerServer:
         while not self._stopping:
             quiet_s = IDLE_CHECKPOINT_S if self._file.log_pages else None
             events = self._selector.select(quiet_s)
-            waiting: list[tuple[_Client, Batch]] = []
+            waiting: list[tuple[_Client, Message]] = []
             for key, _ in events:
                 if isinstance(key.data, _Client):
                     self._read(key.data, waiting)
                 else:
                     key.data()
             if waiting:
-                self._commit(waiting)
+                self._answer_all(waiting)
             if self._file.log_pages and (not events or self._file.log_pages >= CHECKPOINT_PAGES):
                 self._checkpoint()
 
@@ -139,8 +213,8 @@ class LedgerServer:
         self._clients.add(client)
         self._selector.register(connection, selectors.EVENT_READ, client)
 
-    def _read(self, client: _Client, waiting: list[tuple[_Client, Batch]]) -> None:
-        """What `client` has sent; whole batches go to `waiting`. A client that breaks the protocol is told
+    def _read(self, client: _Client, waiting: list[tuple[_Client, Message]]) -> None:
+        """What `client` has sent; whole messages go to `waiting`. A client that breaks the protocol is told
         and dropped; nobody else notices."""
         try:
             count = client.socket.recv_into(self._read_buffer)
@@ -154,7 +228,7 @@ class LedgerServer:
                 elif client.greeted:
                     waiting.append((client, message))
                 else:
-                    raise BadFrame("a batch before the hello")
+                    raise BadFrame("a message before the hello")
         except (BlockingIOError, InterruptedError):
             return
         except (BadFrame, msgspec.DecodeError) as error:
@@ -167,32 +241,62 @@ class LedgerServer:
         client.send(Refusal(0, str(error), False))
         self._drop(client)
 
-    def _commit(self, waiting: list[tuple[_Client, Batch]]) -> None:
+    def _answer_all(self, waiting: list[tuple[_Client, Message]]) -> None:
+        """The batches of all workers first, in one transaction; then what else was said, so that it sees
+        them."""
+        batches = [(client, said) for client, said in waiting if isinstance(said, Batch)]
+        if batches:
+            rates = self._rates_for(max(batch.policy_version for _, batch in batches))
+            self._commit(batches, rates)
+        for client, said in waiting:
+            if not isinstance(said, Batch):
+                self._look_up_or_post(client, said, self._rates_for(0))
+
+    def _commit(self, waiting: list[tuple[_Client, Batch]], rates: Rates) -> None:
         """One transaction for all; if the rows themselves are at fault, one for each, to find whose."""
+        rows = (
+            waiting[0][1].rows if len(waiting) == 1 else [row for _, batch in waiting for row in batch.rows]
+        )
         try:
-            self._file.append([batch.rows for _, batch in waiting])
-        except LedgerUnavailable as error:
-            self._answer(waiting, retryable_because=error.message)
-            return
-        except (apsw.ConstraintError, apsw.MismatchError, OverflowError, UnicodeError, TypeError) as error:
+            standings = self._file.append(rows, rates)
+        except BadRows as error:
             if len(waiting) > 1:
                 for one in waiting:
-                    self._commit([one])
+                    self._commit([one], rates)
                 return
             client, batch = waiting[0]
             _log.error("a batch of ledger client %s cannot be kept: %s", client.name, error)
             self._send(client, Refusal(batch.seq, str(error), False))
             return
-        except apsw.Error as error:
-            self._answer(waiting, retryable_because=f"the ledger file failed: {error}")
-            raise
+        except (LedgerUnavailable, apsw.Error) as error:
+            for client, batch in waiting:
+                self._put_off(client, batch, error)
+            if isinstance(error, apsw.Error):
+                raise
+            return
         for client, batch in waiting:
-            self._send(client, Ack(batch.seq))
+            self._send(client, Ack(batch.seq, standings))
 
-    def _answer(self, waiting: list[tuple[_Client, Batch]], *, retryable_because: str) -> None:
-        _log.error("ledger: %s", retryable_because)
-        for client, batch in waiting:
-            self._send(client, Refusal(batch.seq, retryable_because, True))
+    def _look_up_or_post(self, client: _Client, said: Ask | Post, rates: Rates) -> None:
+        try:
+            if isinstance(said, Ask):
+                standings = self._file.ask(_bounded(said.scopes, SCOPES_MAX, "scopes"), rates)
+            else:
+                transfers = _bounded(said.transfers, TRANSFERS_MAX, "transfers")
+                standings = self._file.post(transfers, rates)
+        except BadRequest as error:
+            self._send(client, Refusal(said.seq, error.message, False))
+        except (LedgerUnavailable, apsw.Error) as error:
+            self._put_off(client, said, error)
+            if isinstance(error, apsw.Error):
+                raise
+        else:
+            self._send(client, Ack(said.seq, standings))
+
+    def _put_off(self, client: _Client, said: Message, error: Exception) -> None:
+        reason = error.message if isinstance(error, LedgerUnavailable) else f"the ledger file failed: {error}"
+        _log.error("ledger: %s", reason)
+        self._send(client, Refusal(said.seq, reason, True))
 
     def _send(self, client: _Client, message: Ack | Refusal) -> None:
         if not client.send(message):
@@ -209,6 +313,12 @@ class LedgerServer:
             self._file.checkpoint()
         except (apsw.BusyError, apsw.FullError) as error:
             _log.warning("checkpoint put off: %s", error)
+
+
+def _bounded(given: list[Given], most: int, what: str) -> list[Given]:
+    if len(given) > most:
+        raise BadRequest(f"{len(given)} {what} in one message; send at most {most}")
+    return given
 
 
 class _Client:

@@ -1,53 +1,54 @@
-"""`ledger.db`: schema, opening, appending, checkpointing. Only the ledger process uses this module to write.
+"""`ledger.db`: opening, migrating, keeping, checkpointing. Only the ledger process uses this module to write.
 
 Write-ahead log with `synchronous=FULL`: a COMMIT returns after the log is on disk. Checkpoints are ours to
 call, so that none of them runs between a batch and its acknowledgement. apsw brings its own SQLite, because
 older ones can corrupt a write-ahead log when it is reset (fixed in 3.51.3).
-Neighbours: `ledger.py` serves this file to the gateways, `usage_report.py` reads it.
+Neighbours: `ledger.py` serves this file to the gateways, `books_keeper.py` says what a transaction does,
+`ledger_schema.py` has the tables, `usage_report.py` reads them.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
+from typing import Any, TypeVar
 
 import apsw
+import msgspec
 
 from sextant.base.errors import LedgerUnavailable, Misconfigured
-from sextant.spec.ledger_wire import RowValues
+from sextant.spec.policy import Standing
+from sextant.spec.transfer import Transfer
+from sextant.spec.usage import UsageRow
+from sextant.store import books_keeper
+from sextant.store.books import DAY_SUMS, Account, BadRows, Changes, Rates, Terms
+from sextant.store.ledger_schema import SQLITE_STEPS
 
 SQLITE_VERSION_MIN = (3, 51, 3)
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 CHECKPOINT_PAGES = 4096
 """Log pages after which a checkpoint is due: 16 MiB."""
 
-_MIGRATIONS = (
-    # to version 1
-    """
-    CREATE TABLE usage (
-        request_id TEXT NOT NULL PRIMARY KEY,
-        tenant_id TEXT NOT NULL,
-        key_id TEXT NOT NULL,
-        model TEXT NOT NULL,
-        endpoint TEXT NOT NULL,
-        outcome TEXT NOT NULL,
-        started_ms INTEGER NOT NULL,
-        duration_ms INTEGER NOT NULL,
-        ttft_ms INTEGER NOT NULL,
-        input_tokens INTEGER NOT NULL,
-        output_tokens INTEGER NOT NULL,
-        cached_tokens INTEGER NOT NULL,
-        reasoning_tokens INTEGER NOT NULL,
-        estimated INTEGER NOT NULL,
-        cost_nano INTEGER NOT NULL,
-        currency TEXT NOT NULL
-    ) STRICT, WITHOUT ROWID;
-    CREATE INDEX usage_by_start ON usage (started_ms);
-    """,
-)
+Kept = TypeVar("Kept")
 
-_INSERT = "INSERT OR IGNORE INTO usage VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)"
+
+def _marks(count: int) -> str:
+    return ",".join("?" * count)
+
+
+_INSERT_USAGE = f"INSERT INTO usage VALUES ({_marks(20)})"
+_INSERT_TRANSFER = f"INSERT INTO transfer VALUES ({_marks(10)})"
+_PUT_STANDING = f"INSERT OR REPLACE INTO standing VALUES ({_marks(9)})"
+_ADD_DAY = f"INSERT INTO usage_day VALUES ({_marks(17)}) ON CONFLICT DO UPDATE SET " + ", ".join(
+    f"{name} = {name} + excluded.{name}" for name in DAY_SUMS
+)
+_ADD_ACCOUNT = (
+    f"INSERT INTO account VALUES ({_marks(6)}) ON CONFLICT DO UPDATE SET "
+    "debits_nano = debits_nano + excluded.debits_nano, credits_nano = credits_nano + excluded.credits_nano"
+)
+_AMONG = "IN (SELECT value FROM json_each(?))"
 
 
 class LedgerFile:
@@ -92,20 +93,33 @@ class LedgerFile:
     def _migrate(self) -> None:
         with self._db:
             version = schema_version(self._db, self._path)
-            for step in _MIGRATIONS[version:]:
+            for step in SQLITE_STEPS[version:]:
                 self._db.execute(step)
             if version < SCHEMA_VERSION:
                 self._db.pragma("user_version", SCHEMA_VERSION)
 
-    def append(self, batches: Sequence[Sequence[RowValues]]) -> int:
-        """All rows of all batches in one transaction; durable when this returns the number of rows that were
-        new. A row whose request id is known is left as it is. Raises LedgerUnavailable when the disk is full
-        (nothing was kept), apsw.Error when the rows or the file are bad (nothing was kept)."""
-        before = self._db.total_changes()
+    def append(self, rows: Sequence[UsageRow], rates: Rates) -> list[Standing]:
+        """All rows in one transaction; durable when this returns the standings of all scopes that they touch.
+        A row whose request id is known is left as it is. Raises LedgerUnavailable when the disk is full,
+        BadRows when a row can never be kept, apsw.Error when the file is bad; nothing was kept then."""
+        try:
+            return self._transact(lambda terms: books_keeper.keep_rows(self, rows, terms), rates)
+        except (apsw.ConstraintError, apsw.MismatchError, ArithmeticError, ValueError) as error:
+            raise BadRows(str(error)) from error
+
+    def post(self, transfers: Sequence[Transfer], rates: Rates) -> list[Standing]:
+        """All transfers or none, each once. Raises BadRequest, LedgerUnavailable or apsw.Error."""
+        return self._transact(lambda terms: books_keeper.keep_transfers(self, transfers, terms), rates)
+
+    def ask(self, scopes: Collection[str], rates: Rates) -> list[Standing]:
+        """The present standings of `scopes`. Raises LedgerUnavailable or apsw.Error."""
+        return self._transact(lambda terms: books_keeper.ask(self, scopes, terms), rates)
+
+    def _transact(self, work: Callable[[Terms], Kept], rates: Rates) -> Kept:
+        """`work` in one transaction, durable when this returns."""
         try:
             self._db.execute("BEGIN IMMEDIATE")
-            for rows in batches:
-                self._db.executemany(_INSERT, rows)
+            kept = work(Terms(rates, time.time_ns() // 1000))
             self._db.execute("COMMIT")
         except BaseException as error:
             if self._db.in_transaction:
@@ -113,7 +127,47 @@ class LedgerFile:
             if isinstance(error, apsw.FullError):
                 raise LedgerUnavailable(f"no space left for {self._path}: free some disk space") from error
             raise
-        return self._db.total_changes() - before
+        return kept
+
+    # inside a transaction, as books_keeper.Transaction
+
+    def standings(self, scopes: Collection[str], *, make: bool) -> dict[str, Standing]:
+        """Those of `scopes` that are known. This connection is the only writer: nothing needs to be held."""
+        found = self._among("SELECT * FROM standing WHERE scope", scopes)
+        return {values[0]: Standing(*values) for values in found}
+
+    def known_requests(self, request_ids: Sequence[str]) -> set[str]:
+        return {
+            values[0] for values in self._among("SELECT request_id FROM usage WHERE request_id", request_ids)
+        }
+
+    def month_tokens(self, tenant_id: str, month: int) -> int:
+        sql = "SELECT sum(input_tokens + output_tokens) FROM usage_day WHERE tenant_id = ? AND month = ?"
+        return self._db.execute(sql, (tenant_id, month)).get or 0
+
+    def accounts(self, tenant_ids: Collection[str], *, also: Collection[str] = ()) -> list[Account]:
+        open_ones = self._among(
+            "SELECT * FROM account WHERE (credits_nano <> debits_nano OR expires_ms = 0) AND tenant_id",
+            tenant_ids,
+        )
+        named = self._among("SELECT * FROM account WHERE id", also) if also else []
+        return [Account(*values) for values in {*open_ones, *named}]
+
+    def known_transfers(self, transfer_ids: Sequence[str]) -> dict[str, Transfer]:
+        found = self._among("SELECT * FROM transfer WHERE id", transfer_ids)
+        return {values[0]: Transfer(*values) for values in found}
+
+    def write(self, changes: Changes) -> None:
+        many = self._db.executemany
+        many(_INSERT_USAGE, changes.usage)
+        many(_ADD_DAY, [(*key, *sums) for key, sums in changes.days.items()])
+        many(_INSERT_TRANSFER, map(msgspec.structs.astuple, changes.transfers))
+        many(_ADD_ACCOUNT, map(msgspec.structs.astuple, changes.accounts))
+        many(_PUT_STANDING, map(msgspec.structs.astuple, changes.standings))
+
+    def _among(self, sql: str, values: Collection[str]) -> list[tuple[Any, ...]]:
+        """The rows that `sql` finds with its last column among `values`."""
+        return list(self._db.execute(f"{sql} {_AMONG}", (msgspec.json.encode(list(values)).decode(),)))
 
     def checkpoint(self) -> None:
         """Copies the log into the file. Leaves what a reader still needs for the next time."""
