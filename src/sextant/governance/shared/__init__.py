@@ -1,0 +1,1 @@
+"""Limits kept in Redis, exact for any number of gateway processes."""

@@ -1,0 +1,51 @@
+-- A gateway worker reports: on each new connection, or when it finds that it is not registered.
+--
+-- ARGV[3]: {worker's name, lease_us, run id of the server, holds to keep}; a hold {request id, packed hold or
+-- '' for one that is kept only where it is recorded}. What an earlier process of the same name left is ended, what
+-- is recorded and not named is refunded, what is named and not recorded is recorded. When the server has started
+-- anew it may have forgotten holds: then nobody is admitted until all that had a lease have reported, or, where it
+-- has forgotten even those, for the time of a lease. Answer: {0, holds ended}, {1} from an older connection.
+local batch = cmsgpack.unpack(ARGV[3])
+local name, lease, run, keep = batch[1], batch[2], batch[3], batch[4]
+local known = tonumber(redis.call('HGET', P .. 'gens', OWNER) or -1)
+if known >= GEN then return cmsgpack.pack({1}) end
+local reaped = 0
+local before = redis.call('HGET', P .. 'names', name)
+if before and before ~= OWNER then reaped = reap(before) end
+redis.call('HSET', P .. 'names', name, OWNER)
+redis.call('HSET', P .. 'gens', OWNER, int(GEN))
+local ran = redis.call('HGET', P .. 'meta', 'run')
+if ran ~= run then
+    redis.call('DEL', P .. 'late')
+    for _, owner in ipairs(redis.call('ZRANGE', P .. 'owners', 0, -1)) do
+        redis.call('SADD', P .. 'late', owner)
+        redis.call('ZADD', P .. 'owners', int(now + lease), owner) -- nobody could renew it meanwhile
+    end
+    redis.call('HSET', P .. 'meta', 'run', run, 'until', int(now + lease), 'strangers', ran and '0' or '1')
+end
+redis.call('SREM', P .. 'late', OWNER)
+local key, wanted = P .. 'h:' .. OWNER, {}
+local recorded = redis.call('HGETALL', key)
+for _, hold in ipairs(keep) do wanted[hold[1]] = hold[2] end
+for i = 1, #recorded, 2 do
+    if wanted[recorded[i]] then
+        wanted[recorded[i]] = nil
+    else
+        release(cmsgpack.unpack(recorded[i + 1]), 0)
+        redis.call('HDEL', key, recorded[i])
+    end
+end
+for id, packed in pairs(wanted) do
+    if packed ~= '' then
+        local hold = cmsgpack.unpack(packed)
+        for i = 3, #hold, 2 do
+            local s = scope(hold[i])
+            s.n, s.ht, s.hn = s.n + 1, s.ht + hold[1], s.hn + hold[2]
+            dirty[hold[i]] = true
+        end
+        redis.call('HSET', key, id, packed)
+    end
+end
+redis.call('ZADD', P .. 'owners', int(now + lease), OWNER)
+commit()
+return cmsgpack.pack({0, reaped})
