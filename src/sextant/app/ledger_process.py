@@ -1,24 +1,91 @@
-"""The ledger process: `python -m sextant.app.ledger_process --db FILE --socket PATH`."""
+"""The ledger process: `python -m sextant.app.ledger_process --db FILE --socket PATH --policy FILE`.
+
+Joins what must not know each other: the books of `sextant.store` and the prices of `sextant.governance`. The
+policy file is read at the start and followed; a batch of requests that a newer policy admitted is rated by
+that one.
+"""
 
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 from sextant.app.entry import run_entry
+from sextant.app.snapshots import POLL_INTERVAL_S, SnapshotFile
 from sextant.base.scheduling import shorten_slice
-from sextant.store.ledger import run_ledger
+from sextant.governance.pricing import PriceBook, Rated
+from sextant.spec.policy import Billing
+from sextant.spec.snapshot import PolicySnapshot
+from sextant.spec.usage import UsageRow
+from sextant.store.ledger import run_ledger, without_prices
+
+_log = logging.getLogger(__name__)
+
+
+class PolicyRates:
+    """The rates of one policy; implements `store.books.Rates`. Tenants that the policy lacks are free, and
+    said once."""
+
+    def __init__(self, policy: PolicySnapshot) -> None:
+        self.version = policy.version
+        book = PriceBook(policy)
+        self._rate = book.rate
+        self.day_and_month: Callable[[str, int], tuple[int, int]] = book.day_and_month
+        self.currency: Callable[[str], str] = book.currency
+        self.billing: Callable[[str], Billing] = book.billing
+        self._known = {tenant.id for tenant in policy.tenants}
+
+    def rate(self, row: UsageRow, month_tokens_before: int) -> Rated:
+        if row.tenant_id not in self._known:
+            self._known.add(row.tenant_id)
+            _log.error(
+                "request %s is of tenant %s, which policy %d lacks: it and those after it cost nothing",
+                row.request_id,
+                row.tenant_id,
+                self.version,
+            )
+        return self._rate(row, month_tokens_before)
+
+
+class PolicyFollower:
+    """The rates of the policy file's present content; implements `store.ledger.RatesFor`."""
+
+    def __init__(self, path: Path, clock_s: Callable[[], float] = time.monotonic) -> None:
+        """Raises Misconfigured when the file cannot be read or used."""
+        self._file = SnapshotFile(str(path), PolicySnapshot, self._take)
+        self._clock_s = clock_s
+        self._looked_s = clock_s()
+        self._take(self._file.load())
+
+    def _take(self, policy: PolicySnapshot) -> None:
+        self._rates = PolicyRates(policy)
+
+    def __call__(self, policy_version: int) -> PolicyRates:
+        now_s = self._clock_s()
+        if self._rates.version < policy_version or now_s - self._looked_s >= POLL_INTERVAL_S:
+            self._looked_s = now_s
+            self._file.poll()
+        return self._rates
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="sextant.app.ledger_process")
     parser.add_argument("--db", required=True, type=Path)
     parser.add_argument("--socket", required=True, type=Path)
+    parser.add_argument("--policy", type=Path, help="the policy snapshot; without one nothing has a price")
     parser.add_argument("--log-level", default="info")
     given = parser.parse_args(argv)
     shorten_slice()
-    return run_entry("ledger", lambda: run_ledger(given.db, given.socket), log_level=given.log_level)
+
+    def run() -> None:
+        rates_for = PolicyFollower(given.policy) if given.policy else without_prices
+        run_ledger(given.db, given.socket, rates_for)
+
+    return run_entry("ledger", run, log_level=given.log_level)
 
 
 if __name__ == "__main__":

@@ -292,11 +292,11 @@ class Supervisor:
 
     def _make_members(self) -> Iterator[Member]:
         state, level = self._state, self._plan.log_level
-        ledger = ("--db", state.ledger_db, "--socket", state.ledger_socket, "--log-level", level)
+        ledger = ("--db", state.ledger_db, "--socket", state.ledger_socket, "--policy", state.policy_file)
         yield self._child(
             "ledger",
             "ledger",
-            _module("sextant.app.ledger_process", *ledger),
+            _module("sextant.app.ledger_process", *ledger, "--log-level", level),
             ledger_probe(state.ledger_socket),
         )
         for engine in self._plan.engines:

@@ -18,6 +18,11 @@ class Usage(msgspec.Struct, frozen=True, gc=False):
     reasoning_estimated: bool = False
 
 
+UNBILLED = frozenset({"engine_error", "refused"})
+"""Outcomes that cost nothing and count against no limit: the caller did not get what he asked for, and it was
+not his doing."""
+
+
 class UsageRow(msgspec.Struct, frozen=True, gc=False, array_like=True):
     """What the gateway reports of one request; the ledger adds what it cost. Times are Unix milliseconds."""
 

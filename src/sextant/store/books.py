@@ -26,7 +26,7 @@ from sextant.spec.transfer import (
     prepaid_account,
     receivable_account,
 )
-from sextant.spec.usage import UsageRow
+from sextant.spec.usage import UNBILLED, UsageRow
 
 TOKENS_MAX = 2**40
 """Tokens of one kind in one row; more is no request's usage."""
@@ -35,8 +35,6 @@ ID_CHARACTERS_MAX = 100
 EXPIRY_GRACE_MS = 3_600_000
 """An expired package still pays for requests that began before its end; after this time what is left of it is
 written off."""
-_CALENDAR_STEP_MS = 900_000
-"""Offsets of time zones, hence midnights, lie at whole quarters of an hour."""
 
 
 class Rated(Protocol):
@@ -99,6 +97,7 @@ class Charge(msgspec.Struct, frozen=True, gc=False):
     row: UsageRow
     cost_nano: int
     currency: str
+    month: int
 
 
 class RatedRows(msgspec.Struct, gc=False):
@@ -118,6 +117,11 @@ class Changes(msgspec.Struct, gc=False):
     transfers: list[Transfer] = []
     accounts: list[Account] = []
     """With the amounts to be added to both sides; made where it is missing."""
+    paid: dict[PaidKey, int] = {}
+
+
+PaidKey = tuple[str, int, str, str]
+"""tenant, month, debited account, currency: of a row's month, who paid for it."""
 
 
 DayKey = tuple[str, int, int, str, str, str, str]
@@ -133,6 +137,7 @@ DAY_SUMS = (
     "reasoning_tokens",
     "cost_nano",
     "list_nano",
+    "counted_tokens",
 )
 """What `usage_day` adds up of the rows with one `DayKey`, in the order of the sums."""
 
@@ -162,25 +167,20 @@ def rate_rows(rows: Iterable[UsageRow], rates: Rates, month_tokens: Callable[[st
     """Rates rows that are new, in their order. `month_tokens(tenant, month)` is what the books have of a
     month before them. Raises BadRows for counts that no request has."""
     rated = RatedRows([], {}, [])
-    calendar: dict[tuple[str, int], tuple[int, int]] = {}
     so_far: dict[tuple[str, int], int] = {}
     for row in rows:
         tenant_id = row.tenant_id
-        quarter = (tenant_id, row.started_ms // _CALENDAR_STEP_MS)
-        day_and_month = calendar.get(quarter)
-        if day_and_month is None:
-            day_and_month = calendar[quarter] = rates.day_and_month(tenant_id, row.started_ms)
-        day, month = day_and_month
+        day, month = rates.day_and_month(tenant_id, row.started_ms)
         before = so_far.get((tenant_id, month))
         if before is None:
             before = month_tokens(tenant_id, month)
-        tokens = _checked_tokens(row)
+        tokens = _counted_tokens(row)
         price = rates.rate(row, before)
         cost_nano, list_nano, currency = price.cost_nano, price.list_nano, price.currency
         so_far[tenant_id, month] = before + tokens
         rated.usage.append((*msgspec.structs.astuple(row), cost_nano, list_nano, currency, day, month))
         if cost_nano:
-            rated.charges.append(Charge(row, cost_nano, currency))
+            rated.charges.append(Charge(row, cost_nano, currency, month))
         key = (tenant_id, month, day, row.project_id, row.key_id, row.model, currency)
         sums = rated.days.get(key)
         if sums is None:
@@ -189,12 +189,12 @@ def rate_rows(rows: Iterable[UsageRow], rates: Rates, month_tokens: Callable[[st
     return rated
 
 
-def _checked_tokens(row: UsageRow) -> int:
-    """Input and output tokens. Raises BadRows."""
+def _counted_tokens(row: UsageRow) -> int:
+    """Input and output tokens, as far as they count. Raises BadRows."""
     counts = (row.input_tokens, row.output_tokens, row.cached_tokens, row.reasoning_tokens)
     if min(counts) < 0 or max(counts) > TOKENS_MAX:
         raise BadRows(f"request {row.request_id} has token counts {counts}; allowed are 0 to {TOKENS_MAX}")
-    return row.input_tokens + row.output_tokens
+    return 0 if row.outcome in UNBILLED else row.input_tokens + row.output_tokens
 
 
 def _add(sums: list[int], row: UsageRow, cost_nano: int, list_nano: int) -> None:
@@ -202,6 +202,8 @@ def _add(sums: list[int], row: UsageRow, cost_nano: int, list_nano: int) -> None
     if row.outcome != "ok":
         sums[1] += row.outcome == "engine_error"
         sums[2] += row.outcome == "refused"
+    if row.outcome not in UNBILLED:
+        sums[10] += row.input_tokens + row.output_tokens
     sums[3] += row.estimated
     sums[4] += row.input_tokens
     sums[5] += row.output_tokens
@@ -220,7 +222,7 @@ def counted(
     for key in sorted(days, key=lambda key: key[2]):
         tenant_id, month, day, project_id, key_id, _, _ = key
         sums = days[key]
-        tokens, cost_nano = sums[4] + sums[5], sums[8]
+        tokens, cost_nano = sums[10], sums[8]
         for scope in scopes_of_holder(tenant_id, project_id, key_id):
             old = after.get(scope)
             if old is None:
@@ -264,6 +266,7 @@ class Purses:
 
     def __init__(self, accounts: Iterable[Account]) -> None:
         self.transfers: list[Transfer] = []
+        self.paid: dict[PaidKey, int] = {}
         self._slots: dict[tuple[str, str], _Slot] = {}
         self._packages: dict[str, list[_Slot]] = {}
         for account in accounts:
@@ -289,6 +292,8 @@ class Purses:
             request_id = charge.row.request_id
             for part, (debit, amount_nano) in enumerate(self._parts(charge, terms.rates)):
                 name = f"{request_id}:{part}" if part else request_id
+                key = (charge.row.tenant_id, charge.month, debit, charge.currency)
+                self.paid[key] = self.paid.get(key, 0) + amount_nano
                 self.move(
                     Transfer(name, "usage", debit, REVENUE, amount_nano, charge.currency, now_ms, request_id)
                 )

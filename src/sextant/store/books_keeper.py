@@ -78,6 +78,7 @@ def keep_rows(tx: Transaction, rows: Sequence[UsageRow], terms: Terms) -> list[S
             purses.charge(rated.charges, terms)
             after |= _close(purses, after, tenants, terms)
             changes.transfers, changes.accounts = purses.transfers, purses.changes()
+            changes.paid = purses.paid
         changes.standings = [after[scope] for scope in sorted(after)]
         tx.write(changes)
         standings = standings | after

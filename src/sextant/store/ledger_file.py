@@ -41,12 +41,16 @@ def _marks(count: int) -> str:
 _INSERT_USAGE = f"INSERT INTO usage VALUES ({_marks(20)})"
 _INSERT_TRANSFER = f"INSERT INTO transfer VALUES ({_marks(10)})"
 _PUT_STANDING = f"INSERT OR REPLACE INTO standing VALUES ({_marks(9)})"
-_ADD_DAY = f"INSERT INTO usage_day VALUES ({_marks(17)}) ON CONFLICT DO UPDATE SET " + ", ".join(
+_ADD_DAY = f"INSERT INTO usage_day VALUES ({_marks(18)}) ON CONFLICT DO UPDATE SET " + ", ".join(
     f"{name} = {name} + excluded.{name}" for name in DAY_SUMS
 )
 _ADD_ACCOUNT = (
     f"INSERT INTO account VALUES ({_marks(6)}) ON CONFLICT DO UPDATE SET "
     "debits_nano = debits_nano + excluded.debits_nano, credits_nano = credits_nano + excluded.credits_nano"
+)
+_ADD_PAID = (
+    f"INSERT INTO usage_paid VALUES ({_marks(5)}) "
+    "ON CONFLICT DO UPDATE SET amount_nano = amount_nano + excluded.amount_nano"
 )
 _AMONG = "IN (SELECT value FROM json_each(?))"
 
@@ -142,7 +146,7 @@ class LedgerFile:
         }
 
     def month_tokens(self, tenant_id: str, month: int) -> int:
-        sql = "SELECT sum(input_tokens + output_tokens) FROM usage_day WHERE tenant_id = ? AND month = ?"
+        sql = "SELECT sum(counted_tokens) FROM usage_day WHERE tenant_id = ? AND month = ?"
         return self._db.execute(sql, (tenant_id, month)).get or 0
 
     def accounts(self, tenant_ids: Collection[str], *, also: Collection[str] = ()) -> list[Account]:
@@ -162,6 +166,7 @@ class LedgerFile:
         many(_INSERT_USAGE, changes.usage)
         many(_ADD_DAY, [(*key, *sums) for key, sums in changes.days.items()])
         many(_INSERT_TRANSFER, map(msgspec.structs.astuple, changes.transfers))
+        many(_ADD_PAID, [(*key, amount_nano) for key, amount_nano in changes.paid.items()])
         many(_ADD_ACCOUNT, map(msgspec.structs.astuple, changes.accounts))
         many(_PUT_STANDING, map(msgspec.structs.astuple, changes.standings))
 

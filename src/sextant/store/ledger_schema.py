@@ -1,8 +1,8 @@
 """Tables of the ledger, as steps from one schema version to the next.
 
-`usage` and `transfer` only grow: triggers refuse any change. `usage_day`, `standing` and `account` are sums
-over them, kept in the same transaction; `ledger_check.py` adds up again. The SQLite tables have no rowid:
-their keys grow at the right edge, or are short.
+`usage` and `transfer` only grow: triggers refuse any change. `usage_day`, `usage_paid`, `standing` and
+`account` are sums over them, kept in the same transaction; `ledger_check.py` adds up again. The SQLite tables
+have no rowid: their keys grow at the right edge, or are short.
 Neighbours: `ledger_file.py` (SQLite), `ledger_postgres.py`.
 """
 
@@ -71,6 +71,7 @@ _TABLES_2 = """
         reasoning_tokens INTEGER NOT NULL,
         cost_nano INTEGER NOT NULL,
         list_nano INTEGER NOT NULL,
+        counted_tokens INTEGER NOT NULL,
         PRIMARY KEY (tenant_id, month, day, project_id, key_id, model, currency)
     ) STRICT, WITHOUT ROWID;
     CREATE TABLE standing (
@@ -106,6 +107,14 @@ _TABLES_2 = """
         credits_nano INTEGER NOT NULL,
         PRIMARY KEY (id, currency)
     ) STRICT, WITHOUT ROWID;
+    CREATE TABLE usage_paid (
+        tenant_id TEXT NOT NULL,
+        month INTEGER NOT NULL,
+        debit TEXT NOT NULL,
+        currency TEXT NOT NULL,
+        amount_nano INTEGER NOT NULL,
+        PRIMARY KEY (tenant_id, month, debit, currency)
+    ) STRICT, WITHOUT ROWID;
     CREATE INDEX account_by_tenant ON account (tenant_id);
 """
 
@@ -119,12 +128,13 @@ _FROM_1 = """
     INSERT INTO usage_day
     SELECT tenant_id, month, day, project_id, key_id, model, currency,
         count(*), sum(outcome = 'engine_error'), sum(outcome = 'refused'), sum(estimated),
-        sum(input_tokens), sum(output_tokens), sum(cached_tokens), sum(reasoning_tokens), 0, 0
+        sum(input_tokens), sum(output_tokens), sum(cached_tokens), sum(reasoning_tokens), 0, 0,
+        sum(iif(outcome IN ('engine_error', 'refused'), 0, input_tokens + output_tokens))
     FROM usage GROUP BY 1, 2, 3, 4, 5, 6, 7;
     INSERT INTO standing
     WITH counts (scope, day, month, tokens) AS (
-        SELECT 'tenant:' || tenant_id, day, month, input_tokens + output_tokens FROM usage_day
-        UNION ALL SELECT 'key:' || key_id, day, month, input_tokens + output_tokens FROM usage_day
+        SELECT 'tenant:' || tenant_id, day, month, counted_tokens FROM usage_day
+        UNION ALL SELECT 'key:' || key_id, day, month, counted_tokens FROM usage_day
     ), latest (scope, day, month) AS (SELECT scope, max(day), max(month) FROM counts GROUP BY scope)
     SELECT latest.scope, 1,
         latest.day, sum(iif(counts.day = latest.day, tokens, 0)),
