@@ -1,53 +1,122 @@
-"""The door in front of the admin API: no path, not even an unknown one, answers without the credential.
+"""The door in front of the admin API: no path, not even an unknown one, answers without a credential, but for
+those by which one signs in.
 
-The secret's SHA-256 is looked up, so how long a wrong one takes says nothing about a right one.
+A credential is a service token (`Authorization: Bearer sxadmin-…`), a session as a bearer token
+(`sxsession-…`), or a session in a cookie. What a cookie brings along must prove, for anything but a read,
+that our own page sent it: the header `X-CSRF-Token`. Secrets are looked up by their SHA-256, so how long a
+wrong one takes says nothing about a right one.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
+import hashlib
+import hmac
+from http.cookies import CookieError, SimpleCookie
 
+from starlette.concurrency import run_in_threadpool
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-_REFUSAL = json.dumps(
+from sextant.base.errors import Forbidden, SextantError, Unauthenticated
+from sextant.control.access import Caller
+from sextant.control.answers import error_answer
+from sextant.store.accounts import Accounts
+
+OPEN = frozenset(
     {
-        "error": {
-            "message": "the admin API needs the admin credential (Authorization: Bearer sxadmin-…); it was "
-            "printed at the first start, and the local one is in .sextant/secrets/admin",
-            "code": "invalid_api_key",
-            "param": None,
-        }
+        ("GET", "/v1/sign-in"),
+        ("POST", "/v1/session"),
+        ("GET", "/v1/oidc/start"),
+        ("GET", "/v1/oidc/callback"),
     }
-).encode()
+)
+"""What answers without a credential: the ways to get one."""
+SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
+REFUSED = (
+    "the admin API needs a credential: Authorization: Bearer with a service token (sxadmin-…; one was "
+    "printed at the first start, the local one is in .sextant/secrets/admin), or a session (POST /v1/session)"
+)
 
 
 class AdminDoor:
-    """ASGI middleware. `verify` returns None for a secret that is nobody's."""
+    """ASGI middleware. `secure` says whether the listener speaks TLS."""
 
-    def __init__(self, app: ASGIApp, verify: Callable[[str], object | None]) -> None:
-        self._app = app
-        self._verify = verify
+    def __init__(self, app: ASGIApp, accounts: Accounts, *, secure: bool) -> None:
+        self.app = app
+        self._accounts = accounts
+        self._cookie = cookie_name(secure)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and not self._admitted(scope):
-            headers = [
-                (b"content-type", b"application/json"),
-                (b"content-length", str(len(_REFUSAL)).encode()),
-                (b"www-authenticate", b"Bearer"),
-                (b"connection", b"close"),
-            ]
-            await send({"type": "http.response.start", "status": 401, "headers": headers})
-            await send({"type": "http.response.body", "body": _REFUSAL})
-            return
         if scope["type"] == "websocket":
             await send({"type": "websocket.close", "code": 1008})
             return
-        await self._app(scope, receive, send)
+        if scope["type"] == "http" and (scope["method"], scope["path"]) not in OPEN:
+            try:
+                caller = await run_in_threadpool(self._caller, scope)
+            except SextantError as error:
+                answer = error_answer(error)
+                answer.headers["Connection"] = "close"
+                await answer(scope, receive, send)
+                return
+            scope.setdefault("state", {})["caller"] = caller
+        await self.app(scope, receive, send)
 
-    def _admitted(self, scope: Scope) -> bool:
+    def _caller(self, scope: Scope) -> Caller:
+        """Raises Unauthenticated, Forbidden (a cookie without our page's token), LedgerUnavailable."""
         given = [value for name, value in scope["headers"] if name == b"authorization"]
-        if len(given) != 1:
-            return False
-        scheme, _, secret = given[0].decode("latin-1").partition(" ")
-        return scheme.lower() == "bearer" and self._verify(secret.strip()) is not None
+        if len(given) == 1:
+            caller = self._bearer(given[0].decode("latin-1"))
+        else:
+            caller = None if given else self._from_cookie(scope)
+        if caller is None:
+            raise Unauthenticated(REFUSED)
+        return caller
+
+    def _bearer(self, header: str) -> Caller | None:
+        scheme, _, secret = header.partition(" ")
+        secret = secret.strip()
+        if scheme.lower() != "bearer":
+            return None
+        if secret.startswith("sxsession-"):
+            person = self._accounts.verify_session(secret, "bearer")
+            if person is None:
+                return None
+            return Caller(f"person:{person.id}", person.name, person.grants, person, secret)
+        token = self._accounts.verify_service_token(secret)
+        return None if token is None else Caller(f"token:{token.id}", token.name, token.grants)
+
+    def _from_cookie(self, scope: Scope) -> Caller | None:
+        secret = _cookie_value(scope, self._cookie)
+        person = self._accounts.verify_session(secret, "cookie") if secret else None
+        if person is None:
+            return None
+        expected = csrf_token(secret)
+        if scope["method"] not in SAFE_METHODS:
+            sent = [value for name, value in scope["headers"] if name == b"x-csrf-token"]
+            if len(sent) != 1 or not hmac.compare_digest(sent[0], expected.encode()):
+                raise Forbidden(
+                    "a request with a session cookie needs the header X-CSRF-Token; GET /v1/session tells it",
+                    code="csrf",
+                )
+        return Caller(f"person:{person.id}", person.name, person.grants, person, secret, expected)
+
+
+def cookie_name(secure: bool) -> str:
+    """Under TLS a name that browsers take from this very host alone (RFC 6265bis, 4.1.3.2)."""
+    return "__Host-sextant" if secure else "sextant"
+
+
+def csrf_token(session: str) -> str:
+    """What our own page knows and another site's does not."""
+    return hmac.new(session.encode(), b"csrf", hashlib.sha256).hexdigest()
+
+
+def _cookie_value(scope: Scope, name: str) -> str:
+    for header, value in scope["headers"]:
+        if header == b"cookie":
+            try:
+                found = SimpleCookie(value.decode("latin-1")).get(name)
+            except CookieError:
+                continue
+            if found is not None:
+                return found.value
+    return ""

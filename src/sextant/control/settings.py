@@ -13,6 +13,27 @@ from sextant.base.errors import Misconfigured
 from sextant.spec.snapshot import TlsFiles
 
 
+class GroupRole(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Members of an identity provider's `group` have `role`, in one tenant or, with an empty `tenant_id`, in
+    the whole deployment."""
+
+    group: str
+    role: str
+    tenant_id: str = ""
+
+
+class OidcSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """An OpenID Connect provider; `client_secret_ref` is a secret reference, empty for a public client."""
+
+    issuer: str
+    client_id: str
+    redirect_url: str
+    client_secret_ref: str = ""
+    scopes: tuple[str, ...] = ("openid", "email", "profile")
+    groups_claim: str = "groups"
+    roles: tuple[GroupRole, ...] = ()
+
+
 class ControlSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What the supervisor tells control, as a JSON file."""
 
@@ -28,6 +49,7 @@ class ControlSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     model_files: dict[str, str] = {}
     """Model to its file or folder, where it is on this machine."""
     tls: TlsFiles | None = None
+    oidc: OidcSettings | None = None
 
 
 class ProcessStatus(msgspec.Struct, frozen=True):

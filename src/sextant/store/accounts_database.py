@@ -69,7 +69,8 @@ class Page(msgspec.Struct, frozen=True):
 FIRST_PAGE = Page()
 
 
-def _wall_clock_ms() -> int:
+def wall_clock_ms() -> int:
+    """Unix milliseconds."""
     return time.time_ns() // 1_000_000
 
 
@@ -85,7 +86,7 @@ class AccountsDatabase:
     """One database; the base of its nouns. `url_or_path`: a SQLite file, or `postgresql://…`."""
 
     def __init__(
-        self, url_or_path: str | os.PathLike[str], now_ms: Callable[[], int] = _wall_clock_ms
+        self, url_or_path: str | os.PathLike[str], now_ms: Callable[[], int] = wall_clock_ms
     ) -> None:
         self._engine = open_accounts(url_or_path)
         self._now_ms = now_ms

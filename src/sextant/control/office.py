@@ -1,0 +1,44 @@
+"""What the routes of the admin API work with: accounts, the policy's publisher, settings."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+from sextant.control.access import Allowed
+from sextant.control.publishing import PolicyPublisher
+from sextant.control.settings import ControlSettings
+from sextant.store.accounts import Accounts
+
+T = TypeVar("T")
+
+
+class Office:
+    """One control process's own."""
+
+    def __init__(self, settings: ControlSettings, accounts: Accounts) -> None:
+        self.settings = settings
+        self.accounts = accounts
+        self.publisher = PolicyPublisher(accounts, settings.policy_file)
+
+    @property
+    def secure(self) -> bool:
+        """Whether the admin API is served over TLS."""
+        return self.settings.tls is not None
+
+    def by(self, allowed: Allowed) -> Accounts:
+        """The accounts, whose changes the audit trail gives to the caller."""
+        return self.accounts.by(allowed.actor)
+
+    def changed(self, change: Callable[[], T]) -> T:
+        """Makes a change that the policy shows, and publishes it before the caller is told. Raises what
+        `change` raises."""
+        made = change()
+        self.publisher.publish()
+        return made
+
+    @staticmethod
+    def now_ms() -> int:
+        """Unix milliseconds."""
+        return time.time_ns() // 1_000_000
