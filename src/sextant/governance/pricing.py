@@ -11,19 +11,17 @@ from __future__ import annotations
 import datetime
 import zoneinfo
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import msgspec
 
 from sextant.base.errors import Misconfigured
 from sextant.spec.policy import PPM, Billing, OffPeak, Price, PricePlan, TenantPolicy, VolumeStep
 from sextant.spec.snapshot import PolicySnapshot
-from sextant.spec.usage import UsageRow
+from sextant.spec.usage import UNBILLED, UsageRow
 
 MTOK = 1_000_000
 """Prices are per so many tokens."""
-UNBILLED = frozenset({"engine_error", "refused"})
-"""Outcomes that cost nothing: the caller did not get what he asked for, and it was not his doing."""
 _COST_DIVISOR = MTOK * PPM * PPM
 _MINUTE_MS = 60_000
 """No zone's clock jumps inside a minute of UTC (a test looks at every zone until 2037; a quarter of an hour
@@ -162,6 +160,10 @@ class PriceBook:
         return self._tenants.get(tenant_id, self._stranger).currency
 
 
+_Timeline = tuple[list[int], list["_Rate | None"]]
+"""Moments at which another price begins, and the prices before the first, between, and after the last."""
+
+
 class _Rate:
     """One price with what can be said of it before any request is known."""
 
@@ -188,24 +190,31 @@ class _Rate:
 class _Tariff:
     """A plan, laid out so that a price is found by model and moment alone."""
 
-    __slots__ = ("_others", "_timelines", "currency", "first_line", "steps")
+    __slots__ = ("_others", "_rates", "_timelines", "currency", "first_line", "steps")
 
     def __init__(self, plan: PricePlan, clocks: dict[str, LocalClock]) -> None:
         self.currency = plan.currency
         self.steps = tuple(sorted(plan.volume, key=lambda step: step.over_tokens))
         self.first_line = self.steps[0].over_tokens if self.steps else 0
-        rates = [_Rate(price, self.steps, clocks) for price in plan.prices]
-        others = [rate for rate in rates if rate.price.model == _EVERY_OTHER]
-        self._others = _timeline((others,))
+        self._rates = {price: _Rate(price, self.steps, clocks) for price in plan.prices}
+        self._others = self._timeline(plan.prices, _EVERY_OTHER)
         self._timelines = {
-            model: _timeline(([rate for rate in rates if rate.price.model == model], others))
-            for model in {rate.price.model for rate in rates} - {_EVERY_OTHER}
+            price.model: self._timeline(plan.prices, price.model)
+            for price in plan.prices
+            if price.model != _EVERY_OTHER
         }
 
     def rate_at(self, model: str, at_ms: int) -> _Rate | None:
         """The price of `model` for a request that started at `at_ms`."""
         starts, rates = self._timelines.get(model, self._others)
         return rates[bisect_right(starts, at_ms)]
+
+    def _timeline(self, prices: Sequence[Price], model: str) -> _Timeline:
+        concerned = [price for price in prices if price.model in (model, _EVERY_OTHER)]
+        bounds = {at for price in concerned for at in (price.valid_from_ms, price.valid_until_ms)}
+        starts = sorted(bounds)
+        holding = [price_at(concerned, model, start) for start in starts]
+        return starts, [None, *(None if price is None else self._rates[price] for price in holding)]
 
 
 class _Customer:
@@ -230,31 +239,22 @@ class _Customer:
         self.nothing = Rated(0, 0, self.currency)
 
 
-_Timeline = tuple[list[int], list[_Rate | None]]
-"""Moments at which another price begins, and the prices before the first, between, and after the last."""
+def price_at(prices: Iterable[Price], model: str, at_ms: int) -> Price | None:
+    """The price of `model` that holds at `at_ms`, None where none does: its own before the one for every
+    other; of several the one that began last; of equals the one written last."""
+    found: Price | None = None
+    for price in prices:
+        if price.model not in (model, _EVERY_OTHER):
+            continue
+        if at_ms < price.valid_from_ms or 0 < price.valid_until_ms <= at_ms:
+            continue
+        if found is None or _rank(price) >= _rank(found):
+            found = price
+    return found
 
 
-def _timeline(ranks: tuple[list[_Rate], ...]) -> _Timeline:
-    """Which rate holds when: of the first rank that has a valid one, the one that began last; of equals the
-    one written last."""
-    bounds = {rate.price.valid_from_ms for rank in ranks for rate in rank}
-    bounds |= {rate.price.valid_until_ms for rank in ranks for rate in rank if rate.price.valid_until_ms}
-    starts = sorted(bounds)
-    return starts, [None, *(_valid_at(ranks, start) for start in starts)]
-
-
-def _valid_at(ranks: tuple[list[_Rate], ...], at_ms: int) -> _Rate | None:
-    for rank in ranks:
-        found: _Rate | None = None
-        for rate in rank:
-            price = rate.price
-            if at_ms < price.valid_from_ms or 0 < price.valid_until_ms <= at_ms:
-                continue
-            if found is None or price.valid_from_ms >= found.price.valid_from_ms:
-                found = rate
-        if found is not None:
-            return found
-    return None
+def _rank(price: Price) -> tuple[bool, int]:
+    return price.model != _EVERY_OTHER, price.valid_from_ms
 
 
 def _stepped(parts: Sequence[tuple[int, int]], before: int, steps: Sequence[VolumeStep]) -> int:
