@@ -109,6 +109,7 @@ TABLE: tuple[Metric, ...] = (
     _gauge("sextant_gateway_queue_length", "Requests waiting for a place."),
     _gauge("sextant_model_requests_in_progress", "Requests with a call to this model's engine.", "model"),
     _gauge("sextant_model_queue_length", "Requests waiting for a place of this model.", "model"),
+    _gauge("sextant_gateway_tenants_waiting", "Tenants with a request waiting for a place."),
     _gauge("sextant_model_places", "Requests that may run at a time on this model.", "model"),
     _counter("sextant_gateway_media_parts", "Images and sounds sent to an engine.", "model", "kind"),
     _counter("sextant_gateway_media_bytes", "Their bytes, decoded.", "model", "kind", unit="By"),
@@ -128,6 +129,13 @@ TABLE: tuple[Metric, ...] = (
     _gauge("sextant_transport_upstream_idle_connections", "Pooled upstream connections."),
     # Governance and the ledger.
     _counter("sextant_governance_refusals", "Requests refused by governance.", "code"),
+    _counter(
+        "sextant_governance_limited",
+        "Requests refused by a limit: which, and whether of a key, a project or a tenant.",
+        "limit",
+        "scope",
+    ),
+    _gauge("sextant_governance_limits_degraded", "1 while limits cannot be kept as configured."),
     _gauge("sextant_governance_open_admissions", "Requests admitted and neither settled nor refunded yet."),
     _counter("sextant_ledger_rows", "Usage rows made durable."),
     _gauge("sextant_ledger_pending_rows", "Usage rows not yet durable."),
@@ -138,6 +146,18 @@ TABLE: tuple[Metric, ...] = (
         unit="s",
         buckets=LATENCY_BUCKETS_S,
     ),
+    # Limits in Redis.
+    _gauge("sextant_limits_connected", "1 while limits are kept in Redis and it answers."),
+    _histogram(
+        "sextant_limits_call_seconds",
+        "Round trips to Redis; many admissions share one.",
+        unit="s",
+        buckets=LATENCY_BUCKETS_S,
+    ),
+    _counter(
+        "sextant_limits_local_admissions", "Requests admitted by this process's own limits, Redis being away."
+    ),
+    _counter("sextant_limits_reaped_holds", "Holds ended here that gateways which died had left in Redis."),
     # Supervisor and engines.
     _gauge(
         "sextant_engine_ready", "1 while an engine replica answers its health check.", "model", "upstream"
