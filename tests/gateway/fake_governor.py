@@ -14,14 +14,16 @@ class FakeGovernor:
     def __init__(self) -> None:
         self.rows: list[tuple[Claim, Outcome]] = []
         self.refunds: list[Claim] = []
+        self.unserved_outcomes: list[Outcome] = []
         self.open = 0
         self.ready = True
+        self.limits = (True, "")
         self.refusal: SextantError | None = None
         self.settle_gate: asyncio.Event | None = None
         self.settle_fails = False
         self.prepaid: list[tuple[str, int]] | None = None
 
-    def identify(self, secret: bytes) -> Principal:
+    def identify(self, secret: bytes, peer: str = "") -> Principal:
         if secret != SECRET.encode():
             raise Unauthenticated("no such API key")
         return Principal("tenant", "key")
@@ -51,5 +53,10 @@ class FakeGovernor:
             self.open -= 1
             self.refunds.append(admission.claim)
 
-    def balance(self, principal: Principal) -> list[tuple[str, int]] | None:
+    def unserved(self, admission: Admission, outcome: Outcome) -> None:
+        if not admission.closed:
+            self.unserved_outcomes.append(outcome)
+        self.refund(admission)
+
+    async def balance(self, principal: Principal) -> list[tuple[str, int]] | None:
         return self.prepaid

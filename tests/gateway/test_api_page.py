@@ -27,7 +27,7 @@ def app() -> GatewayApp:
 def test_every_path_is_on_the_page_and_no_other() -> None:
     table = PAGE.split("## Paths")[1].split("##")[0]
     named = set(re.findall(r"`(/[^`]*)`", table))
-    served = {path for _, _, where in DIALECTS for path in where} | set(app()._other)
+    served = {path for _, _, where in DIALECTS for path in where} | set(app()._guarded) | set(app()._open)
     assert named == served
 
 

@@ -106,7 +106,7 @@ class Response:
 
 def begin(make: Any, quirks: Quirks) -> tuple[Run, Any, ModelRoute]:
     served = ServedModel(id="nano", engine="x", upstreams=(), quirks=quirks)
-    route = ModelRoute(served, [], Gates(GatewayLimits()).assign([served])["nano"])
+    route = ModelRoute(served, [], Gates(GatewayLimits()).assign([served])[0])
     surface = Surface(make, Observer(Meters()))
     dialect = make()
     prompt = (

@@ -10,8 +10,10 @@ import pytest
 from gateway_stack import limits
 
 from sextant.base.errors import Overloaded
-from sextant.gateway.queue import Gates, ModelGate, bounds_of
+from sextant.gateway.queue import Gates, ModelGate, Waiter, bounds_of
 from sextant.spec.snapshot import GatewayLimits, ServedModel
+
+ANYBODY = Waiter("tenant")
 
 
 def served(name: str, **more: Any) -> ServedModel:
@@ -20,13 +22,12 @@ def served(name: str, **more: Any) -> ServedModel:
 
 def gates_of(bounds: GatewayLimits, *models: ServedModel) -> tuple[Gates, list[ModelGate]]:
     gates = Gates(bounds)
-    assigned = gates.assign(models)
-    return gates, [assigned[model.id] for model in models]
+    return gates, gates.assign(models)
 
 
 async def waiting(gate: ModelGate, *, turns: int = 3) -> asyncio.Task[None]:
     """A task that waits at the gate by now."""
-    task = asyncio.ensure_future(gate.enter())
+    task = asyncio.ensure_future(gate.enter(ANYBODY))
     for _ in range(turns):
         await asyncio.sleep(0)
     return task
@@ -58,7 +59,7 @@ async def test_a_full_model_leaves_the_others_their_places() -> None:
     assert [a.enter_now(), a.enter_now(), a.enter_now()] == [True, True, False]
     task = await waiting(a)
     with pytest.raises(Overloaded) as full:
-        await a.enter()
+        await a.enter(ANYBODY)
     assert full.value.code == "queue_full"
     assert "of the model 'a'" in full.value.message
     assert [b.enter_now(), b.enter_now()] == [True, True]
@@ -79,7 +80,7 @@ async def test_overcommitted_models_wait_for_the_gateway() -> None:
     task = await waiting(b)
     assert (b.active, b.waiting, gates.outer.waiting) == (1, 0, 1)
     with pytest.raises(Overloaded) as full:
-        await b.enter()
+        await b.enter(ANYBODY)
     assert "of this gateway" in full.value.message
     assert b.active == 1, "a place of the model that led nowhere is given back"
     a.leave()
@@ -93,7 +94,7 @@ async def test_a_wait_ends_with_its_time_and_leaves_nothing_taken() -> None:
     gates, (a,) = gates_of(limits(concurrent_requests=1, queue_timeout_s=0.02), served("a"))
     assert a.enter_now()
     with pytest.raises(Overloaded) as late:
-        await a.enter()
+        await a.enter(ANYBODY)
     assert late.value.code == "queue_timeout"
     a.leave()
     assert (a.free, a.waiting, gates.outer.free) == (1, 0, 1)
@@ -134,8 +135,7 @@ async def test_a_new_table_keeps_the_gate_and_its_new_bounds_hold() -> None:
     assert a.enter_now()
     assert a.enter_now()
     task = await waiting(a)
-    assigned = gates.assign([served("a", concurrent_requests=3), served("b")])
-    assert assigned["a"] is a
+    assert gates.assign([served("a", concurrent_requests=3), served("b")])[0] is a
     await asyncio.wait_for(task, 2)
     assert (a.active, a.free, a.places) == (3, 0, 3)
     gates.assign([served("a", concurrent_requests=1)])

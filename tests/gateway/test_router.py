@@ -9,6 +9,7 @@ import pytest
 
 from sextant.base.errors import Misconfigured, NotFound
 from sextant.gateway.router import FIRST_REST_S, LONGEST_REST_S, NOT_READY, ModelRoute, RouteIndex
+from sextant.governance.door import Reach
 from sextant.spec.snapshot import RouteTable, ServedModel, Upstream
 
 
@@ -20,6 +21,9 @@ def secret(reference: str) -> str:
 
 def upstream(name: str, **more: object) -> Upstream:
     return Upstream(id=name, base_url=f"http://{name}:1/v1", **more)  # type: ignore[arg-type]
+
+
+ANYBODY = Reach()
 
 
 def index(*upstreams: Upstream, former: RouteIndex | None = None) -> RouteIndex:
@@ -34,35 +38,36 @@ def picked(route: ModelRoute, times: int = 3000) -> Counter[str]:
 
 def test_a_model_is_found_by_id_and_alias() -> None:
     found = index(upstream("a"))
-    assert found.find("m") is found.find("alias")
+    assert found.of(ANYBODY).find("m") is found.of(ANYBODY).find("alias")
     with pytest.raises(NotFound) as caught:
-        found.find("x" * 500)
+        found.of(ANYBODY).find("x" * 500)
     assert len(caught.value.message) < 300
     assert "alias" in caught.value.message
 
 
 def test_weights() -> None:
-    counts = picked(
-        index(upstream("a", weight=300), upstream("b", weight=100), upstream("c", weight=0)).find("m")
-    )
+    found = index(upstream("a", weight=300), upstream("b", weight=100), upstream("c", weight=0))
+    counts = picked(found.of(ANYBODY).find("m"))
     assert counts["c"] == 0
     assert 0.65 < counts["a"] / 3000 < 0.85
 
 
 def test_weights_of_zero_alone_still_serve() -> None:
-    assert set(picked(index(upstream("a", weight=0), upstream("b", weight=0)).find("m"))) == {"a", "b"}
+    found = index(upstream("a", weight=0), upstream("b", weight=0))
+    assert set(picked(found.of(ANYBODY).find("m"))) == {"a", "b"}
 
 
 def test_what_is_not_ready_is_never_asked() -> None:
-    route = index(upstream("a", ready=False), upstream("b"), upstream("c", api_key_ref="env:NONE")).find("m")
+    found = index(upstream("a", ready=False), upstream("b"), upstream("c", api_key_ref="env:NONE"))
+    route = found.of(ANYBODY).find("m")
     assert set(picked(route, 50)) == {"b"}
-    only = index(upstream("a", ready=False)).find("m")
+    only = index(upstream("a", ready=False)).of(ANYBODY).find("m")
     assert only.pick() is None
     assert not only.ready
 
 
 def test_a_failed_target_comes_last_and_is_still_tried() -> None:
-    route = index(upstream("a"), upstream("b")).find("m")
+    route = index(upstream("a"), upstream("b")).of(ANYBODY).find("m")
     a, b = route.targets
     a.failed()
     assert set(picked(route, 50)) == {"b"}
@@ -75,7 +80,7 @@ def test_a_failed_target_comes_last_and_is_still_tried() -> None:
 
 
 def test_the_only_target_is_tried_once_whatever_its_marks() -> None:
-    route = index(upstream("a")).find("m")
+    route = index(upstream("a")).of(ANYBODY).find("m")
     (a,) = route.targets
     a.failed()
     assert route.pick() is a
@@ -83,7 +88,7 @@ def test_the_only_target_is_tried_once_whatever_its_marks() -> None:
 
 
 def test_the_rest_doubles_to_a_bound() -> None:
-    (a,) = index(upstream("a")).find("m").targets
+    (a,) = index(upstream("a")).of(ANYBODY).find("m").targets
     now_s = time.monotonic()
     a.failed()
     assert a.resting(now_s)
@@ -96,16 +101,17 @@ def test_the_rest_doubles_to_a_bound() -> None:
 
 def test_marks_outlive_a_new_table_unless_the_engine_moved() -> None:
     first = index(upstream("a"), upstream("b"))
-    first.find("m").targets[0].failed()
+    first.of(ANYBODY).find("m").targets[0].failed()
     second = index(upstream("a"), upstream("b", weight=1), former=first)
-    assert set(picked(second.find("m"), 50)) == {"b"}
+    assert set(picked(second.of(ANYBODY).find("m"), 50)) == {"b"}
     moved = Upstream(id="a", base_url="http://a:2/v1")
     third = index(moved, upstream("b"), former=second)
-    assert set(picked(third.find("m"), 100)) == {"a", "b"}
+    assert set(picked(third.of(ANYBODY).find("m"), 100)) == {"a", "b"}
 
 
 def test_headers_and_paths_are_prepared() -> None:
-    (a,) = index(Upstream(id="a", base_url="https://host/api/v3/", api_key_ref="env:K")).find("m").targets
+    found = index(Upstream(id="a", base_url="https://host/api/v3/", api_key_ref="env:K"))
+    (a,) = found.of(ANYBODY).find("m").targets
     assert a.base_url == "https://host"
     assert a.path("/chat/completions") == b"/api/v3/chat/completions"
     assert (b"authorization", b"Bearer sk-env:K") in a.headers
@@ -117,9 +123,9 @@ def test_a_key_that_no_header_can_hold_makes_its_upstream_unready_and_leaves_the
         for name, reference in (("good", "env:KEY"), ("bad", "env:KÉY"))
     )
     index = RouteIndex(RouteTable(version=1, models=models), secret)
-    assert index.find("good").ready
-    assert not index.find("bad").ready
-    assert index.find("bad").targets[0].reason == "its key has characters that no header can hold"
+    assert index.of(ANYBODY).find("good").ready
+    assert not index.of(ANYBODY).find("bad").ready
+    assert index.of(ANYBODY).find("bad").targets[0].reason == "its key has characters that no header can hold"
 
 
 @pytest.mark.parametrize(
@@ -145,5 +151,6 @@ def test_a_key_that_no_header_can_hold_makes_its_upstream_unready_and_leaves_the
     ],
 )
 def test_callers_are_told_the_kind_of_reason_alone(reason: str, told: str) -> None:
-    (target,) = index(Upstream(id="a", base_url="http://a/v1", ready=False, reason=reason)).find("m").targets
+    found = index(Upstream(id="a", base_url="http://a/v1", ready=False, reason=reason))
+    (target,) = found.of(ANYBODY).find("m").targets
     assert target.reason == told

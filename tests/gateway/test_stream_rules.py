@@ -12,6 +12,7 @@ from fake_engine import HELLO, Exchange, FakeEngine, chunk, usage_chunk, whole
 from fake_governor import SECRET
 from gateway_stack import COMPLIANT, LLAMA, Stack, limits, stack
 
+from sextant.gateway.holds import TEMPLATE_TOKENS
 from sextant.spec.snapshot import Quirks
 
 QUIRKS = pytest.mark.parametrize("quirks", [COMPLIANT, LLAMA], ids=["relayed", "rewritten"])
@@ -161,7 +162,8 @@ async def test_a_client_gone_before_the_first_token_frees_its_slot_at_once(
         ((claim, outcome),) = s.governor.rows
         assert (outcome.result, outcome.ttft_ms) == ("client_closed", -1)
         assert outcome.usage.estimated
-        assert (outcome.usage.input_tokens, outcome.usage.output_tokens) == (claim.prompt_bytes // 4, 0)
+        prompt_bytes = claim.input_tokens - TEMPLATE_TOKENS
+        assert (outcome.usage.input_tokens, outcome.usage.output_tokens) == (prompt_bytes // 4, 0)
         assert s.app.requests_in_progress == 0
         assert s.governor.open == 0
 

@@ -13,7 +13,7 @@ import pytest
 from ledger_under_test import serving, stored
 from sextant.base.errors import Forbidden, LedgerUnavailable, Unauthenticated
 from sextant.governance import governor as governor_module
-from sextant.governance.door import Admission, Claim, Governor, Outcome, Principal
+from sextant.governance.door import Admission, Claim, Governor, Outcome
 from sextant.governance.governor import LocalGovernor
 from sextant.governance.ledger_client import LedgerBounds, LedgerClient
 from sextant.spec.policy import KeyPolicy, TenantPolicy
@@ -68,7 +68,7 @@ async def setup(tmp_path: Path) -> AsyncIterator[Setup]:
 
 
 def claim(request_id: str) -> Claim:
-    return Claim(request_id, "nano", "chat.completions", prompt_bytes=100, max_output_tokens=64)
+    return Claim(request_id, "nano", "chat.completions", input_tokens=100, output_tokens=64)
 
 
 OUTCOME = Outcome(Usage(100, 20, 64, 5, estimated=True), "ok", duration_ms=1200, ttft_ms=80)
@@ -88,7 +88,8 @@ def test_it_is_what_the_gateway_expects(setup: Setup) -> None:
 
 def test_a_known_key_has_a_principal_the_first_time_and_every_time(setup: Setup) -> None:
     for _ in range(3):
-        assert setup.governor.identify(b"sk-a") == Principal("default", "key_a")
+        principal = setup.governor.identify(b"sk-a")
+        assert (principal.tenant_id, principal.key_id) == ("default", "key_a")
 
 
 @pytest.mark.parametrize(
@@ -243,8 +244,8 @@ async def test_without_a_ledger_nobody_is_admitted_and_ready_is_off(tmp_path: Pa
     await ledger.close()
 
 
-def test_nobody_is_prepaid(setup: Setup) -> None:
-    assert setup.governor.balance(setup.governor.identify(b"sk-a")) is None
+async def test_who_is_not_prepaid_has_no_balance(setup: Setup) -> None:
+    assert await setup.governor.balance(setup.governor.identify(b"sk-a")) is None
 
 
 def test_a_key_without_its_tenant_is_refused(setup: Setup, caplog: pytest.LogCaptureFixture) -> None:

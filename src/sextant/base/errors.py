@@ -27,6 +27,8 @@ prompt. HTTP status and wire shape are mapped in `sextant.gateway.failures` alon
 
 from __future__ import annotations
 
+from typing import Any
+
 
 class SextantError(Exception):
     """Base of all domain errors.
@@ -105,7 +107,11 @@ class Misconfigured(Permanent):
 
 
 class RateLimited(Retryable):
+    """`headroom` is what is left of the limits of requests and of tokens, as governance counts it
+    (`governance.limits.limiter.Headroom`), where they are known."""
+
     code = "rate_limit_exceeded"
+    headroom: tuple[Any, Any] = (None, None)
 
 
 class Overloaded(Retryable):

@@ -14,7 +14,7 @@ import msgspec
 
 from sextant.base.errors import BadRequest
 from sextant.gateway.request_fields import query_values
-from sextant.gateway.router import ModelRoute, RouteIndex
+from sextant.gateway.router import ModelRoute, View
 
 _encode = msgspec.json.Encoder().encode
 DEFAULT_PAGE = 20
@@ -43,10 +43,10 @@ def model_body(route: ModelRoute, name: str) -> bytes:
     return _encode(model_object(route, name))
 
 
-def models_body(index: RouteIndex, query: str) -> bytes:
+def models_body(view: View, query: str) -> bytes:
     """One page of the list. Raises BadRequest naming the wrong parameter."""
     given = query_values(query)
-    names = list(index.by_name)
+    names = list(view.by_name)
     limit = _limit(given.get("limit", str(DEFAULT_PAGE)))
     after, before = given.get("after_id"), given.get("before_id")
     start, end = 0, len(names)
@@ -59,7 +59,7 @@ def models_body(index: RouteIndex, query: str) -> bytes:
     more = len(page) < end - start
     return _encode(
         {
-            "data": [model_object(index.by_name[name], name) for name in page],
+            "data": [model_object(view.by_name[name], name) for name in page],
             "has_more": more,
             "first_id": page[0] if page else None,
             "last_id": page[-1] if page else None,

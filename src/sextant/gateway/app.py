@@ -31,7 +31,7 @@ from sextant.gateway.rerank import RerankDialect
 from sextant.gateway.responses import ResponsesDialect
 from sextant.gateway.router import RouteIndex
 from sextant.gateway.run import JSON, Surface
-from sextant.governance.door import Governor
+from sextant.governance.door import Governor, Principal
 from sextant.spec.snapshot import GatewaySettings, RouteTable
 from sextant.telemetry.table import Registry
 from sextant.transport.exchange import Header, Request, Responder, UpstreamPool
@@ -50,7 +50,8 @@ DIALECTS: tuple[tuple[Callable[[], Dialect], bool, tuple[str, ...]], ...] = (
 _ANTHROPIC_PATHS = ("/anthropic/", "/v1/messages")
 METRICS_TYPE: Header = (b"content-type", b"text/plain; version=0.0.4; charset=utf-8")
 
-Answer = Callable[[Request, Responder, list[Header]], None]
+Answer = Callable[[Request, Responder, list[Header], Principal], Awaitable[None] | None]
+Open = Callable[[Request, Responder, list[Header]], None]
 
 
 class GatewayApp:
@@ -69,11 +70,13 @@ class GatewayApp:
         self._ids = IdSource("req_")
         self._cors = Cors(settings.cors_origins)
         self._surfaces = self._surface_paths()
-        self._other = self._other_paths()
+        self._guarded = self._guarded_paths()
+        self._open = self._open_paths()
         self.routes = RouteTable(version=0)
         """The route table in use."""
         meters.gauge("sextant_gateway_requests_in_progress", lambda: self._flow.gates.outer.active)
         meters.gauge("sextant_gateway_queue_length", lambda: self._flow.gates.waiting)
+        meters.gauge("sextant_gateway_tenants_waiting", lambda: self._flow.gates.tenants_waiting)
         meters.gauge("sextant_gateway_ready", lambda: float(self._ready()[0]))
         meters.labelled_gauge("sextant_engine_ready", self._engines_ready)
         meters.labelled_gauge("sextant_model_requests_in_progress", lambda: self._gates("active"))
@@ -115,14 +118,19 @@ class GatewayApp:
             paths |= dict.fromkeys(where, Surface(make, self._observer, metered=metered))
         return paths
 
-    def _other_paths(self) -> dict[str, Answer]:
-        """All of them answer GET and HEAD."""
+    def _guarded_paths(self) -> dict[str, Answer]:
+        """All of them answer GET and HEAD, to who has an API key."""
         return {
-            "/models": self._guarded(self._models),
-            "/v1/models": self._guarded(self._models),
-            "/anthropic/v1/models": self._guarded(self._models),
-            "/user/balance": self._guarded(self._balance),
-            "/v1/user/balance": self._guarded(self._balance),
+            "/models": self._models,
+            "/v1/models": self._models,
+            "/anthropic/v1/models": self._models,
+            "/user/balance": self._balance,
+            "/v1/user/balance": self._balance,
+        }
+
+    def _open_paths(self) -> dict[str, Open]:
+        """All of them answer GET and HEAD, to everybody."""
+        return {
             "/health": self._health,
             "/ready": self._readiness,
             "/metrics": self._metrics,
@@ -134,45 +142,49 @@ class GatewayApp:
         if request.method == "OPTIONS" and origin is not None:
             self._preflight(request, responder, headers[:1], origin)
             return
-        answer = self._other.get(request.path)
+        anyone, answer = self._open.get(request.path), self._guarded.get(request.path)
         if answer is None and request.path.startswith(("/models/", "/v1/models/", "/anthropic/v1/models/")):
-            answer = self._guarded(self._model)
+            answer = self._model
+        known = answer is not None or anyone is not None
         try:
-            if answer is not None and request.method in ("GET", "HEAD"):
-                answer(request, responder, headers)
+            if known and request.method in ("GET", "HEAD"):
+                if anyone is not None:
+                    anyone(request, responder, headers)
+                elif answer is not None:
+                    principal = self._governor.identify(secret_of(request), request.peer)
+                    later = answer(request, responder, headers, principal)
+                    if later is not None:
+                        await later
                 return
-            if answer is not None or request.path in self._surfaces:
-                allowed = "GET or HEAD" if answer is not None else "POST"
+            if known or request.path in self._surfaces:
+                allowed = "GET or HEAD" if known else "POST"
                 raise MethodNotAllowed(f"{request.method} is not allowed on {request.path}; use {allowed}.")
             raise NotFound(f"There is nothing at {request.path[:200]}.", code="unknown_url")
         except SextantError as error:
             self._refuse(request, responder, error, headers)
 
-    def _guarded(self, answer: Answer) -> Answer:
-        """`answer` behind an API key."""
-
-        def guarded(request: Request, responder: Responder, headers: list[Header]) -> None:
-            self._governor.identify(secret_of(request))
-            answer(request, responder, headers)
-
-        return guarded
-
-    def _models(self, request: Request, responder: Responder, headers: list[Header]) -> None:
-        index = self._flow.index
+    def _models(
+        self, request: Request, responder: Responder, headers: list[Header], principal: Principal
+    ) -> None:
+        view = self._flow.index.of(principal.reach)
         if _is_anthropic(request):
-            body = anthropic_models.models_body(index, request.query)
+            body = anthropic_models.models_body(view, request.query)
         else:
-            body = catalogue.models_body(index)
+            body = catalogue.models_body(view)
         self._reply(responder, 200, [JSON, *headers], body, "models")
 
-    def _model(self, request: Request, responder: Responder, headers: list[Header]) -> None:
+    def _model(
+        self, request: Request, responder: Responder, headers: list[Header], principal: Principal
+    ) -> None:
         name = unquote(request.path.partition("/models/")[2])
         shape = anthropic_models if _is_anthropic(request) else catalogue
-        body = shape.model_body(self._flow.index.find(name), name)
+        body = shape.model_body(self._flow.index.of(principal.reach).find(name), name)
         self._reply(responder, 200, [JSON, *headers], body, "models")
 
-    def _balance(self, request: Request, responder: Responder, headers: list[Header]) -> None:
-        pairs = self._governor.balance(self._governor.identify(secret_of(request)))
+    async def _balance(
+        self, request: Request, responder: Responder, headers: list[Header], principal: Principal
+    ) -> None:
+        pairs = await self._governor.balance(principal)
         self._reply(responder, 200, [JSON, *headers], catalogue.balance_body(pairs), "balance")
 
     def _health(self, request: Request, responder: Responder, headers: list[Header]) -> None:
@@ -187,10 +199,16 @@ class GatewayApp:
         responder.reply(200, [METRICS_TYPE, *headers], self._registry.exposition())
 
     def _ready(self, model: str | None = None) -> tuple[bool, bytes]:
-        return catalogue.readiness(self._flow.index, self._governor.ready, model)
+        governance = catalogue.Governance(self._governor.ready, *self._governor.limits)
+        return catalogue.readiness(self._flow.index, governance, model)
 
     def _gates(self, what: Literal["active", "waiting", "places"]) -> list[tuple[tuple[str, ...], float]]:
-        return [((r.served.id,), float(getattr(r.gate, what))) for r in self._flow.index.routes]
+        """By model, those of its pools together."""
+        found: dict[tuple[str, ...], float] = {}
+        for route in self._flow.index.routes:
+            name = (route.served.id,)
+            found[name] = found.get(name, 0.0) + getattr(route.gate, what)
+        return list(found.items())
 
     def _engines_ready(self) -> list[tuple[tuple[str, ...], float]]:
         index = self._flow.index

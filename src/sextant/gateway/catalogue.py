@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from sextant.gateway.router import ModelRoute, RouteIndex
+from sextant.gateway.router import ModelRoute, RouteIndex, View
 from sextant.spec.policy import NANO
 
 _encode = msgspec.json.Encoder().encode
@@ -21,9 +21,9 @@ def model_object(route: ModelRoute, name: str) -> dict[str, Any]:
     return {"id": name, "object": "model", "created": served.created_s, "owned_by": served.owned_by}
 
 
-def models_body(index: RouteIndex) -> bytes:
+def models_body(view: View) -> bytes:
     """Every name that is accepted, aliases included."""
-    data = [model_object(route, name) for name, route in index.by_name.items()]
+    data = [model_object(route, name) for name, route in view.by_name.items()]
     return _encode({"object": "list", "data": data})
 
 
@@ -53,26 +53,38 @@ def _amount(nano: int) -> str:
     return f"{'-' if nano < 0 else ''}{cents // 100}.{cents % 100:02d}"
 
 
-def readiness(index: RouteIndex, ledger_ready: bool, model: str | None = None) -> tuple[bool, bytes]:
+class Governance(msgspec.Struct, frozen=True):
+    """What readiness wants to know of governance: whether usage can be made durable, whether limits can be
+    checked, and what is wrong with them."""
+
+    ledger: bool
+    limits: bool
+    remark: str
+
+
+def readiness(index: RouteIndex, governance: Governance, model: str | None = None) -> tuple[bool, bytes]:
     """Whether this worker can serve anything, or `model` where one is named, and the body that says what each
     model has. One dead model among several leaves the worker ready: taking it out of a load balancer would
     stop the others too; `degraded` says so. Raises NotFound for an unknown `model`."""
-    routes = index.routes if model is None else [index.find(model)]
+    routes = index.routes if model is None else index.named(model)
     serves = any(route.ready for route in routes)
-    ready = serves and ledger_ready
+    ready = serves and governance.ledger and governance.limits
     reasons = []
     if not routes:
         reasons.append("no model is served")
     elif not serves:
         reasons.append("no engine is ready")
-    if not ledger_ready:
+    if not governance.ledger:
         reasons.append("usage cannot be made durable")
+    if governance.remark:
+        reasons.append(governance.remark)
     return ready, _encode(
         {
             "ready": ready,
-            "degraded": ready and not all(route.ready for route in routes),
+            "degraded": ready and (bool(governance.remark) or not all(route.ready for route in routes)),
             "reasons": reasons,
-            "ledger": ledger_ready,
+            "ledger": governance.ledger,
+            "limits": governance.limits,
             "models": [_standing(route) for route in routes],
         }
     )
@@ -91,6 +103,7 @@ def _standing(route: ModelRoute) -> dict[str, Any]:
     gate = route.gate
     return {
         "id": route.served.id,
+        **({"pool": route.served.pool} if route.served.pool else {}),
         "ready": route.ready,
         "running": gate.active,
         "waiting": gate.waiting,

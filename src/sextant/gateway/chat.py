@@ -64,7 +64,8 @@ class ChatDialect(OpenAIDialect):
             fields if changes is None else changes,
             request.max_completion_tokens or request.max_tokens or 0,
             self.include_usage,
-            media,
+            request.n or 1,
+            media=media,
         )
 
     def complete_choice(self, choice: dict[str, Any]) -> None:

@@ -53,6 +53,8 @@ class CompletionsDialect(OpenAIDialect):
             fields=fields if changes is None else changes,
             max_output_tokens=request.max_tokens or 0,
             include_usage=self.include_usage,
+            answers=max(request.n or 1, request.best_of or 1),
+            inputs=_texts(request.prompt),
         )
 
     def complete_choice(self, choice: dict[str, Any]) -> None:
@@ -74,6 +76,11 @@ class CompletionsDialect(OpenAIDialect):
             choice["logprobs"] = logprobs.as_columns(choice.get("logprobs"), self._top, offset)
         else:
             choice.setdefault("logprobs", None)
+
+
+def _texts(prompt: Any) -> int:
+    """How many texts `prompt` is: one, unless it is a list of texts or of lists of token ids."""
+    return len(prompt) if type(prompt) is list and prompt and type(prompt[0]) is not int else 1
 
 
 def engine_changes(

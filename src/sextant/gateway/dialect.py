@@ -32,6 +32,12 @@ class Call(msgspec.Struct):
     fields: dict[str, Any]
     max_output_tokens: int = 0
     include_usage: bool = False
+    answers: int = 1
+    """Choices that the engine is asked for."""
+    inputs: int = 1
+    """Texts in it that the engine reads each by itself."""
+    repeated_bytes: int = 0
+    """Of what is read anew with each of the `inputs`."""
     media: Media | None = None
     """The images and sounds in it; None where there are none."""
 

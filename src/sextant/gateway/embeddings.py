@@ -67,7 +67,9 @@ class EmbeddingsDialect:
         sent = {**fields, "encoding_format": "float"}
         for name in model.quirks.drop_params:
             sent.pop(name, None)
-        return Call(model=self._model, stream=False, target=TARGET, body=None, fields=sent)
+        return Call(
+            model=self._model, stream=False, target=TARGET, body=None, fields=sent, inputs=self._inputs
+        )
 
     def begin(self, request_id: str) -> bytes:
         self.request_id = request_id

@@ -36,6 +36,8 @@ _BY_TYPE: tuple[tuple[type[errors.SextantError], int, str], ...] = (
 _BY_CODE = {"unsupported_media_type": 415}
 RETRY_AFTER_S = 1
 """Said with 429 and 503 when nothing better is known."""
+LONGEST_CLIENT_WAIT_S = 60
+"""The longest Retry-After that the `openai` and `anthropic` clients heed (2026-11)."""
 _ENGINE_MESSAGE_CHARS = 2000
 _encode = msgspec.json.Encoder().encode
 
@@ -72,16 +74,27 @@ def openai_body(error: errors.SextantError) -> bytes:
 
 
 def extra_headers(error: errors.SextantError) -> list[Header]:
-    """Retry-After with 429 and 503, Allow with 405, WWW-Authenticate with 401, Accept-Encoding with 415."""
+    """Retry-After with 429 and 503, WWW-Authenticate with 401, Accept-Encoding with 415."""
     status = status_of(error)
     if status in (429, 503):
-        wait_s = getattr(error, "retry_after_s", None)
-        return [(b"retry-after", b"%d" % max(1, math.ceil(RETRY_AFTER_S if wait_s is None else wait_s)))]
+        return _retry_after(getattr(error, "retry_after_s", None))
     if status == 401:
         return [(b"www-authenticate", b"Bearer")]
     if status == 415:
         return [(b"accept-encoding", b"identity")]
     return []
+
+
+def _retry_after(wait_s: float | None) -> list[Header]:
+    """In seconds, rounded up, and in the milliseconds that the `openai` and `anthropic` clients read first. A
+    wait that is longer than they would wait is no reason to try again before."""
+    wait_s = RETRY_AFTER_S if wait_s is None else wait_s
+    found: list[Header] = [(b"retry-after", b"%d" % max(1, math.ceil(wait_s)))]
+    if wait_s > LONGEST_CLIENT_WAIT_S:
+        found.append((b"x-should-retry", b"false"))
+    else:
+        found.append((b"retry-after-ms", b"%d" % max(1, math.ceil(wait_s * 1000))))
+    return found
 
 
 def bad_value(error: msgspec.ValidationError, fields: dict[str, Any]) -> errors.BadRequest:

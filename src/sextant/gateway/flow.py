@@ -20,6 +20,7 @@ from typing import Any
 from sextant.base.errors import (
     BadRequest,
     LedgerUnavailable,
+    RateLimited,
     Retryable,
     SextantError,
     Unauthenticated,
@@ -31,13 +32,16 @@ from sextant.gateway.bodies import engine_body
 from sextant.gateway.counting import Tally
 from sextant.gateway.dialect import Call
 from sextant.gateway.fetching import Fetcher
+from sextant.gateway.holds import kinds_of, most_input_tokens, most_output_tokens
+from sextant.gateway.limit_headers import anthropic_headers, openai_headers
 from sextant.gateway.media import Media, check
-from sextant.gateway.queue import Gates
+from sextant.gateway.queue import Gates, Waiter
 from sextant.gateway.relay import StreamRelay, whole_answer
 from sextant.gateway.router import ModelRoute, RouteIndex, Target
 from sextant.gateway.run import Run, Surface
 from sextant.gateway.waiting import Waiting
-from sextant.governance.door import Claim, Governor
+from sextant.governance.door import Claim, Governor, Principal
+from sextant.governance.limits.limiter import Headroom
 from sextant.spec.snapshot import GatewayLimits
 from sextant.spec.usage import Usage
 from sextant.transport.exchange import ClientGone, Header, Request, Responder, UpstreamPool, UpstreamResponse
@@ -71,10 +75,10 @@ class Flow:
         run = Run(surface, request_id, dialect, responder, headers, now_s, now_s)
         self.waiting.add(run)
         try:
-            principal = self.governor.identify(secret_of(request))
+            principal = self.governor.identify(secret_of(request), request.peer)
             body = request.body
             fields = decode_body(request, self.limits.json_depth)
-            run.route = route = self.index.find(fields.get("model"))
+            run.route = route = self.index.of(principal.reach).find(fields.get("model"))
             gate = route.gate
             headers += gate.told[gate.free]
             run.call = call = dialect.parse(fields, body, route.served)
@@ -82,9 +86,10 @@ class Flow:
             if call.media is not None:
                 check(call.media, route.served, self.limits)
                 run.prompt_bytes -= call.media.body_bytes
-            size_bytes, most = run.prompt_bytes, call.max_output_tokens
-            claim = Claim(request_id, route.served.id, surface.endpoint, size_bytes, most, request.peer)
-            run.admission = await self.governor.admit(principal, claim)
+            admission = await self.governor.admit(principal, _claim(run, call, route, request.peer))
+            run.admission = admission
+            if admission.hold is not None:
+                _tell(run, admission.requests, admission.tokens)
             if call.media is not None:
                 await self._with_media(run, call, route, call.media)
                 return
@@ -97,6 +102,8 @@ class Flow:
         except SextantError as error:
             if run.route is None:
                 headers += self.gates.told()
+            elif isinstance(error, RateLimited):
+                _tell(run, *error.headroom)
             await self._failed(run, error)
         except (asyncio.CancelledError, ClientGone) as error:
             self._left(run)
@@ -131,8 +138,9 @@ class Flow:
         ready."""
         if not route.ready:
             raise _none_ready(route)
-        await route.gate.enter()
-        now = self.index.by_name.get(route.served.id)
+        principal = run.admission.principal if run.admission is not None else Principal("", "")
+        await route.gate.enter(Waiter(principal.tenant_id, principal.weight))
+        now = self.index.of(principal.reach).by_name.get(route.served.id)
         if now is not None and now.gate is route.gate and now.served.quirks == route.served.quirks:
             run.route = now
             return now
@@ -210,6 +218,8 @@ class Flow:
                 # when the row cannot be made durable now it stays queued; the caller hears of the first error
                 with contextlib.suppress(LedgerUnavailable):
                     await self.governor.settle(admission, run.outcome("engine_error", used))
+            elif _unserved(error):
+                self.governor.unserved(admission, run.outcome("refused", _NOTHING_USED))
             else:
                 self.governor.refund(admission)
         elif run.settled:
@@ -259,6 +269,41 @@ def decode_body(request: Request, depth_limit: int) -> dict[str, Any]:
             code="unsupported_media_type",
         )
     return strictjson.decode(request.body, depth_limit)
+
+
+def _claim(run: Run, call: Call, route: ModelRoute, peer: str) -> Claim:
+    """What governance is asked for: never less than what the request can use."""
+    served, surface = route.served, run.surface
+    kinds = kinds_of(surface.endpoint, call)
+    context_tokens = served.context_tokens
+    return Claim(
+        run.request_id,
+        served.id,
+        surface.endpoint,
+        most_input_tokens(call, run.prompt_bytes, context_tokens),
+        most_output_tokens(call, kinds, context_tokens),
+        peer,
+        kinds,
+        context_tokens * call.inputs * call.answers,
+        surface.metered,
+    )
+
+
+def _tell(run: Run, requests: Headroom | None, tokens: Headroom | None) -> None:
+    """Puts what is left of the caller's own limits into the headers; of requests in the place of what the
+    gateway as a whole has left."""
+    if run.surface.anthropic:
+        run.headers += anthropic_headers(requests, tokens)
+        return
+    if requests is not None:
+        run.headers[:] = [header for header in run.headers if not header[0].startswith(b"x-ratelimit-")]
+    run.headers += openai_headers(requests, tokens)
+
+
+def _unserved(error: SextantError) -> bool:
+    """Whether a request that no engine worked on failed because of us: not when its own tenant had filled the
+    queue."""
+    return isinstance(error, Retryable) and error.code not in ("queue_full", "queue_displaced")
 
 
 async def _refusal(response: UpstreamResponse) -> SextantError:

@@ -1,7 +1,8 @@
 """The concurrency gates: places and a bounded queue for the gateway, and for each model within it.
 
-Flow 1 (serve), between admit and route. First come, first served; a full queue or a wait over
-`queue_timeout_s` is Overloaded (503). A place that is given up while its owner is cancelled goes to the next.
+Flow 1 (serve), between admit and route. The tenants that wait are served in turn by weight, first come first
+served within each (`fairness.py`). A full queue is Overloaded (503) for the tenant that has most waiting; so
+is a wait over `queue_timeout_s`. A place that is given up while its owner is cancelled goes to the next.
 A request takes a place of its model first and then one of the gateway, so a model whose engine hangs fills
 its own places and its own queue and leaves those of the others alone. Neighbours: `router.py` keeps a gate
 with each route, `flow.py` enters it.
@@ -10,14 +11,21 @@ with each route, `flow.py` enters it.
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Iterable
 
 import msgspec
 
 from sextant.base.errors import Overloaded
+from sextant.gateway.fairness import FairQueue
 from sextant.spec.snapshot import GatewayLimits, ServedModel
 from sextant.transport.exchange import Header
+
+
+class Waiter(msgspec.Struct, frozen=True, gc=False):
+    """For whom a place is: the tenant, and its share of a gate at which others wait too."""
+
+    tenant_id: str
+    weight: int = 1
 
 
 class Gate:
@@ -30,7 +38,7 @@ class Gate:
         self._whose = whose
         self._queue_length = limits.queue_length
         self._timeout_s = limits.queue_timeout_s
-        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._waiting: FairQueue[asyncio.Future[None]] = FairQueue()
         self.places = limits.concurrent_requests
         self.free = self.places
         """Places left; negative while more are taken than a smaller bound has."""
@@ -44,26 +52,24 @@ class Gate:
     def waiting(self) -> int:
         return len(self._waiting)
 
-    async def take(self, until_s: float | None = None) -> None:
+    @property
+    def tenants_waiting(self) -> int:
+        return self._waiting.tenants
+
+    async def take(self, waiter: Waiter, until_s: float | None = None) -> None:
         """Takes a place, or waits for one until the loop's clock shows `until_s`; None: for
         `queue_timeout_s`. Raises Overloaded when the queue is full or the wait too long."""
         if self.free > 0:
             self.free -= 1
             return
-        if len(self._waiting) >= self._queue_length:
-            raise Overloaded(
-                f"{self.places} requests {self._whose} run, {self._queue_length} wait; try again shortly.",
-                code="queue_full",
-                retry_after_s=1,
-            )
         loop = asyncio.get_running_loop()
         turn: asyncio.Future[None] = loop.create_future()
-        self._waiting.append(turn)
+        self._join(waiter, turn)
         try:
             async with asyncio.timeout_at(loop.time() + self._timeout_s if until_s is None else until_s):
                 await turn
         except BaseException as error:
-            self._abandon(turn)
+            self._abandon(waiter, turn)
             if isinstance(error, TimeoutError):
                 raise Overloaded(
                     f"No place {self._whose} became free within {self._timeout_s:g} s; try again shortly.",
@@ -72,12 +78,28 @@ class Gate:
                 ) from error
             raise
 
-    def _abandon(self, turn: asyncio.Future[None]) -> None:
+    def _join(self, waiter: Waiter, turn: asyncio.Future[None]) -> None:
+        """Puts `turn` into the queue. Of a full one the tenant that has most waiting loses its youngest."""
+        if len(self._waiting) >= self._queue_length:
+            youngest = self._waiting.displace(waiter.tenant_id, waiter.weight) if self._queue_length else None
+            if youngest is None:
+                raise self._full("queue_full", "")
+            youngest.set_exception(self._full("queue_displaced", "most of them yours; "))
+        self._waiting.push(waiter.tenant_id, waiter.weight, turn)
+
+    def _full(self, code: str, whose: str) -> Overloaded:
+        return Overloaded(
+            f"{self.places} requests {self._whose} run, {self._queue_length} wait; {whose}try again shortly.",
+            code=code,
+            retry_after_s=1,
+        )
+
+    def _abandon(self, waiter: Waiter, turn: asyncio.Future[None]) -> None:
         """The waiter left. If its place had been given to it in the same moment, the next one gets it."""
-        if turn.done() and not turn.cancelled():
+        if self._waiting.remove(waiter.tenant_id, turn):
+            return
+        if turn.done() and not turn.cancelled() and turn.exception() is None:
             self.give_back()
-        elif turn in self._waiting:
-            self._waiting.remove(turn)
 
     def give_back(self) -> None:
         """Gives a place back; it passes to the first that waits."""
@@ -94,7 +116,7 @@ class Gate:
 
     def _let_in(self) -> None:
         while self._waiting and self.free > 0:
-            turn = self._waiting.popleft()
+            turn = self._waiting.pop()
             if not turn.done():
                 self.free -= 1
                 turn.set_result(None)
@@ -125,13 +147,13 @@ class ModelGate(Gate):
             return True
         return False
 
-    async def enter(self) -> None:
+    async def enter(self, waiter: Waiter) -> None:
         """Waits for a place of the model and then for one of the gateway, `queue_timeout_s` for both. Raises
         Overloaded."""
         until_s = asyncio.get_running_loop().time() + self._timeout_s
-        await self.take(until_s)
+        await self.take(waiter, until_s)
         try:
-            await self.outer.take(until_s)
+            await self.outer.take(waiter, until_s)
         except BaseException:
             self.give_back()
             raise
@@ -153,28 +175,36 @@ class Gates:
     def __init__(self, limits: GatewayLimits) -> None:
         self._limits = limits
         self.outer = Gate(limits)
-        self._by_model: dict[str, ModelGate] = {}
+        self._by_model: dict[tuple[str, str], ModelGate] = {}
         self._told = LimitHeaders(limits.concurrent_requests)
 
-    def assign(self, models: Iterable[ServedModel]) -> dict[str, ModelGate]:
-        """A gate for each model, by id; one that was served before keeps its own, with the bounds of now."""
+    def assign(self, models: Iterable[ServedModel]) -> list[ModelGate]:
+        """A gate for each model and pool, in their order; one that was served before keeps its own, with the
+        bounds of now."""
         served = tuple(models)
         gates = {}
         for model in served:
             bounds = bounds_of(model, len(served), self._limits)
-            gate = self._by_model.get(model.id)
+            name = (model.id, model.pool)
+            gate = self._by_model.get(name)
             if gate is None:
-                gate = ModelGate(bounds, f"of the model {model.id!r}", self.outer)
+                pool = f" in the pool {model.pool!r}" if model.pool else ""
+                gate = ModelGate(bounds, f"of the model {model.id!r}{pool}", self.outer)
             else:
                 gate.resize(bounds)
-            gates[model.id] = gate
+            gates[name] = gate
         self._by_model = gates
-        return gates
+        return [gates[model.id, model.pool] for model in served]
 
     @property
     def waiting(self) -> int:
         """Requests that wait, for a place of their model or of the gateway."""
         return self.outer.waiting + sum(gate.waiting for gate in self._by_model.values())
+
+    @property
+    def tenants_waiting(self) -> int:
+        """Tenants that wait at some gate, counted at each."""
+        return sum(gate.tenants_waiting for gate in (self.outer, *self._by_model.values()))
 
     def told(self) -> list[Header]:
         """The rate-limit headers of a request whose model is not known yet."""

@@ -64,7 +64,7 @@ class RerankDialect:
             )
         request = Fields(fields)
         self._model = request.text("model") or model.id
-        request.text("query", required="what the documents are ranked by")
+        query = request.text("query", required="what the documents are ranked by") or ""
         self._documents = _documents(request)
         top_n = request.integer("top_n", 1)
         self._most = min(top_n or len(self._documents), len(self._documents))
@@ -74,7 +74,15 @@ class RerankDialect:
         sent = {name: value for name, value in fields.items() if name not in model.quirks.drop_params}
         sent.pop("return_documents", None)
         sent["documents"] = self._documents
-        return Call(model=self._model, stream=False, target=TARGET, body=None, fields=sent)
+        return Call(
+            model=self._model,
+            stream=False,
+            target=TARGET,
+            body=None,
+            fields=sent,
+            inputs=len(self._documents),
+            repeated_bytes=len(query.encode()),
+        )
 
     def received(self, answer: Any) -> Any:
         """An engine's whole answer with the names that the others use; the flow counts from it."""

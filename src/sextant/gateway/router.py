@@ -1,4 +1,5 @@
-"""Which upstream serves a request: the route table as an index, weights, and passive failure marks.
+"""Which upstream serves a request: the route table as each principal sees it, weights, and passive failure
+marks.
 
 Flow 1 (serve), between the gate and the pool. The supervisor's verdict (`Upstream.ready`) decides who may be
 asked; a failure seen here only moves an upstream behind the others for a while, so that one bad moment of a
@@ -10,11 +11,12 @@ from __future__ import annotations
 import logging
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from urllib.parse import urlsplit
 
 from sextant.base.errors import BadRequest, NotFound, SextantError
 from sextant.gateway.queue import Gates, ModelGate
+from sextant.governance.door import Reach
 from sextant.spec.snapshot import GatewayLimits, RouteTable, ServedModel, Upstream
 from sextant.transport.exchange import Header
 
@@ -23,6 +25,8 @@ FIRST_REST_S = 0.5
 LONGEST_REST_S = 15.0
 DOUBLINGS = 5
 """By then the longest rest is reached."""
+VIEWS_REMEMBERED = 4096
+"""Different reaches whose view of a table is kept."""
 NOT_READY = "it is not ready"
 _SAID_TO_CALLERS = (
     ("it is starting again", "it ended and is started again"),
@@ -142,41 +146,20 @@ class ModelRoute:
         return random.choices(fresh, weights)[0]
 
 
-class RouteIndex:
-    """A RouteTable by name and alias. Built whole, swapped whole."""
+class View:
+    """The routes that somebody may use, by name and alias."""
 
-    __slots__ = ("_families", "by_name", "routes", "version")
+    __slots__ = ("_families", "by_name")
 
-    def __init__(
-        self,
-        table: RouteTable,
-        resolve: Callable[[str], str],
-        former: RouteIndex | None = None,
-        *,
-        gates: Gates | None = None,
-    ) -> None:
-        """`resolve` turns a secret reference into the secret; an upstream whose reference fails is not
-        ready. `gates` lives as long as the gateway; none: fresh ones of the default bounds."""
-        self.version = table.version
-        self.routes: list[ModelRoute] = []
+    def __init__(self, routes: Iterable[ModelRoute]) -> None:
         self.by_name: dict[str, ModelRoute] = {}
         self._families: list[tuple[str, ModelRoute]] = []
-        marks = {} if former is None else {t.upstream.id: t for r in former.routes for t in r.targets}
-        own = (gates or Gates(GatewayLimits())).assign(table.models)
-        for served in table.models:
-            targets = [_prepare(upstream, resolve, marks) for upstream in served.upstreams]
-            route = ModelRoute(served, targets, own[served.id])
-            self.routes.append(route)
-            for name in (served.id, *served.aliases):
+        for route in routes:
+            for name in (route.served.id, *route.served.aliases):
                 if name.endswith("*"):
                     self._families.append((name[:-1], route))
                 else:
                     self.by_name.setdefault(name, route)
-
-    @classmethod
-    def empty(cls) -> RouteIndex:
-        """Before the first table has been read."""
-        return cls(RouteTable(version=0), str)
 
     def find(self, name: object) -> ModelRoute:
         """By name, or by an alias that ends in `*` and stands for all names that begin so.
@@ -204,6 +187,66 @@ class RouteIndex:
             field="model",
             code="model_not_found",
         )
+
+
+class RouteIndex:
+    """A RouteTable, as each principal may see it. Built whole, swapped whole."""
+
+    __slots__ = ("_views", "routes", "version")
+
+    def __init__(
+        self,
+        table: RouteTable,
+        resolve: Callable[[str], str],
+        former: RouteIndex | None = None,
+        *,
+        gates: Gates | None = None,
+    ) -> None:
+        """`resolve` turns a secret reference into the secret; an upstream whose reference fails is not
+        ready. `gates` lives as long as the gateway; none: fresh ones of the default bounds."""
+        self.version = table.version
+        marks = {} if former is None else {t.upstream.id: t for r in former.routes for t in r.targets}
+        own = (gates or Gates(GatewayLimits())).assign(table.models)
+        self.routes: list[ModelRoute] = [
+            ModelRoute(served, [_prepare(upstream, resolve, marks) for upstream in served.upstreams], gate)
+            for served, gate in zip(table.models, own, strict=True)
+        ]
+        self._views: dict[Reach, View] = {}
+
+    @classmethod
+    def empty(cls) -> RouteIndex:
+        """Before the first table has been read."""
+        return cls(RouteTable(version=0), str)
+
+    def of(self, reach: Reach) -> View:
+        """What a principal of this reach may use."""
+        view = self._views.get(reach)
+        if view is None:
+            if len(self._views) >= VIEWS_REMEMBERED:
+                self._views.clear()
+            view = self._views[reach] = View(_within(self.routes, reach))
+        return view
+
+    def named(self, name: str) -> list[ModelRoute]:
+        """All routes of a model, whosever they are, by any of its names. Raises NotFound."""
+        model_id = View(self.routes).find(name).served.id
+        return [route for route in self.routes if route.served.id == model_id]
+
+
+def _within(routes: Iterable[ModelRoute], reach: Reach) -> list[ModelRoute]:
+    """The routes of `reach`, in order; of several with one id that of its pool, else the shared one."""
+    found: dict[str, ModelRoute] = {}
+    for route in routes:
+        served = route.served
+        if served.pool not in ("", reach.pool) or (
+            reach.models is not None and served.id not in reach.models
+        ):
+            continue
+        if served.tenants and not (reach.own_models and reach.tenant_id in served.tenants):
+            continue
+        if served.id not in found or served.pool:
+            found[served.id] = route
+    return list(found.values())
 
 
 def _prepare(upstream: Upstream, resolve: Callable[[str], str], marks: dict[str, Target]) -> Target:

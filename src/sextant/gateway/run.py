@@ -35,7 +35,7 @@ _monotonic = time.monotonic
 class Surface:
     """One API surface: what makes its dialects, and its counters by model. Bound once, at start."""
 
-    __slots__ = ("endpoint", "id_header", "make", "metered", "observer", "series")
+    __slots__ = ("anthropic", "endpoint", "id_header", "make", "metered", "observer", "series")
 
     def __init__(self, make: Callable[[], Dialect], observer: Observer, *, metered: bool = True) -> None:
         """What is not `metered` runs no model: it is admitted like the others and leaves no usage row."""
@@ -44,6 +44,8 @@ class Surface:
         self.observer = observer
         self.endpoint = make().endpoint
         self.id_header: bytes | None = getattr(make(), "id_header", None)
+        self.anthropic = self.id_header is not None
+        """Whether limits are told in Anthropic's headers."""
         self.series: dict[str, Series] = {}
 
 

@@ -10,7 +10,23 @@ from typing import Protocol
 
 import msgspec
 
+from sextant.governance.limits.limiter import Headroom, Hold
+from sextant.spec.policy import RequestKind
 from sextant.spec.usage import Usage
+
+TEXT: tuple[RequestKind, ...] = ("text",)
+
+
+class Reach(msgspec.Struct, frozen=True):
+    """Which of the models served somebody may see and use."""
+
+    tenant_id: str = ""
+    pool: str = ""
+    """The engine pool of the tenant's tier."""
+    models: frozenset[str] | None = None
+    """Ids; None: every one."""
+    own_models: bool = False
+    """Whether models that are some tenants' own can be among them."""
 
 
 class Principal(msgspec.Struct, frozen=True, gc=False):
@@ -18,17 +34,27 @@ class Principal(msgspec.Struct, frozen=True, gc=False):
 
     tenant_id: str
     key_id: str
+    project_id: str = ""
+    reach: Reach = Reach()
+    weight: int = 1
+    """Its tenant's share of a saturated engine, against the other tenants that wait."""
 
 
 class Claim(msgspec.Struct, frozen=True, gc=False):
-    """What a request asks for, before anything is spent. `max_output_tokens` 0 means the model's limit."""
+    """What a request asks for at most, before anything is spent."""
 
     request_id: str
     model: str
     endpoint: str
-    prompt_bytes: int
-    max_output_tokens: int
+    input_tokens: int
+    output_tokens: int
     peer: str = ""
+    kinds: tuple[RequestKind, ...] = TEXT
+    """What is in it; text where there is nothing richer."""
+    context_tokens: int = 0
+    """Input and output together; 0: no less than their sum."""
+    metered: bool = True
+    """False: it runs no model, so that it takes no tokens and costs nothing."""
 
 
 class Admission(msgspec.Struct, gc=False):
@@ -38,10 +64,22 @@ class Admission(msgspec.Struct, gc=False):
     claim: Claim
     started_ms: int
     closed: bool = False
+    hold: Hold | None = None
+    """What it has set aside; None where nothing is limited."""
+
+    @property
+    def requests(self) -> Headroom | None:
+        """What is left of its tightest limit of requests, to be told to the caller."""
+        return None if self.hold is None else self.hold.requests
+
+    @property
+    def tokens(self) -> Headroom | None:
+        """The same of tokens a minute."""
+        return None if self.hold is None else self.hold.tokens
 
 
 class Outcome(msgspec.Struct, frozen=True, gc=False):
-    """How a request ended: `result` is "ok", "client_closed" or "engine_error"."""
+    """How a request ended: `result` is "ok", "client_closed", "engine_error" or "refused"."""
 
     usage: Usage
     result: str
@@ -50,13 +88,14 @@ class Outcome(msgspec.Struct, frozen=True, gc=False):
 
 
 class Governor(Protocol):
-    def identify(self, secret: bytes) -> Principal:
-        """The principal of an API key. Raises Unauthenticated, or Forbidden (its tenant is switched off)."""
+    def identify(self, secret: bytes, peer: str = "") -> Principal:
+        """The principal of an API key, used from the address `peer`. Raises Unauthenticated, or Forbidden
+        (its tenant or project is switched off, or it may not be used from there)."""
 
     async def admit(self, principal: Principal, claim: Claim) -> Admission:
         """Reserves what the request may cost at most. Raises Unauthenticated (revoked or expired
         since `identify`), Forbidden, InsufficientBalance, RateLimited, or LedgerUnavailable when usage could
-        not be made durable."""
+        not be made durable, LimitsUnavailable when limits cannot be checked."""
 
     async def settle(self, admission: Admission, outcome: Outcome) -> None:
         """Returns when the usage row is durable. The last event of an answer leaves only after this.
@@ -69,9 +108,18 @@ class Governor(Protocol):
     def refund(self, admission: Admission) -> None:
         """Nothing was run: gives the reservation back, writes no row."""
 
-    def balance(self, principal: Principal) -> list[tuple[str, int]] | None:
-        """(currency, billionths) pairs, or None where the tenant is not prepaid."""
+    def unserved(self, admission: Admission, outcome: Outcome) -> None:
+        """The same, where the caller would have been served had all been well: a tenant that was promised
+        availability gets a row with outcome `refused` and no tokens."""
+
+    async def balance(self, principal: Principal) -> list[tuple[str, int]] | None:
+        """(currency, billionths) pairs, or None where the tenant is not prepaid. Raises LedgerUnavailable."""
 
     @property
     def ready(self) -> bool:
         """False while usage cannot be made durable."""
+
+    @property
+    def limits(self) -> tuple[bool, str]:
+        """Whether limits can be checked, and what is wrong with them; words may come with True, where it goes
+        on with less than was configured."""
