@@ -181,4 +181,19 @@ def test_offsets_lead_back_through_what_vanished():
     (span,) = DETECTOR.find(text)
     assert text[span.start : span.end] == "138\u20600013\ufeff8000"
     normal = normalise(text)
-    assert [text[normal.original(place)] for place in range(len(normal.text))] == list(normal.text)
+    assert [text[slice(*normal.original(at, at + 1))] for at in range(len(normal.text))] == list(normal.text)
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "value"),
+    [
+        (r'{"t": "name: x\n13800138000"}', "PHONE", "13800138000"),
+        (r'{"t": "\u7535\u8bdd13800138000\u3002"}', "PHONE", "13800138000"),
+        (r'"{\"t\": \"x\\n13800138000\\n\"}"', "PHONE", "13800138000"),
+        (r"\u0031\u0033800138000", "PHONE", r"\u0031\u0033800138000"),
+        (r"车牌\u4eac\uff2112345\u200b", "PLATE", r"\u4eac\uff2112345"),
+        (r"姓名：\u5f20\u4e09，", "NAME", r"\u5f20\u4e09"),
+    ],
+)
+def test_escapes_of_json_are_read(text, kind, value):
+    assert found(text, ALL) == [(kind, value)]

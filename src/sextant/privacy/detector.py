@@ -95,10 +95,7 @@ class Detector:
         found = spans if len(spans) == 1 else without_overlaps(spans)
         if not normal.cuts:
             return found
-        return [
-            Span(normal.original(s.start), normal.original(s.end - 1) + 1, s.type, s.confidence)
-            for s in found
-        ]
+        return [Span(*normal.original(s.start, s.end), s.type, s.confidence) for s in found]
 
 
 def compile_pattern(name: str, expression: str) -> re2._Regexp:

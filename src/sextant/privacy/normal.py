@@ -1,8 +1,9 @@
 """Text as the detectors read it: full-width forms, other scripts' digits, look-alike letters, odd spaces and
-dashes become ASCII, characters of no width vanish; with the way back to the original's offsets.
+dashes become ASCII, characters of no width vanish, and the escapes of JSON in a text (`\\n`, `\\u7535`)
+become what they stand for; with the way back to the original's offsets.
 
-Each character becomes one or none, so offsets change only where something vanished. The result is for looking
-only: what is masked is cut out of the original.
+Each character or escape becomes one character or none, so offsets change only where something was shortened.
+The result is for looking only: what is masked is cut out of the original.
 """
 
 from __future__ import annotations
@@ -48,43 +49,65 @@ def _class(characters: list[str]) -> str:
 
 _MAPPED = _class([character for character in _LOOKALIKES if character not in _PUNCTUATION])
 _ODD = re.compile(f"[{_MAPPED}{_VANISH}\U0001d400-\U0001d7cd]")
-_ODD_RUN = re.compile(f"[{_VANISH}]+")
+_VANISHING = re.compile(f"[{_VANISH}]")
+_SHORTENED = re.compile(rf"""[{_VANISH}]+|\\+(?:u(?P<code>[0-9a-fA-F]{{4}})|[nrt"'/])""")
 
 
 class Normal(msgspec.Struct, frozen=True):
-    """Normalised text. `cuts` are the places in it where characters vanished, `lost` how many had by then."""
+    """Normalised text. `cuts` are the places in it where something was left out, `lost` how many characters
+    had been by then; where an escape ends, the place is also in `escapes`."""
 
     text: str
     cuts: tuple[int, ...] = ()
     lost: tuple[int, ...] = ()
+    escapes: frozenset[int] = frozenset()
 
-    def original(self, index: int) -> int:
-        """Where the character at `index` stands in the original text."""
+    def original(self, start: int, end: int) -> tuple[int, int]:
+        """Where `text[start:end]`, which is not empty, stands in the original text."""
         if not self.cuts:
-            return index
+            return start, end
+        return self._place(start), self._place(end) if end in self.escapes else self._place(end - 1) + 1
+
+    def _place(self, index: int) -> int:
         place = bisect.bisect_right(self.cuts, index)
         return index + (self.lost[place - 1] if place else 0)
 
 
 def normalise(text: str) -> Normal:
     """`text` in plain characters. Costs next to nothing where there are no odd ones."""
-    if text.isascii() or _ODD.search(text) is None:
+    if not text.isascii() and _ODD.search(text) is not None:
+        text = _ODD.sub(_plain, text)
+    elif "\\" not in text:
         return Normal(text)
-    plain = _ODD.sub(_plain, text)
-    if _ODD_RUN.search(plain) is None:
-        return Normal(plain)
     pieces: list[str] = []
     cuts: list[int] = []
     lost: list[int] = []
-    begin = gone = 0
-    for run in _ODD_RUN.finditer(plain):
-        pieces.append(plain[begin : run.start()])
-        cuts.append(run.start() - gone)
-        gone += run.end() - run.start()
+    escapes: list[int] = []
+    begin = gone = length = 0
+    for match in _SHORTENED.finditer(text):
+        meant = _unescaped(match)
+        piece = text[begin : match.start()] + meant
+        length += len(piece)
+        pieces.append(piece)
+        begin = match.end()
+        gone = begin - length
+        cuts.append(length)
         lost.append(gone)
-        begin = run.end()
-    pieces.append(plain[begin:])
-    return Normal("".join(pieces), tuple(cuts), tuple(lost))
+        if meant:
+            escapes.append(length)
+    if not pieces:
+        return Normal(text)
+    pieces.append(text[begin:])
+    return Normal("".join(pieces), tuple(cuts), tuple(lost), frozenset(escapes))
+
+
+def _unescaped(match: re.Match[str]) -> str:
+    if match[0][0] != "\\":
+        return ""
+    if match["code"] is None:
+        return " " if match[0][-1] in "nrt" else match[0][-1]
+    character = chr(int(match["code"], 16))
+    return "" if _VANISHING.match(character) else _LOOKALIKES.get(character, character)
 
 
 def _plain(match: re.Match[str]) -> str:

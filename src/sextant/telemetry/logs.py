@@ -1,5 +1,4 @@
-"""Structured logs: one JSON object a line, with secrets and personal data taken out whatever path they came
-by.
+"""Structured logs: one JSON object a line, without secrets and personal data, whatever path they came by.
 
 Every process calls `start_logging` once at its entry; everything else uses `logging.getLogger(__name__)` and
 passes facts as `extra={…}`. Prompts and answers are never logged; that is the caller's duty, since no filter
