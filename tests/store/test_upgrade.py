@@ -9,6 +9,7 @@ from pathlib import Path
 
 import apsw
 import pytest
+import sqlalchemy as sa
 
 from ledger_under_test import row, serving, stored
 from sextant.base.errors import Misconfigured, SextantError
@@ -273,6 +274,44 @@ def test_old_schemas_are_backed_up_and_migrated_a_bounded_number_kept(
     kept = list_backups(databases)
     assert sum(manifest.made_for == "migration" for _, manifest in kept) == upgrade.AUTOMATIC_BACKUPS_MAX
     assert mine in [path for path, _ in kept], "a person's backup stays"
+
+
+def test_the_state_of_the_first_version_is_brought_up_to_date(databases: Databases) -> None:
+    """Both databases as the first schemas had them, with what was in them."""
+    for path in (databases.ledger, databases.accounts):
+        path.unlink()
+    db = apsw.Connection(str(databases.ledger))
+    db.execute(ledger_file.SQLITE_STEPS[0])
+    db.execute("INSERT INTO usage VALUES ('r1','default','key_a','m','chat','ok',0,1,1,3,2,0,0,0,0,'CNY')")
+    db.pragma("user_version", 1)
+    db.close()
+    first_accounts(databases.accounts)
+    done = bring_up_to_date(databases)
+    assert done is not None
+    assert (done.before, done.after) == (Schemas("0001", 1), known_schemas())
+    assert stored(databases.ledger)["r1"][:4] == ("r1", "default", "", "key_a")
+    assert key_names(databases) == ["old"]
+    assert check_databases(databases) == []
+    assert found_schemas(Databases(databases.root, *sorted(Path(done.backup).glob("*.db")))) == done.before
+    assert bring_up_to_date(databases) is None
+
+
+def first_accounts(path: Path) -> None:
+    """The accounts at their first revision, with the default tenant and a key."""
+    from alembic import command
+    from alembic.config import Config
+
+    config = Config()
+    config.set_main_option("script_location", str(Path(upgrade.__file__).with_name("migrations")))
+    engine = sa.create_engine(f"sqlite:///{path}")
+    with engine.begin() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0001")
+        connection.exec_driver_sql("INSERT INTO tenant VALUES ('default', 'Default', 1, 0)")
+        connection.exec_driver_sql(
+            "INSERT INTO api_key VALUES ('key_a', 'default', 'old', '" + "0" * 64 + "', 'sk-', 0, 0, 0)"
+        )
+    engine.dispose()
 
 
 def test_faults_are_told(databases: Databases) -> None:
