@@ -112,11 +112,8 @@ local function decide(rules, ask, charged)
 end
 
 if not registered() then return cmsgpack.pack({1}) end
-local meta = redis.call('HMGET', P .. 'meta', 'until', 'strangers')
-local until_us = tonumber(meta[1] or 0)
-if until_us > now and (meta[2] == '1' or redis.call('SCARD', P .. 'late') > 0) then
-    return cmsgpack.pack({2, math.ceil((until_us - now) / 1000)})
-end
+local wait = wait_ms()
+if wait > 0 then return cmsgpack.pack({2, wait}) end
 local batch = cmsgpack.unpack(ARGV[3])
 local sets, asks, again = batch[1], batch[2], batch[3]
 local answers, charged = {}, {}

@@ -1,10 +1,11 @@
 -- A gateway worker reports: on each new connection, or when it finds that it is not registered.
 --
--- ARGV[3]: {worker's name, lease_us, run id of the server, holds to keep}; a hold {request id, packed hold or
--- '' for one that is kept only where it is recorded}. What an earlier process of the same name left is ended, what
+-- ARGV[3]: {worker's name, lease_us, run id of the server, holds to keep}; a hold {request id, {tokens, nano,
+-- scope, taken, ...}, or {} for one that is kept only where it is recorded}. What an earlier process of the same name left is ended, what
 -- is recorded and not named is refunded, what is named and not recorded is recorded. When the server has started
 -- anew it may have forgotten holds: then nobody is admitted until all that had a lease have reported, or, where it
--- has forgotten even those, for the time of a lease. Answer: {0, holds ended}, {1} from an older connection.
+-- has forgotten even those, for the time of a lease. Answer: {0, holds ended, ms until somebody is
+-- admitted}, {1} from an older connection.
 local batch = cmsgpack.unpack(ARGV[3])
 local name, lease, run, keep = batch[1], batch[2], batch[3], batch[4]
 local known = tonumber(redis.call('HGET', P .. 'gens', OWNER) or -1)
@@ -35,17 +36,16 @@ for i = 1, #recorded, 2 do
         redis.call('HDEL', key, recorded[i])
     end
 end
-for id, packed in pairs(wanted) do
-    if packed ~= '' then
-        local hold = cmsgpack.unpack(packed)
+for id, hold in pairs(wanted) do
+    if #hold > 0 then
         for i = 3, #hold, 2 do
             local s = scope(hold[i])
             s.n, s.ht, s.hn = s.n + 1, s.ht + hold[1], s.hn + hold[2]
             dirty[hold[i]] = true
         end
-        redis.call('HSET', key, id, packed)
+        redis.call('HSET', key, id, cmsgpack.pack(hold))
     end
 end
 redis.call('ZADD', P .. 'owners', int(now + lease), OWNER)
 commit()
-return cmsgpack.pack({0, reaped})
+return cmsgpack.pack({0, reaped, wait_ms()})

@@ -52,6 +52,7 @@ RETRY_MIN_S, RETRY_MAX_S = 0.02, 1.0
 WARMING_LOOK_S = 0.05
 BEATS_PER_LEASE = 5
 _ADMITTED, _REFUSED, _MUST_BEGIN, _WARMING = 1, 0, 1, 2
+_STARTED_ANEW = "it has started anew, and others have yet to report what they hold"
 _log = logging.getLogger(__name__)
 
 
@@ -180,7 +181,10 @@ class SharedLimiter:
         return self._words() if self._memory is not None else ""
 
     def _words(self) -> str:
-        return f"limits cannot be checked in Redis: {self._trouble}" if self._is_down() else ""
+        why = self._trouble if self._is_down() else ""
+        if not self._trouble and self._is_warming():
+            why = _STARTED_ANEW
+        return f"limits cannot be checked in Redis: {why}" if why else ""
 
     def _is_down(self) -> bool:
         """Away for longer than a call may take; until then admissions wait for it."""
@@ -277,8 +281,8 @@ class SharedLimiter:
     async def _begin(self, link: Link) -> None:
         """Reports this worker and what it holds. Raises LinkLost."""
         self._generation += 1
-        kept = dict.fromkeys(self._ends, b"")
-        kept.update({entry.ask.request_id: b"" for entry in self._waiting} if self._again else {})
+        kept: dict[str, Sequence[Any]] = dict.fromkeys(self._ends, ())
+        kept.update({entry.ask.request_id: () for entry in self._waiting} if self._again else {})
         for request_id, hold in self._open.items():
             if hold.ask is not None:
                 kept[request_id] = hold_to_record(hold.ask)
@@ -289,6 +293,7 @@ class SharedLimiter:
         if answer[0][0] == _MUST_BEGIN:
             raise LinkLost("another connection of this worker came in between")
         self._reaped_metric.inc(answer[0][1])
+        self._note_wait(answer[0][2])
         self._unsent = {scope for scope, standing in self._latest.items() if standing is not None}
         self._beat_at_s = 0.0
         if self._trouble and self._down_since_s > 0:
@@ -302,12 +307,12 @@ class SharedLimiter:
         while True:
             await self._until_work(beat_s)
             now_s = self._loop.time()
-            warming = now_s < self._warming_until_s
+            warming = self._is_warming()
             if not warming:
                 self._flying, self._waiting = self._waiting[:ASKS_PER_CALL], self._waiting[ASKS_PER_CALL:]
+            beat = now_s >= self._beat_at_s or warming
             ends = dict(list(self._ends.items())[:ENDS_PER_CALL])
             told = list(self._unsent)[:ENDS_PER_CALL]
-            beat = now_s >= self._beat_at_s
             calls = []
             if ends or told or beat:
                 calls.append(("settle", self._settlement(ends, told, beat=beat)))
@@ -341,6 +346,9 @@ class SharedLimiter:
                 timer.cancel()
         self._work.clear()
 
+    def _note_wait(self, wait_ms: int) -> None:
+        self._warming_until_s = self._loop.time() + wait_ms / 1000
+
     def _is_warming(self) -> bool:
         return self._loop.time() < self._warming_until_s
 
@@ -370,6 +378,7 @@ class SharedLimiter:
         if answer[1]:
             _log.warning("ended %d holds of a worker that is gone", answer[1])
             self._reaped_metric.inc(answer[1])
+        self._note_wait(answer[2])
         for request_id in ends:
             self._ends.pop(request_id, None)
         for scope in told:
@@ -387,7 +396,7 @@ class SharedLimiter:
             raise LinkLost("it had taken this worker for dead, or forgotten it")
         flown, self._flying = self._flying, []
         if answer[0] == _WARMING:
-            self._warming_until_s = self._loop.time() + min(answer[1] / 1000, WARMING_LOOK_S)
+            self._note_wait(answer[1])
             self._waiting = flown + self._waiting
             return
         self._again = False
@@ -424,9 +433,7 @@ class SharedLimiter:
             self._fail(late)
 
     def _fail(self, entries: Sequence[_Waiting], why: str = "") -> None:
-        why = (
-            why or self._trouble or ("Redis has just started" if self._is_warming() else "no answer in time")
-        )
+        why = why or self._trouble or (_STARTED_ANEW if self._is_warming() else "no answer in time")
         for entry in entries:
             if not entry.future.done():
                 entry.future.set_exception(

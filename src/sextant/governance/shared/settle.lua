@@ -2,7 +2,7 @@
 --
 -- ARGV[3]: {standings, ends, lease_us, whether this is a heartbeat}; a standing {scope, version, day, day tokens,
 -- month, month nano, funds, funds until ms, whether it was asked for since the scope was in doubt}, an end
--- {request id, tokens used}. Answer: {0, holds ended of dead owners}, {1} where the owner must begin anew.
+-- {request id, tokens used}. Answer: {0, holds ended of dead owners, ms until somebody is admitted}, {1} where the owner must begin anew.
 if not registered() then return cmsgpack.pack({1}) end
 local batch = cmsgpack.unpack(ARGV[3])
 local standings, ends, lease, beat = batch[1], batch[2], batch[3], batch[4]
@@ -31,4 +31,4 @@ if beat then
     if dead[1] then reaped = reap(dead[1]) end
 end
 commit()
-return cmsgpack.pack({0, reaped})
+return cmsgpack.pack({0, reaped, wait_ms()})

@@ -76,4 +76,12 @@ local function reap(owner)
     return #holds / 2
 end
 
+-- How long nobody is admitted yet, in ms: some may still have to report what they hold.
+local function wait_ms()
+    local meta = redis.call('HMGET', P .. 'meta', 'until', 'strangers')
+    local left = tonumber(meta[1] or 0) - now
+    if left > 0 and (meta[2] == '1' or redis.call('SCARD', P .. 'late') > 0) then return math.ceil(left / 1000) end
+    return 0
+end
+
 local function registered() return tonumber(redis.call('HGET', P .. 'gens', OWNER) or -1) == GEN end

@@ -93,11 +93,11 @@ def standing_values(standing: Standing, *, asked: bool) -> tuple[Any, ...]:
     )
 
 
-def hold_to_record(ask: Ask) -> bytes:
-    """The hold of `ask` as the script packs it, for a server that does not have it: nothing of the bucket was
+def hold_to_record(ask: Ask) -> list[Any]:
+    """The hold of `ask` as the script keeps it, for a server that does not have it: nothing of the bucket was
     taken there, so nothing is given back."""
     parts = [value for rule in ask.rules for value in (rule.scope, NO_LIMIT)]
-    return pack([ask.tokens, ask.nano, *parts])
+    return [ask.tokens, ask.nano, *parts]
 
 
 def headroom_of(
