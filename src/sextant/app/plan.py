@@ -120,6 +120,7 @@ def make_plan(
             port=at.control_port,
             accounts_db=str(state.accounts_db),
             ledger_db=str(state.ledger_db),
+            ledger_socket=str(state.ledger_socket),
             policy_file=str(state.policy_file),
             routes_file=str(state.routes_file),
             status_file=str(state.status_file),

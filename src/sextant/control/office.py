@@ -1,4 +1,5 @@
-"""What the routes of the admin API work with: accounts, the policy's publisher, settings."""
+"""What the routes of the admin API work with: accounts, the policy's publisher, the
+books, settings."""
 
 from __future__ import annotations
 
@@ -10,6 +11,7 @@ from sextant.control.access import Allowed
 from sextant.control.publishing import PolicyPublisher
 from sextant.control.settings import ControlSettings
 from sextant.store.accounts import Accounts
+from sextant.store.ledger_posting import LedgerPosting
 
 T = TypeVar("T")
 
@@ -21,6 +23,7 @@ class Office:
         self.settings = settings
         self.accounts = accounts
         self.publisher = PolicyPublisher(accounts, settings.policy_file)
+        self.books = LedgerPosting(settings.ledger_socket)
 
     @property
     def secure(self) -> bool:

@@ -1,8 +1,8 @@
 """Signing in through an OpenID Connect provider: authorization code with PKCE.
 
 The provider is found by its discovery document; what a sign-in must come back with (state, nonce, verifier)
-is kept in the accounts database once and for ten minutes, and the state also in a cookie, so that nobody can be
-signed in as somebody else by a link. Neighbours: `id_tokens.py` (the checks), `sextant.store.sign_in`.
+is kept in the accounts database once and for ten minutes, and the state also in a cookie, so that nobody can
+be signed in as somebody else by a link. Neighbours: `id_tokens.py` (the checks), `sextant.store.sign_in`.
 """
 
 from __future__ import annotations

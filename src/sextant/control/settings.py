@@ -44,6 +44,8 @@ class ControlSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     policy_file: str
     routes_file: str
     status_file: str
+    ledger_socket: str = ""
+    """Where the ledger process listens, for top-ups and balances."""
     engine_metrics_file: str = ""
     """Where the supervisor keeps the engines' own metrics, as Prometheus text."""
     model_files: dict[str, str] = {}
