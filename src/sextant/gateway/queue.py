@@ -83,16 +83,14 @@ class Gate:
         if len(self._waiting) >= self._queue_length:
             youngest = self._waiting.displace(waiter.tenant_id, waiter.weight) if self._queue_length else None
             if youngest is None:
-                raise self._full("queue_full", "")
-            youngest.set_exception(self._full("queue_displaced", "most of them yours; "))
+                raise Overloaded(f"{self._full}; try again shortly.", code="queue_full", retry_after_s=1)
+            most = f"{self._full}, most of them yours; try again shortly."
+            youngest.set_exception(Overloaded(most, code="queue_displaced", retry_after_s=1))
         self._waiting.push(waiter.tenant_id, waiter.weight, turn)
 
-    def _full(self, code: str, whose: str) -> Overloaded:
-        return Overloaded(
-            f"{self.places} requests {self._whose} run, {self._queue_length} wait; {whose}try again shortly.",
-            code=code,
-            retry_after_s=1,
-        )
+    @property
+    def _full(self) -> str:
+        return f"{self.places} requests {self._whose} run, {self._queue_length} wait"
 
     def _abandon(self, waiter: Waiter, turn: asyncio.Future[None]) -> None:
         """The waiter left. If its place had been given to it in the same moment, the next one gets it."""

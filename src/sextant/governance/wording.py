@@ -24,59 +24,47 @@ def limit_error(refused: Refused, currency: str, time_zone: str, now_ms: int) ->
             f"Insufficient Balance: this request may cost up to {_amount(refused.needed)} {currency}, and "
             f"{_amount(refused.available)} is available; top up, or ask for fewer tokens with max_tokens."
         )
-    text, code, wait_s = _said(refused, currency)
+    text = f"Rate limit reached for {refused.scope.replace(':', ' ', 1)}: {_said(refused, currency)}."
     if refused.limit in ("tokens_per_day", "spend_nano_per_month") and not refused.held:
         monthly = refused.limit == "spend_nano_per_month"
         wait_s = _next_period_s(time_zone, now_ms, monthly=monthly)
-    error = RateLimited(
-        f"Rate limit reached for {refused.scope.replace(':', ' ', 1)}: {text}.",
-        code=code,
-        retry_after_s=wait_s,
-    )
+        # as OpenAI says it where waiting a moment does not help
+        error = RateLimited(text, code="insufficient_quota", retry_after_s=wait_s)
+    else:
+        wait_s = RETRY_HELD_S if refused.retry_after_ms == 0 else refused.retry_after_ms / 1000
+        error = RateLimited(text, retry_after_s=wait_s)
     error.headroom = _headroom(refused, wait_s)
     return error
 
 
-def _said(refused: Refused, currency: str) -> tuple[str, str, float]:
-    """Words, the error's code, and how long to wait in seconds."""
+def _said(refused: Refused, currency: str) -> str:
     allowed, needed, left = refused.allowed, refused.needed, refused.available
-    wait_s = refused.retry_after_ms / 1000
+    wait = f"try again in {refused.retry_after_ms / 1000:g} s"
     if refused.limit == "requests_per_s":
-        return f"{allowed} requests at once are all used; try again in {wait_s:g} s", _RATE, wait_s
+        return f"{allowed} requests at once are all used; {wait}"
     if refused.limit == "concurrent_requests":
-        text = f"{allowed} requests at a time, all under way; try again when one has ended"
-        return text, _RATE, RETRY_HELD_S
+        return f"{allowed} requests at a time, all under way; try again when one has ended"
     if refused.limit == "tokens_per_min":
-        text = (
-            f"{allowed} tokens a minute, of which {left} are left, and this request may use {needed}; "
-            f"try again in {wait_s:g} s, or ask for fewer with max_tokens"
+        return (
+            f"{allowed} tokens a minute, of which {left} are left, and this request may use {needed}; {wait} "
+            "or ask for fewer with max_tokens"
         )
-        return text, _RATE, wait_s
     held = " while others are under way" if refused.held else ""
-    code = _RATE if held else _QUOTA
     if refused.limit == "tokens_per_day":
-        text = (
+        return (
             f"{allowed} tokens a day, of which {left} are left{held}, and this request may use {needed}; "
             "ask for fewer with max_tokens, or wait for the next day"
         )
-        return text, code, RETRY_HELD_S
     most, rest, cost = (f"{_amount(nano)} {currency}" for nano in (allowed, left, needed))
     if refused.limit == "spend_nano_per_month":
-        text = (
+        return (
             f"{most} a month, of which {rest} is left{held}, and this request may cost {cost}; ask for fewer "
             "tokens with max_tokens, or have the limit raised"
         )
-        return text, code, RETRY_HELD_S
-    text = (
+    return (
         f"the balance of {most} is set aside for requests under way but for {rest}, and this one may cost "
         f"{cost}; try again when one has ended"
     )
-    return text, code, RETRY_HELD_S
-
-
-_RATE = "rate_limit_exceeded"
-_QUOTA = "insufficient_quota"
-"""As OpenAI says it where waiting a moment does not help."""
 
 
 def _headroom(refused: Refused, wait_s: float) -> tuple[Headroom | None, Headroom | None]:
