@@ -54,52 +54,7 @@ def write_one_api(path: Path) -> Path:
     )
     insert(db, "channels", type=14, key="sk-ant", name="claude", models="claude-sonnet-4-5")
     insert(db, "channels", type=1, key="sk-off", name="old", models="gpt-4", status=2)
-    insert(
-        db,
-        "users",
-        username="root",
-        password="$2a$hash",
-        role=100,
-        quota=0,
-        display_name="Root User",
-        group="vip",
-    )
-    insert(
-        db,
-        "users",
-        username="alice",
-        password="$2a$hash",
-        email="alice@example.com",
-        quota=2_500_000,
-        group="vip",
-        access_token="a" * 32,
-    )
-    insert(db, "users", username="mallory", password="$2a$hash", status=2, quota=500_000)
-    insert(db, "users", username="carol", password="$2a$hash", quota=500_000)
-    insert(
-        db,
-        "tokens",
-        user_id=2,
-        key=ONE_API_KEY,
-        name="app",
-        unlimited_quota=1,
-        models="deepseek-chat",
-        subnet="10.1.0.0/16,192.0.2.7",
-    )
-    insert(
-        db,
-        "tokens",
-        user_id=2,
-        key="L" * 48,
-        name="limited",
-        remain_quota=250_000,
-        expired_time=4_102_444_800,
-    )
-    insert(db, "tokens", user_id=2, key="X" * 48, name="used up", status=4)
-    insert(db, "tokens", user_id=3, key="M" * 48, name="mallory's", unlimited_quota=1)
-    insert(
-        db, "tokens", user_id=4, key="S" * 48, name="bad subnet", unlimited_quota=1, subnet="not an address"
-    )
+    _users(db)
     options = {
         "ModelRatio": json.dumps({"deepseek-chat": 0.135, "qwen3": 0.5}),
         "CompletionRatio": json.dumps({"deepseek-chat": 4}),
@@ -148,3 +103,53 @@ def write_new_api(path: Path) -> Path:
     db.commit()
     db.close()
     return path
+
+
+def _users(db: sqlite3.Connection) -> None:
+    """Those of One API, and their tokens."""
+    insert(
+        db,
+        "users",
+        username="root",
+        password="$2a$hash",
+        role=100,
+        quota=0,
+        display_name="Root User",
+        group="vip",
+    )
+    insert(
+        db,
+        "users",
+        username="alice",
+        password="$2a$hash",
+        email="alice@example.com",
+        quota=2_500_000,
+        group="vip",
+        access_token="a" * 32,
+    )
+    insert(db, "users", username="mallory", password="$2a$hash", status=2, quota=500_000)
+    insert(db, "users", username="carol", password="$2a$hash", quota=500_000)
+    insert(
+        db,
+        "tokens",
+        user_id=2,
+        key=ONE_API_KEY,
+        name="app",
+        unlimited_quota=1,
+        models="deepseek-chat",
+        subnet="10.1.0.0/16,192.0.2.7",
+    )
+    insert(
+        db,
+        "tokens",
+        user_id=2,
+        key="L" * 48,
+        name="limited",
+        remain_quota=250_000,
+        expired_time=4_102_444_800,
+    )
+    insert(db, "tokens", user_id=2, key="X" * 48, name="used up", status=4)
+    insert(db, "tokens", user_id=3, key="M" * 48, name="mallory's", unlimited_quota=1)
+    insert(
+        db, "tokens", user_id=4, key="S" * 48, name="bad subnet", unlimited_quota=1, subnet="not an address"
+    )

@@ -8,7 +8,7 @@ import json
 import ssl
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from sextant.base.config import resolve_secret
 from sextant.base.errors import NotFound, Permanent, SextantError
@@ -42,8 +42,28 @@ class AdminApi:
         self._logs = state.logs
         self._secret = resolve_secret(f"file:{state.admin_secret}")
 
+    def all(self, target: str, noun: str) -> list[dict[str, Any]]:
+        """Every entry of a list, page after page. `noun` is its name in the answer."""
+        found: list[dict[str, Any]] = []
+        cursor = ""
+        while True:
+            joined = f"{'&' if '?' in target else '?'}cursor={quote(cursor, safe='')}" if cursor else ""
+            answer = self.call("GET", target + joined)
+            found += answer[noun]
+            cursor = str(answer.get("next") or "")
+            if not cursor:
+                return found
+
     def call(self, method: str, target: str, body: Any = None) -> Any:
         """The decoded answer."""
+        _, content = self.fetch(method, target, body)
+        try:
+            return json.loads(content)
+        except ValueError:
+            raise self._no_reason("something that is no JSON") from None
+
+    def fetch(self, method: str, target: str, body: Any = None) -> tuple[str, bytes]:
+        """The answer as it came: its content type and content."""
         connection = local_connection(self.status.control_url)
         try:
             payload = None if body is None else json.dumps(body)
@@ -57,18 +77,24 @@ class AdminApi:
             ) from None
         finally:
             connection.close()
+        if answer.status < 400:
+            return answer.headers.get_content_type(), text
         try:
-            decoded = json.loads(text)
-        except ValueError:
-            raise SextantError(
-                f"the admin API answered {answer.status} without a reason; see {self._logs / 'control.log'}, "
-                f"and whether the disk of the state directory is full"
-            ) from None
-        if answer.status >= 400:
-            told = decoded.get("error", {})
-            kind = NotFound if answer.status == 404 else Permanent
-            raise kind(str(told.get("message", f"status {answer.status}")), field=told.get("param"))
-        return decoded
+            told = json.loads(text)["error"]
+        except (ValueError, KeyError, TypeError):
+            raise self._no_reason(str(answer.status)) from None
+        kind = NotFound if answer.status == 404 else Permanent
+        raise kind(
+            str(told.get("message", f"status {answer.status}")),
+            field=told.get("param"),
+            code=str(told.get("code") or kind.code),
+        )
+
+    def _no_reason(self, answered: str) -> SextantError:
+        return SextantError(
+            f"the admin API answered {answered} without a reason; see {self._logs / 'control.log'}, and "
+            f"whether the disk of the state directory is full"
+        )
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""`sextant key`: API keys. Works on a running deployment and on one that is stopped."""
+"""`sextant key`: API keys. Making, listing and revoking work on a stopped deployment too."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sextant.cli.options import Json, State, state_dir
-from sextant.cli.output import out, print_json
+from sextant.cli.options import Json, Limits, Models, State, models_of, state_dir
+from sextant.cli.output import out, print_json, print_record
+from sextant.cli.values import day_shown, limits_of, limits_shown, path_part
 
 if TYPE_CHECKING:
     from sextant.app.state import StateDir
@@ -16,8 +17,28 @@ ID_COLUMNS = 24
 KNOWN_WITHIN_S = 2.0
 """A running gateway takes a new key up within a second; whoever gets it may use it at once."""
 ASK_AGAIN_S = 0.02
+DEFAULT = "default"
+"""The tenant that every deployment begins with."""
 
-app = typer.Typer(help="Create, list and revoke API keys.", no_args_is_help=True)
+app = typer.Typer(help="Create, list, rotate and revoke API keys.", no_args_is_help=True)
+
+Id = Annotated[str, typer.Argument(metavar="ID", help="As `sextant key list` shows it.")]
+Endpoints = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--endpoint",
+        metavar="NAME",
+        help="An endpoint that it may call, as chat.completions, again for more; `all` lifts it.",
+    ),
+]
+Networks = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--network",
+        metavar="CIDR",
+        help="Addresses that it may be used from, as 10.0.0.0/8, again for more; `all` lifts it.",
+    ),
+]
 
 
 @app.command()
@@ -26,13 +47,134 @@ def create(
     days: Annotated[
         int | None, typer.Option(min=1, max=3650, help="Days until it expires.", show_default="never")
     ] = None,
+    tenant: Annotated[str, typer.Option("--tenant", metavar="TENANT", help="Whose key it is.")] = DEFAULT,
+    project: Annotated[
+        str,
+        typer.Option(
+            "--project", metavar="PROJECT", help="In which project.", show_default="its default one"
+        ),
+    ] = "",
+    model: Models = None,
+    endpoint: Endpoints = None,
+    network: Networks = None,
+    limit: Limits = None,
     state: State = None,
     json: Json = False,
 ) -> None:
     """Make an API key and print it, this once."""
     folder = state_dir(state)
-    made = _create(folder, name, days)
+    scope = {
+        "project_id": project,
+        "models": models_of(model) or [],
+        "endpoints": models_of(endpoint) or [],
+        "networks": models_of(network) or [],
+        "limits": limits_of(limit or ()),
+    }
+    made = _create(folder, {"name": name, "tenant_id": tenant, **scope}, days)
     _await_gateway(folder, str(made["key"]))
+    _print_secret(made, json)
+
+
+@app.command("list")
+def list_keys(
+    revoked: Annotated[bool, typer.Option("--revoked", help="Show revoked keys too.")] = False,
+    tenant: Annotated[str, typer.Option("--tenant", metavar="TENANT", help="Only of this tenant.")] = "",
+    state: State = None,
+    json: Json = False,
+) -> None:
+    """List API keys; their secrets are not kept."""
+    keys = [key for key in _list(state_dir(state), revoked) if tenant in ("", key["tenant_id"])]
+    if json:
+        print_json(keys)
+        return
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False)
+    table.add_column("id", no_wrap=True, min_width=ID_COLUMNS)
+    for column in ("name", "tenant", "project", "key", "made", "until"):
+        table.add_column(column)
+    for key in keys:
+        until = day_shown(key["expires_ms"]) if key["expires_ms"] else "no end"
+        if key["revoked_ms"]:
+            until = f"revoked {day_shown(key['revoked_ms'])}"
+        cells = (
+            key["name"],
+            key["tenant_id"],
+            key["project_id"],
+            key["hint"],
+            day_shown(key["created_ms"]),
+            until,
+        )
+        table.add_row(key["id"], *map(Text, cells))
+    out().print(table)
+
+
+@app.command()
+def show(key_id: Id, state: State = None, json: Json = False) -> None:
+    """Show what a key may do."""
+    from sextant.cli.admin import AdminApi
+
+    _shown(AdminApi(state_dir(state)).call("GET", f"/v1/keys/{path_part(key_id)}"), json)
+
+
+@app.command("set")
+def set_key(
+    key_id: Id,
+    name: Annotated[str | None, typer.Option(help="Another name.")] = None,
+    model: Models = None,
+    endpoint: Endpoints = None,
+    network: Networks = None,
+    limit: Limits = None,
+    state: State = None,
+    json: Json = False,
+) -> None:
+    """Change what a key may do; what is not named stays."""
+    from sextant.cli.admin import AdminApi
+
+    api = AdminApi(state_dir(state))
+    target = f"/v1/keys/{path_part(key_id)}"
+    given = {
+        "name": name,
+        "models": models_of(model),
+        "endpoints": models_of(endpoint),
+        "networks": models_of(network),
+        "limits": limits_of(limit, api.call("GET", target)["limits"]) if limit else None,
+    }
+    wanted = {field: value for field, value in given.items() if value is not None}
+    _shown(api.call("PATCH", target, wanted), json)
+
+
+@app.command()
+def rotate(
+    key_id: Id,
+    overlap_hours: Annotated[
+        int, typer.Option(min=0, max=2160, help="Hours that the old secret stays good.")
+    ] = 24,
+    state: State = None,
+    json: Json = False,
+) -> None:
+    """Give a key a new secret and print it, this once; its id, limits and usage stay."""
+    from sextant.cli.admin import AdminApi
+
+    folder = state_dir(state)
+    body = {"overlap_hours": overlap_hours}
+    made = AdminApi(folder).call("POST", f"/v1/keys/{path_part(key_id)}/rotate", body)
+    _await_gateway(folder, str(made["key"]))
+    _print_secret(made, json)
+
+
+@app.command()
+def revoke(key_id: Id, state: State = None, json: Json = False) -> None:
+    """Revoke an API key for good; the gateway refuses it within a second."""
+    record = _revoke(state_dir(state), key_id)
+    if json:
+        print_json(record)
+        return
+    out().print(f"Key {record['id']} ({record['name']}) is revoked.", markup=False)
+
+
+def _print_secret(made: dict[str, Any], json: bool) -> None:
     if json:
         print_json({"id": made["id"], "key": made["key"]})
         return
@@ -41,43 +183,26 @@ def create(
     console.print(made["key"], style="bold", markup=False)
 
 
-@app.command("list")
-def list_keys(
-    revoked: Annotated[bool, typer.Option("--revoked", help="Show revoked keys too.")] = False,
-    state: State = None,
-    json: Json = False,
-) -> None:
-    """List API keys; their secrets are not kept."""
-    keys = _list(state_dir(state), revoked)
+def _shown(key: dict[str, Any], json: bool) -> None:
     if json:
-        print_json(keys)
+        print_json(key)
         return
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False)
-    table.add_column("id", no_wrap=True, min_width=ID_COLUMNS)
-    for column in ("name", "key", "made", "until"):
-        table.add_column(column)
-    for key in keys:
-        until = _day(key["expires_ms"]) if key["expires_ms"] else "no end"
-        if key["revoked_ms"]:
-            until = f"revoked {_day(key['revoked_ms'])}"
-        table.add_row(key["id"], key["name"], key["hint"], _day(key["created_ms"]), until)
-    out().print(table)
-
-
-@app.command()
-def revoke(
-    key_id: Annotated[str, typer.Argument(metavar="ID", help="As `sextant key list` shows it.")],
-    state: State = None,
-    json: Json = False,
-) -> None:
-    """Revoke an API key for good; the gateway refuses it within a second."""
-    record = _revoke(state_dir(state), key_id)
-    if json:
-        print_json(record)
-        return
-    out().print(f"Key {record['id']} ({record['name']}) is revoked.", markup=False)
+    print_record(
+        (
+            ("key", key["id"]),
+            ("name", key["name"]),
+            ("secret", key["hint"]),
+            ("tenant", key["tenant_id"]),
+            ("project", key["project_id"]),
+            ("models", ", ".join(key["models"]) or "all that its tenant may"),
+            ("endpoints", ", ".join(key["endpoints"]) or "all"),
+            ("networks", ", ".join(key["networks"]) or "any"),
+            ("limits", f"{limits_shown(key['limits'])} of its own"),
+            ("made", day_shown(key["created_ms"])),
+            ("until", day_shown(key["expires_ms"]) if key["expires_ms"] else "no end"),
+            ("revoked", day_shown(key["revoked_ms"]) if key["revoked_ms"] else ""),
+        )
+    )
 
 
 def _await_gateway(state: StateDir, key: str) -> None:
@@ -105,23 +230,23 @@ def _await_gateway(state: StateDir, key: str) -> None:
         time.sleep(ASK_AGAIN_S)
 
 
-def _create(state: StateDir, name: str, days: int | None) -> dict[str, Any]:
+def _create(state: StateDir, body: dict[str, Any], days: int | None) -> dict[str, Any]:
     from sextant.cli.admin import AdminApi, local_accounts
 
     if state.holder() is not None:
-        made = AdminApi(state).call("POST", "/v1/keys", {"name": name, "expires_in_days": days})
-        return dict(made)
+        return dict(AdminApi(state).call("POST", "/v1/keys", {**body, "expires_in_days": days}))
     import time
 
     import msgspec
 
-    from sextant.store.accounts import DEFAULT_TENANT
     from sextant.store.accounts_keys import KeyScope
     from sextant.store.usage_report import DAY_MS
 
     expires_ms = 0 if days is None else time.time_ns() // 1_000_000 + days * DAY_MS
+    named = {field: value for field, value in body.items() if field not in ("name", "tenant_id")}
+    scope = msgspec.convert({**named, "expires_ms": expires_ms}, KeyScope)
     with local_accounts(state) as accounts:
-        record, secret = accounts.create_key(DEFAULT_TENANT, name, KeyScope(expires_ms=expires_ms))
+        record, secret = accounts.create_key(body["tenant_id"], body["name"], scope)
     return {**msgspec.to_builtins(record), "key": secret}
 
 
@@ -129,27 +254,25 @@ def _list(state: StateDir, revoked: bool) -> list[dict[str, Any]]:
     from sextant.cli.admin import AdminApi, local_accounts
 
     if state.holder() is not None:
-        return list(AdminApi(state).call("GET", f"/v1/keys?with_revoked={str(revoked).lower()}")["keys"])
+        return AdminApi(state).all(f"/v1/keys?with_revoked={str(revoked).lower()}", "keys")
     import msgspec
 
+    from sextant.store.accounts_database import FIRST_PAGE, Page
+
+    page, found = FIRST_PAGE, list[Any]()
     with local_accounts(state) as accounts:
-        return [msgspec.to_builtins(key) for key in accounts.list_keys(with_revoked=revoked)]
+        while part := accounts.list_keys(page, with_revoked=revoked):
+            found += part
+            page = Page(page.limit, part[-1].id)
+    return [msgspec.to_builtins(key) for key in found]
 
 
 def _revoke(state: StateDir, key_id: str) -> dict[str, Any]:
-    from urllib.parse import quote
-
     from sextant.cli.admin import AdminApi, local_accounts
 
     if state.holder() is not None:
-        return dict(AdminApi(state).call("DELETE", f"/v1/keys/{quote(key_id, safe='')}"))
+        return dict(AdminApi(state).call("DELETE", f"/v1/keys/{path_part(key_id)}"))
     import msgspec
 
     with local_accounts(state) as accounts:
         return dict(msgspec.to_builtins(accounts.revoke_key(key_id)))
-
-
-def _day(milliseconds: int) -> str:
-    import datetime
-
-    return datetime.datetime.fromtimestamp(milliseconds / 1000).strftime("%Y-%m-%d")

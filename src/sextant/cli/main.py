@@ -11,7 +11,28 @@ import os
 import typer
 
 from sextant.base.errors import SextantError
-from sextant.cli import chat, db, doctor, down, key, model, status, up, version
+from sextant.cli import (
+    balance,
+    budget,
+    chat,
+    db,
+    doctor,
+    down,
+    import_,
+    invoice,
+    key,
+    model,
+    price,
+    project,
+    status,
+    tenant,
+    tier,
+    token,
+    up,
+    usage,
+    user,
+    version,
+)
 from sextant.cli.output import EXIT_FAILED, fail, fail_unexpected
 
 app = typer.Typer(
@@ -27,6 +48,17 @@ app.command("down")(down.down)
 app.command("chat")(chat.chat)
 app.command("status")(status.status)
 app.add_typer(key.app, name="key")
+app.add_typer(tenant.app, name="tenant")
+app.add_typer(project.app, name="project")
+app.add_typer(tier.app, name="tier")
+app.add_typer(price.app, name="price")
+app.add_typer(balance.app, name="balance")
+app.command("usage")(usage.usage)
+app.command("invoice")(invoice.invoice)
+app.add_typer(budget.app, name="budget")
+app.add_typer(user.app, name="user")
+app.add_typer(token.app, name="token")
+app.add_typer(import_.app, name="import")
 app.add_typer(model.app, name="model")
 app.add_typer(db.app, name="db")
 app.command("doctor")(doctor.doctor)

@@ -8,6 +8,7 @@ import shutil
 import sys
 import tempfile
 import traceback
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -42,6 +43,34 @@ def print_json(value: Any) -> None:
 
     text = msgspec.json.format(msgspec.json.encode(value), indent=2)
     sys.stdout.write(text.decode() + "\n")
+
+
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]], empty: str) -> None:
+    """A plain table, or the sentence `empty` when there are no rows. Columns that end in `>` are numbers."""
+    console = out()
+    if not rows:
+        console.print(empty, markup=False)
+        return
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False)
+    for column in columns:
+        table.add_column(
+            column.rstrip(">"), justify="right" if column.endswith(">") else "left", no_wrap=True
+        )
+    for row in rows:
+        table.add_row(*(Text(str(cell)) for cell in row))
+    console.print(table)
+
+
+def print_record(pairs: Sequence[tuple[str, object]]) -> None:
+    """Names and values, one a line; pairs with an empty value are left out."""
+    shown = [(name, str(value)) for name, value in pairs if value not in ("", None, ())]
+    width = max((len(name) for name, _ in shown), default=0)
+    console = out()
+    for name, value in shown:
+        console.print(f"{name.ljust(width)}  {value}", markup=False)
 
 
 def fail(error: SextantError) -> NoReturn:

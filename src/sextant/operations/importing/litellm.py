@@ -6,6 +6,7 @@ Read against litellm 1.106's configuration and `schema.prisma`.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -48,7 +49,7 @@ def read_litellm(config: Path, tables: Mapping[str, Sequence[Mapping[str, Any]]]
     for name in sorted(variables):
         notes.append(Note("left out", f"environment_variables.{name}", "set it where Sextant is started"))
     top.rest("a section that has no equal here")
-    accounts = read_accounts(tables or {}, catalogue, models, notes)
+    accounts = read_accounts(tables or {}, catalogue, models, notes, now_ms=time.time_ns() // 1_000_000)
     plans = (PricePlan(PLAN, CURRENCY, tuple(models.prices.values())),) if models.prices else ()
     unpriced = [name for name in catalogue.names if name not in models.prices]
     if unpriced and accounts.tenants:
@@ -87,7 +88,7 @@ def _settings(top: Fields, models: LitellmModels, catalogue: Catalogue) -> None:
     settings = _section(top, "litellm_settings")
     models.aliases(settings.mapping("model_alias_map"))
     for name in ("max_budget", "budget_duration"):
-        settings.leave(name, "a budget of the whole proxy; set one a tenant: `sextant tenant set --spend`")
+        settings.leave(name, "a budget of the whole proxy; set one a tenant: `sextant tenant set ID --limit`")
     settings.rest("a setting of LiteLLM's library that has no equal here")
 
 

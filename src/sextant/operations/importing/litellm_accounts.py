@@ -65,8 +65,6 @@ ENDPOINTS = {
     "/v1/messages": "messages",
     "/rerank": "rerank",
     "/v1/rerank": "rerank",
-    "/models": "models",
-    "/v1/models": "models",
 }
 ALL_ROUTES = frozenset({"llm_api_routes", "openai_routes"})
 _ALL_MODELS = frozenset({"all-proxy-models", "all-team-models", "all-org-models", "*"})
@@ -104,9 +102,11 @@ def read_accounts(
     catalogue: Catalogue,
     models: LitellmModels,
     notes: list[Note],
+    *,
+    now_ms: int,
 ) -> Accounts:
-    """What to make of the tables; nothing when there are none."""
-    return _Reader(tables, catalogue, models, notes).read()
+    """What to make of the tables as of `now_ms`; nothing when there are none."""
+    return _Reader(tables, catalogue, models, notes, now_ms=now_ms).read()
 
 
 class _Reader:
@@ -116,7 +116,10 @@ class _Reader:
         catalogue: Catalogue,
         models: LitellmModels,
         notes: list[Note],
+        *,
+        now_ms: int,
     ) -> None:
+        self._now_ms = now_ms
         self._tables = tables
         self._catalogue = catalogue
         self._models = models
@@ -258,6 +261,9 @@ class _Reader:
             refused = f"it may call only {', '.join(sorted(routes))}, which has no equal here"
         else:
             refused = ""
+        expires_ms = row.time_ms("expires")
+        if 0 < expires_ms <= self._now_ms:
+            refused = refused or "expired"
         if refused or place is None:
             row.note(refused)
             row.items()
@@ -273,7 +279,7 @@ class _Reader:
             name=name,
             sha256=digest,
             hint=row.text("key_name") or f"…{digest[-4:]}",
-            expires_ms=row.time_ms("expires"),
+            expires_ms=expires_ms,
             models=self._scope(row),
             endpoints=() if routes & ALL_ROUTES else tuple(sorted(endpoints)),
             limits=self._limits(row, f"key:{key_id(digest)}"),

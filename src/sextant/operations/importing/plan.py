@@ -17,8 +17,11 @@ from sextant.spec.policy import Billing, LimitRules, PricePlan
 
 CURRENCY = "USD"
 """LiteLLM's costs and One API's quota are in US dollars."""
-ID_CHARS = 48
-ID_DIGEST_CHARS = 6
+ID_CHARS = 40
+"""Of the name; with a digest where two names are alike, an id has at most 48."""
+ID_DIGEST_CHARS = 7
+RESERVED = "default"
+"""The tenant that every deployment has."""
 
 
 class Note(msgspec.Struct, frozen=True):
@@ -110,16 +113,16 @@ class Ids:
     """Ids out of names: readable, valid here, unique, and the same at the next import of the same source."""
 
     def __init__(self) -> None:
-        self._taken: dict[str, str] = {}
+        self._taken: dict[str, str] = {RESERVED: RESERVED}
 
     def of(self, name: str, source_id: str) -> str:
         """The id for the thing that its source knows as `source_id` and people as `name`."""
-        digest = hashlib.sha256(source_id.encode()).hexdigest()[:ID_DIGEST_CHARS]
+        digest = hashlib.sha256(source_id.encode()).hexdigest()
         slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:ID_CHARS].strip("-")
-        for tried in (slug, f"{slug}-{digest}" if slug else digest):
-            if tried and self._taken.setdefault(tried, source_id) == source_id:
-                return tried
-        return f"{slug}-{hashlib.sha256(source_id.encode()).hexdigest()}"[: ID_CHARS + 16]
+        tried = slug or digest[:ID_DIGEST_CHARS]
+        if self._taken.setdefault(tried, source_id) == source_id:
+            return tried
+        return f"{slug}-{digest[:ID_DIGEST_CHARS]}"
 
 
 def key_id(sha256: str) -> str:

@@ -1,0 +1,93 @@
+"""`sextant balance`: a tenant's prepaid money and packages."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from sextant.cli.options import Json, State, state_dir
+from sextant.cli.output import print_json, print_record, print_table
+from sextant.cli.values import amount, amount_nano, day_shown, path_part
+
+app = typer.Typer(help="Show a tenant's balance, top it up, sell packages.", no_args_is_help=True)
+
+Tenant = Annotated[str, typer.Argument(metavar="TENANT", help="The tenant's id.")]
+Note = Annotated[str, typer.Option(help="What it is for, kept in the books.")]
+TransferId = Annotated[
+    str, typer.Option("--id", help="Your own id of the payment: a second time with it changes nothing.")
+]
+
+
+@app.command()
+def show(tenant: Tenant, state: State = None, json: Json = False) -> None:
+    """Show what a tenant has left, or owes."""
+    from sextant.cli.admin import AdminApi
+
+    _shown(AdminApi(state_dir(state)).call("GET", f"/v1/tenants/{path_part(tenant)}/balance"), json)
+
+
+@app.command("top-up")
+def top_up(
+    tenant: Tenant,
+    paid: Annotated[str, typer.Argument(metavar="AMOUNT", help="In the tenant's currency, as 100.00.")],
+    note: Note = "",
+    transfer_id: TransferId = "",
+    state: State = None,
+    json: Json = False,
+) -> None:
+    """Add prepaid money; it counts at once."""
+    _post(tenant, "top-ups", {"amount_nano": amount_nano(paid)}, (note, transfer_id), (state, json))
+
+
+@app.command()
+def package(
+    tenant: Tenant,
+    face: Annotated[
+        str, typer.Argument(metavar="FACE", help="Face value, as 1000.00; the plan says what it costs.")
+    ],
+    days: Annotated[int, typer.Option(min=1, max=3650, help="Days until what is left of it is gone.")] = 365,
+    note: Note = "",
+    transfer_id: TransferId = "",
+    state: State = None,
+    json: Json = False,
+) -> None:
+    """Sell a prepaid package; packages are used before the balance, the soonest to expire first."""
+    _post(
+        tenant, "packages", {"face_nano": amount_nano(face), "days": days}, (note, transfer_id), (state, json)
+    )
+
+
+def _post(
+    tenant: str, noun: str, body: dict[str, Any], told: tuple[str, str], shown: tuple[Any, bool]
+) -> None:
+    from sextant.cli.admin import AdminApi
+
+    named = {name: value for name, value in zip(("note", "id"), told, strict=True) if value}
+    answer = AdminApi(state_dir(shown[0])).call(
+        "POST", f"/v1/tenants/{path_part(tenant)}/{noun}", {**body, **named}
+    )
+    _shown(answer, shown[1])
+
+
+def _shown(balance: dict[str, Any], json: bool) -> None:
+    if json:
+        print_json(balance)
+        return
+    currency = str(balance["currency"])
+    print_record(
+        (
+            ("tenant", balance["tenant_id"]),
+            ("billing", balance.get("billing")),
+            ("available", amount(balance["funds_nano"], currency)),
+            ("prepaid", amount(balance["prepaid_nano"], currency)),
+            ("owed", amount(balance["receivable_nano"], currency) if balance.get("receivable_nano") else ""),
+        )
+    )
+    if balance["packages"]:
+        rows = [
+            (one["id"], amount(one["face_nano"], currency), amount(one["left_nano"], currency),
+             day_shown(one["expires_ms"]))
+            for one in balance["packages"]
+        ]  # fmt: skip
+        print_table(("package", "face value>", "left>", "expires"), rows, "")
