@@ -393,7 +393,7 @@ def test_a_second_process_for_the_same_file_is_refused(
     monkeypatch.setattr(ledger, "LOCK_WAIT_S", 0.05)
     process = start_process(db_path, socket_path)
     with connect_soon(socket_path) as client:
-        with pytest.raises(Misconfigured, match=rf"another ledger process \(pid {process.pid}\) serves"):
+        with pytest.raises(Misconfigured, match=rf"another ledger process \(pid {process.pid}\) holds"):
             run_ledger(db_path, socket_path.with_name("other.sock"))
         client.send_rows(1, [row("r1")])
         assert client.receive_seq() == 1

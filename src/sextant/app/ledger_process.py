@@ -1,4 +1,4 @@
-"""The ledger process: `python -m sextant.app.ledger_process --db FILE --socket PATH --policy FILE`.
+"""The ledger process: `python -m sextant.app.ledger_process --socket PATH --db FILE --policy FILE`.
 
 Joins what must not know each other: the books of `sextant.store` and the prices of `sextant.governance`. The
 policy file is read at the start and followed; a batch of requests that a newer policy admitted is rated by
@@ -16,12 +16,13 @@ from pathlib import Path
 
 from sextant.app.entry import run_entry
 from sextant.app.snapshots import POLL_INTERVAL_S, SnapshotFile
+from sextant.base.errors import Misconfigured
 from sextant.base.scheduling import shorten_slice
 from sextant.governance.pricing import PriceBook, Rated
 from sextant.spec.policy import Billing
 from sextant.spec.snapshot import PolicySnapshot
 from sextant.spec.usage import UsageRow
-from sextant.store.ledger import run_ledger, without_prices
+from sextant.store.ledger import RatesFor, run_books, run_ledger, without_prices
 
 _log = logging.getLogger(__name__)
 
@@ -72,9 +73,23 @@ class PolicyFollower:
         return self._rates
 
 
+def _run_on_server(store_file: Path, socket_path: Path, rates_for: RatesFor) -> None:
+    """The URL stands in a file since it may hold a password, which a command line would show to everybody."""
+    from sextant.store.ledger_postgres import LedgerDatabase
+
+    try:
+        url = store_file.read_text().strip()
+    except OSError as error:
+        raise Misconfigured(f"cannot read the database's URL in {store_file}: {error.strerror}") from error
+    lock_path = socket_path.with_name(socket_path.name + ".lock")
+    run_books(lambda: LedgerDatabase(url), lock_path, socket_path, rates_for)
+
+
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="sextant.app.ledger_process")
-    parser.add_argument("--db", required=True, type=Path)
+    books = parser.add_mutually_exclusive_group(required=True)
+    books.add_argument("--db", type=Path, help="the ledger file")
+    books.add_argument("--store", type=Path, help="a file with the URL of a PostgreSQL database")
     parser.add_argument("--socket", required=True, type=Path)
     parser.add_argument("--policy", type=Path, help="the policy snapshot; without one nothing has a price")
     parser.add_argument("--log-level", default="info")
@@ -83,7 +98,10 @@ def main(argv: list[str] | None = None) -> int:
 
     def run() -> None:
         rates_for = PolicyFollower(given.policy) if given.policy else without_prices
-        run_ledger(given.db, given.socket, rates_for)
+        if given.db:
+            run_ledger(given.db, given.socket, rates_for)
+        else:
+            _run_on_server(given.store, given.socket, rates_for)
 
     return run_entry("ledger", run, log_level=given.log_level)
 

@@ -122,26 +122,33 @@ def run_ledger(
     socket_path: str | os.PathLike[str],
     rates_for: RatesFor = without_prices,
 ) -> None:
-    """Serves `db_path` on `socket_path` until SIGTERM or SIGINT: then the commit under way ends, the log is
-    checkpointed, and this returns. Raises Misconfigured when another process holds the ledger, or the file or
-    the socket cannot be had; LedgerUnavailable when the disk fails, so that a fresh start is due."""
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(_single_instance(Path(db_path)))
-        file = LedgerFile(db_path)
-        stack.callback(_close, file)
-        listener = stack.enter_context(_listen(Path(socket_path)))
-        server = LedgerServer(file, listener, rates_for)
-        stack.callback(server.close)
-        stack.enter_context(_stop_on_signals(server))
-        _log.info("ledger %s serves %s", db_path, socket_path)
-        try:
-            server.serve()
-        except apsw.Error as error:
-            raise LedgerUnavailable(f"the ledger {db_path} failed, start it again: {error}") from error
+    """Serves the ledger file `db_path` on `socket_path` until SIGTERM or SIGINT: then the commit under way
+    ends, the log is checkpointed, and this returns. Raises Misconfigured when another process holds the
+    ledger, or the file or the socket cannot be had; LedgerUnavailable when the disk fails, so that a fresh
+    start is due."""
+    lock_path = Path(db_path).with_name(Path(db_path).name + ".lock")
+    _log.info("ledger %s serves %s", db_path, socket_path)
+    run_books(lambda: LedgerFile(db_path), lock_path, Path(socket_path), rates_for)
     _log.info("ledger %s stopped", db_path)
 
 
-def _close(file: LedgerFile) -> None:
+def run_books(opened: Callable[[], Ledger], lock_path: Path, socket_path: Path, rates_for: RatesFor) -> None:
+    """Serves the books that `opened` opens once `lock_path` is held. Raises as `run_ledger`."""
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(_single_instance(lock_path))
+        file = opened()
+        stack.callback(_close, file)
+        listener = stack.enter_context(_listen(socket_path))
+        server = LedgerServer(file, listener, rates_for)
+        stack.callback(server.close)
+        stack.enter_context(_stop_on_signals(server))
+        try:
+            server.serve()
+        except apsw.Error as error:
+            raise LedgerUnavailable(f"the ledger failed, start it again: {error}") from error
+
+
+def _close(file: Ledger) -> None:
     try:
         file.close()
     except apsw.Error as error:
@@ -350,9 +357,8 @@ class _Client:
 
 
 @contextlib.contextmanager
-def _single_instance(db_path: Path) -> Iterator[None]:
-    """Holds the lock file beside the ledger; the kernel lets go of it however this process ends."""
-    lock_path = db_path.with_name(db_path.name + ".lock")
+def _single_instance(lock_path: Path) -> Iterator[None]:
+    """Holds the lock file; the kernel lets go of it however this process ends."""
     try:
         lock = os.open(lock_path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
     except OSError as error:
@@ -363,7 +369,7 @@ def _single_instance(db_path: Path) -> Iterator[None]:
         except BlockingIOError as error:
             holder = os.pread(lock, 32, 0).decode("ascii", "replace").strip() or "unknown"
             raise Misconfigured(
-                f"another ledger process (pid {holder}) serves {db_path}; "
+                f"another ledger process (pid {holder}) holds {lock_path}; "
                 "stop it first, or use another state directory"
             ) from error
         os.ftruncate(lock, 0)

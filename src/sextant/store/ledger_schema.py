@@ -165,3 +165,20 @@ SQLITE_STEPS = (
     """,
 )
 """What brings a ledger file from version n to n + 1."""
+
+_POSTGRES_FINAL = """
+    CREATE FUNCTION refuse_change() RETURNS trigger LANGUAGE plpgsql AS
+    $$ BEGIN RAISE EXCEPTION 'the ledger is append-only: no % of %', TG_OP, TG_TABLE_NAME; END $$;
+""" + "".join(
+    f"""
+    CREATE TRIGGER {table}_is_final BEFORE UPDATE OR DELETE OR TRUNCATE ON {table}
+        FOR EACH STATEMENT EXECUTE FUNCTION refuse_change();
+"""
+    for table in ("usage", "transfer")
+)
+
+_POSTGRES_TABLES = _TABLES_2.replace(") STRICT, WITHOUT ROWID", ")").replace("INTEGER", "BIGINT")
+
+POSTGRES_STEPS = (f"{_POSTGRES_TABLES} CREATE INDEX usage_by_start ON usage (started_ms); {_POSTGRES_FINAL}",)
+"""What makes version 2, the first one in PostgreSQL, and later steps from n to n + 1. Names without a schema
+are found by the session's search path."""
