@@ -24,6 +24,7 @@ from sextant.spec.engine_sections import EmbeddedEngine, LaunchedEngine, RemoteC
 from sextant.spec.limits import Limits
 from sextant.spec.reading import DOCUMENT_BYTES, DOCUMENT_DEPTH, DOCUMENT_NODES, read_tree
 from sextant.spec.snapshot import Capabilities, GatewayLimits
+from sextant.spec.stores import SharedLimits
 
 BAD = sorted(Path(__file__).with_name("bad_documents").glob("*.yaml"))
 
@@ -122,6 +123,25 @@ def test_a_launched_engine(tmp_path: Path) -> None:
     assert (spec.engine.kind, spec.engine.env, spec.engine.stop_timeout_s) == ("sglang", {"A": "b"}, 30.0)
     assert spec.served[0].engine == spec.engine
     assert spec.served[0].source == str(tmp_path / "m.gguf")
+
+
+def test_stores_that_processes_share(tmp_path: Path) -> None:
+    head = REMOTE[: REMOTE.index("  gateway:")]
+    spec = parse_document(
+        f"{head}  gateway: {{workers: 4}}\n"
+        "  store: {url: 'postgresql://app@db:5432/sextant?sslmode=require', password: 'env:DB'}\n"
+        "  limits: {url: 'rediss://r.example.com/3', password: 'file:/p', ca_file: ca.pem, fail: local}\n",
+        folder=tmp_path,
+    ).spec
+    assert spec.store.struct().password_ref == "env:DB"
+    assert spec.store.is_exposed  # encrypted, but nobody checks with whom
+    assert spec.limits is not None
+    assert not spec.limits.is_exposed
+    shared = SharedLimits(worker="w", **spec.limits.values())
+    assert (shared.url, shared.fail) == ("rediss://r.example.com/3", "local")
+    assert (shared.password_ref, shared.ca_file) == ("file:/p", str(tmp_path / "ca.pem"))
+    unset = SharedLimits("redis://h", "w")
+    assert (unset.lease_s, unset.timeout_s) == (spec.limits.lease_s, spec.limits.timeout_s)
 
 
 def test_byte_order_mark_is_accepted(tmp_path: Path) -> None:

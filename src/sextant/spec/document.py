@@ -8,12 +8,11 @@ foresees and this version cannot do is listed in `NOT_YET` and refused with the 
 
 from __future__ import annotations
 
-import re
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from sextant.base.errors import BadDocument
@@ -35,6 +34,7 @@ from sextant.spec.fields import (
 )
 from sextant.spec.limits import Limits
 from sextant.spec.snapshot import TlsFiles
+from sextant.spec.store_sections import SharedLimits, Store
 
 BUNDLED_MODELS = ("sextant-nano",)
 """Models that the distribution carries."""
@@ -57,7 +57,6 @@ NOT_YET: dict[str, str] = {
     "spec.governance": "prices, budgets and rate limits are not in this version; every request is metered",
     "spec.security": "identity, envelope keys and watermarks are not in this version; see spec.gateway.tls",
     "spec.continuity": "backup and failover are not in this version",
-    "spec.limits": "a shared limits store is not in this version; limits are those of one process",
 }
 """What the design foresees and this version refuses, by field or `field=value`, with the reason."""
 
@@ -157,7 +156,7 @@ class Gateway(Section):
     )
     port: Port = Field(8000, description="Port to listen on.")
     workers: Annotated[int, Field(ge=1, le=256)] = Field(
-        1, description="Processes that share the port; more than one needs a shared limits store."
+        1, description="Processes that share the port; more than one needs `spec.limits`."
     )
     tls: Tls | None = Field(
         None, description="Certificate and key; unset: plain HTTP, on a loopback address only."
@@ -177,28 +176,6 @@ class Control(Section):
     port: Port = Field(8001, description="Port to listen on.")
     tls: Tls | None = Field(
         None, description="Certificate and key; unset: plain HTTP, on a loopback address only."
-    )
-
-
-def _store_url(value: str) -> str:
-    if value == "sqlite:":
-        return value
-    found = re.match(r"postgres(ql)?(\+\w+)?:", value)
-    said = "PostgreSQL is not in this version" if found else "not a store that this version knows"
-    raise PydanticCustomError(
-        "store_url",
-        said,
-        {
-            "expected": "`sqlite:`, files in the state directory (`sextant up --state DIR`)",
-            "write": "leave spec.store out",
-        },
-    )
-
-
-class Store(Section):
-    url: Annotated[str, AfterValidator(_store_url)] = Field(
-        "sqlite:",
-        description="Where accounts and the ledger live; `sqlite:` is files in the state directory.",
     )
 
 
@@ -229,6 +206,11 @@ class Spec(Section):
     gateway: Gateway = Field(Gateway(), description="The API that applications call.")
     control: Control = Field(Control(), description="The admin API.")
     store: Store = Field(Store(), description="Where accounts and the ledger live.")
+    limits: SharedLimits | None = Field(
+        None,
+        description="Where limits of tenants, projects and keys are counted; unset: in the memory of the one "
+        "gateway process.",
+    )
     observability: Observability = Field(Observability(), description="Logs.")
 
     @property
@@ -318,12 +300,12 @@ def _read(file: Path) -> str:
 
 def _conflict(spec: Spec) -> Conflict | None:
     """What is wrong where right fields do not fit together."""
-    if spec.gateway.workers > 1:
+    if spec.gateway.workers > 1 and spec.limits is None:
         return (
             "spec.gateway.workers",
             f"{spec.gateway.workers} workers have no limits store to share",
-            "1: limits must be exact, and this version keeps them in one process",
-            "delete the line",
+            "1 worker, or a Redis that counts limits for all of them",
+            "`limits: {url: redis://HOST:PORT}` in spec, or delete the line",
         )
     if spec.gateway.port == spec.control.port:
         return (

@@ -22,7 +22,9 @@ SOURCE_CHARS = 100
 SECRET_NAME = re.compile(
     r"(?i)(api_?key|secret|token|passw|credential|private_?key)(?!s?_?(per|count|file|ms))"
 )
-SECRET_VALUE = re.compile(r"\b(sk-|ghp_|hf_|AKIA|eyJ|xox)[A-Za-z0-9_-]{8,}|-----BEGIN|://[^/@\s]*:[^/@\s]+@")
+SECRET_VALUE = re.compile(
+    r"\b(sk-|ghp_|hf_|AKIA|eyJ|xox)[A-Za-z0-9_-]{8,}|-----BEGIN|://[^/@\s]*:[^/@\s]+@|(?i:[?&;]\w*passw\w*=[^&\s])"
+)
 
 _KEY = re.compile(r"([\w.-]+)[\"']?\s*:\s*(?=\S)")
 

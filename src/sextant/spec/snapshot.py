@@ -11,6 +11,7 @@ from typing import Literal
 import msgspec
 
 from sextant.spec.policy import KeyPolicy, PricePlan, ProjectPolicy, TenantPolicy, TierPolicy
+from sextant.spec.stores import SharedLimits
 
 
 class Quirks(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -218,6 +219,12 @@ class GatewaySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     policy_file: str
     ledger_socket: str
     reuse_port: bool = False
+    probe_port: int = 0
+    """Loopback port where this worker alone answers `/health`, `/ready` and `/metrics`; 0: none."""
+    worker: str = ""
+    """Its number where several share the port; empty for the only one."""
+    shared_limits: SharedLimits | None = None
+    """Limits in Redis; None: in the memory of this process."""
     tls: TlsFiles | None = None
     cors_origins: tuple[str, ...] = ()
     limits: GatewayLimits = GatewayLimits()
