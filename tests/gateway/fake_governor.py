@@ -6,6 +6,7 @@ import asyncio
 
 from sextant.base.errors import LedgerUnavailable, SextantError, Unauthenticated
 from sextant.governance.door import Admission, Claim, Outcome, Principal
+from sextant.spec.policy import PrivacyPolicy
 
 SECRET = "sk-test"
 
@@ -18,6 +19,7 @@ class FakeGovernor:
         self.open = 0
         self.ready = True
         self.limits = (True, "")
+        self.privacy: PrivacyPolicy | None = None
         self.refusal: SextantError | None = None
         self.settle_gate: asyncio.Event | None = None
         self.settle_fails = False
@@ -26,7 +28,7 @@ class FakeGovernor:
     def identify(self, secret: bytes, peer: str = "") -> Principal:
         if secret != SECRET.encode():
             raise Unauthenticated("no such API key")
-        return Principal("tenant", "key")
+        return Principal("tenant", "key", privacy=self.privacy)
 
     async def admit(self, principal: Principal, claim: Claim) -> Admission:
         if self.refusal is not None:

@@ -26,6 +26,7 @@ from sextant.gateway.embeddings import EmbeddingsDialect
 from sextant.gateway.flow import Flow, secret_of
 from sextant.gateway.meters import Meters
 from sextant.gateway.observe import Observer
+from sextant.gateway.privacy import Shield
 from sextant.gateway.request_fields import query_values
 from sextant.gateway.rerank import RerankDialect
 from sextant.gateway.responses import ResponsesDialect
@@ -66,7 +67,7 @@ class GatewayApp:
         self._governor = governor
         self._access_log = AccessLog(sys.stderr) if settings.access_log else None
         self._observer = Observer(meters, self._access_log)
-        self._flow = Flow(settings.limits, governor, pool)
+        self._flow = Flow(settings.limits, governor, pool, Shield(meters))
         self._ids = IdSource("req_")
         self._cors = Cors(settings.cors_origins)
         self._surfaces = self._surface_paths()

@@ -35,6 +35,7 @@ from sextant.gateway.fetching import Fetcher
 from sextant.gateway.holds import kinds_of, most_input_tokens, most_output_tokens
 from sextant.gateway.limit_headers import anthropic_headers, openai_headers
 from sextant.gateway.media import Media, check
+from sextant.gateway.privacy import Shield
 from sextant.gateway.queue import Gates, Waiter
 from sextant.gateway.relay import StreamRelay, whole_answer
 from sextant.gateway.router import ModelRoute, RouteIndex, Target
@@ -56,8 +57,9 @@ _NO_MORE: list[Header] = []
 class Flow:
     """Shared by all requests of a worker."""
 
-    def __init__(self, limits: GatewayLimits, governor: Governor, pool: UpstreamPool) -> None:
+    def __init__(self, limits: GatewayLimits, governor: Governor, pool: UpstreamPool, shield: Shield) -> None:
         self.limits = limits
+        self.shield = shield
         self.governor = governor
         self.pool = pool
         self.gates = Gates(limits)
@@ -82,6 +84,9 @@ class Flow:
             gate = route.gate
             headers += gate.told[gate.free]
             run.call = call = dialect.parse(fields, body, route.served)
+            if principal.privacy is not None:
+                route, call = self._shielded(run, principal, fields, body)
+                gate = route.gate
             run.prompt_bytes = len(body)
             if call.media is not None:
                 check(call.media, route.served, self.limits)
@@ -115,6 +120,26 @@ class Flow:
         finally:
             self.waiting.discard(run)
             surface.observer.finished(run)
+
+    def _shielded(
+        self, run: Run, principal: Principal, fields: dict[str, Any], body: bytes
+    ) -> tuple[ModelRoute, Call]:
+        """The route and the call as the tenant's privacy policy wants them. Raises what `Shield.apply`
+        does."""
+        assert run.route is not None and run.call is not None and principal.privacy is not None
+        routes = self.index.of(principal.reach).by_name.values()
+        call, instead = self.shield.apply(run, principal.privacy, run.call, routes)
+        if instead is not None:
+            run.route = instead
+            run.dialect = run.surface.make()
+            run.dialect.request_id = run.request_id
+            call = run.dialect.parse(fields, body, instead.served)
+            call.body, call.fields = None, {**call.fields, "model": instead.served.id}
+            run.headers.append((b"x-sextant-personal-data", b"routed"))
+            if principal.privacy.everywhere:
+                call, _ = self.shield.apply(run, principal.privacy, call, routes)
+        run.call = call
+        return run.route, call
 
     async def _with_media(self, run: Run, call: Call, route: ModelRoute, media: Media) -> None:
         """The exchange of a request with images or sounds: those that may be fetched are, first."""

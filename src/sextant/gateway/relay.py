@@ -82,6 +82,8 @@ def _strip(node: dict[str, Any], steps: tuple[str, ...], name: str) -> None:
 def whole_answer(run: Run, call: Call, quirks: Quirks, body: bytes) -> tuple[bytes, Usage]:
     """The client's body and the usage, from an engine's whole answer. Raises UpstreamError when it is
     none."""
+    if run.unmasking is not None:
+        body = run.unmasking.whole(body)
     if quirks.compliant and getattr(run.dialect, "relays_raw", False):
         return _relayed(run, call, quirks, body)
     try:
@@ -275,6 +277,9 @@ class StreamRelay:
         choices = chunk.choices
         if choices:
             self._count(choices)
+        if self._run.unmasking is not None:
+            data = self._run.unmasking.event(data)
+            event = sse.event(data)
         if not self._raw:
             return self._dialect_event(data)
         if chunk.model != self._model:

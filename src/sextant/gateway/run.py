@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from sextant.gateway.counting import Tally
     from sextant.gateway.observe import Observer, Series
     from sextant.gateway.router import ModelRoute
+    from sextant.gateway.unmasking import Unmasking
 
 JSON: Header = (b"content-type", b"application/json")
 EVENTS: tuple[Header, ...] = (
@@ -65,6 +66,8 @@ class Run(msgspec.Struct, eq=False):
     route: ModelRoute | None = None
     tally: Tally | None = None
     """Of a stream."""
+    unmasking: Unmasking | None = None
+    """Puts back what was masked in the request; None where nothing was."""
     prompt_bytes: int = 0
     engine_started_s: float = 0.0
     first_token_s: float = 0.0

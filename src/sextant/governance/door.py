@@ -11,7 +11,7 @@ from typing import Protocol
 import msgspec
 
 from sextant.governance.limits.limiter import Headroom, Hold
-from sextant.spec.policy import RequestKind
+from sextant.spec.policy import PrivacyPolicy, RequestKind
 from sextant.spec.usage import Usage
 
 TEXT: tuple[RequestKind, ...] = ("text",)
@@ -38,6 +38,8 @@ class Principal(msgspec.Struct, frozen=True, gc=False):
     reach: Reach = Reach()
     weight: int = 1
     """Its tenant's share of a saturated engine, against the other tenants that wait."""
+    privacy: PrivacyPolicy | None = None
+    """What becomes of personal data in its prompts; None: nothing is looked for."""
 
 
 class Claim(msgspec.Struct, frozen=True, gc=False):

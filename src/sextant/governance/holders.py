@@ -19,7 +19,7 @@ from sextant.governance.door import Principal, Reach
 from sextant.governance.limits.limiter import ScopeRules
 from sextant.governance.limits.rules import merged, rules_of
 from sextant.governance.pricing import PriceBook
-from sextant.spec.policy import KeyPolicy, ProjectPolicy, RequestKind, TenantPolicy, TierPolicy
+from sextant.spec.policy import KeyPolicy, PrivacyPolicy, ProjectPolicy, RequestKind, TenantPolicy, TierPolicy
 from sextant.spec.snapshot import PolicySnapshot
 
 INTERNAL_TIER = TierPolicy("internal", kinds=get_args(RequestKind), own_models=True)
@@ -131,8 +131,9 @@ def _holder(key: KeyPolicy, project: ProjectPolicy | None, tenant: TenantPolicy,
     off = "" if tenant.enabled else f"tenant {tenant.id}"
     if not off and project is not None and not project.enabled:
         off = f"project {project.id}"
+    privacy = None if tenant.privacy == PrivacyPolicy() else tenant.privacy
     return Holder(
-        Principal(tenant.id, key.id, key.project_id, reach, max(1, tier.weight)),
+        Principal(tenant.id, key.id, key.project_id, reach, max(1, tier.weight), privacy=privacy),
         key.expires_ms,
         off,
         tenant,

@@ -44,7 +44,8 @@ _URL = re.compile(r"://([^/\s:@\"']*:[^/\s@\"']+)(?=@)")
 _NAMED = re.compile(
     r"(?i)(?:passw(?:or)?d|pwd|passphrase|(?:client_?|app_?)?secret(?:[_ ]?(?:access)?[_ ]?key)?|token"
     r"|api[_ -]?key|access[_ -]?key(?:[_ -]?id)?|credential|密码|口令|密钥|令牌|秘钥)"
-    r"""["'”]?\s{0,3}(?:=>|:=|[=:：]|是|为|is\b)\s{0,3}["'“‘`]?([^\s"'“”‘’`,，。;；<>(){}\[\]]{6,256})"""
+    r"""["'”]?\s{0,3}(?:=>|:=|[=:：]|是|为|is\b)\s{0,3}"""
+    r"""(?:"([^"\n]{6,256})"|'([^'\n]{6,256})'|["'“‘`]?([^\s"'“”‘’`,，。;；<>(){}\[\]]{6,256}))"""
 )
 _SCHEME = re.compile(r"(?i)\b(?:bearer\s{1,3}([A-Za-z0-9._~+/=\-]{16,})|basic\s{1,3}([A-Za-z0-9+/=]{16,}))")
 _PLACEHOLDER = re.compile(
@@ -66,8 +67,9 @@ def find(text: str) -> Iterator[Span]:
         if not _PLACEHOLDER.search(match[1].partition(":")[2]):
             yield Span(match.start(1), match.end(1), "SECRET", 0.95)
     for match in _NAMED.finditer(text):
-        if _is_secret(match[1]):
-            yield Span(match.start(1), match.end(1), "SECRET", 0.9)
+        group = match.lastindex or 0
+        if _is_secret(match[group]):
+            yield Span(match.start(group), match.end(group), "SECRET", 0.9)
     for match in _SCHEME.finditer(text):
         group = 1 if match[1] is not None else 2
         if _is_secret(match[group]):

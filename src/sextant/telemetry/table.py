@@ -137,6 +137,12 @@ TABLE: tuple[Metric, ...] = (
     ),
     _gauge("sextant_governance_limits_degraded", "1 while limits cannot be kept as configured."),
     _gauge("sextant_governance_open_admissions", "Requests admitted and neither settled nor refunded yet."),
+    _counter(
+        "sextant_privacy_findings",
+        "Personal data found in prompts. The tenants' own types are `PATTERN`.",
+        "type",
+        "action",
+    ),
     _counter("sextant_ledger_rows", "Usage rows made durable."),
     _gauge("sextant_ledger_pending_rows", "Usage rows not yet durable."),
     _gauge("sextant_ledger_connected", "1 while the ledger acknowledges."),
