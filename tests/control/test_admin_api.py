@@ -9,37 +9,12 @@ from typing import Any
 
 import msgspec
 import pytest
+from control_under_test import Control
 from starlette.testclient import TestClient
 
-from sextant.control.app import build_app
-from sextant.control.settings import ControlSettings, ProcessStatus, Status
-from sextant.spec.snapshot import PolicySnapshot, RouteTable, ServedModel, Upstream
-from sextant.store.accounts import Accounts
+from sextant.control.settings import ProcessStatus, Status
+from sextant.spec.snapshot import RouteTable, ServedModel, Upstream
 from sextant.store.ledger_file import LedgerFile
-
-
-class Control:
-    """The app over real files, and a client with the credential."""
-
-    def __init__(self, folder: Path) -> None:
-        self.settings = ControlSettings(
-            host="127.0.0.1",
-            port=1,
-            accounts_db=str(folder / "accounts.db"),
-            ledger_db=str(folder / "ledger.db"),
-            policy_file=str(folder / "policy.json"),
-            routes_file=str(folder / "routes.json"),
-            status_file=str(folder / "status.json"),
-        )
-        self.accounts = Accounts(self.settings.accounts_db)
-        self.accounts.migrate()
-        _, secret = self.accounts.create_service_token("test")
-        self.app = build_app(self.settings, self.accounts)
-        self.client = TestClient(self.app, headers={"Authorization": f"Bearer {secret}"})
-        self.secret = secret
-
-    def policy(self) -> PolicySnapshot:
-        return msgspec.json.decode(Path(self.settings.policy_file).read_bytes(), type=PolicySnapshot)
 
 
 def closing(folder: Path) -> Iterator[Control]:
