@@ -6,8 +6,9 @@
 Clients ask two models of a real `sextant up` (the bundled one on the embedded engine, and a fast one) as
 hard as they can, while one process after another is killed. Then, with the load gone: every completed answer
 has exactly one ledger row with its numbers, no row is without a request, nothing is still held, and the
-books agree with their entries. The seed settles which process dies after which pause; the instant within a
-request is the machine's.
+books agree with their entries. Half of the clients belong to a prepaid tenant with limits, whose balance runs
+out and is topped up: it is what was paid less what its rows cost, and never below zero. The seed settles which
+process dies after which pause; the instant within a request is the machine's.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from pathlib import Path
 
 from answers_under_load import Client, Seen, check_rows, load, usage_rows
 from crash.fake_fast_engine import MODEL as FAST_MODEL
+from crash.paying import PayingTenant
 from crash.victims import FastEngine, kill_host, kill_member, wait_ready
 from sextant.store.upgrade_backup import Databases
 from sextant.store.upgrade_check import check_databases
@@ -83,17 +85,19 @@ def _run_rounds(root: Path, rounds: int, seed: int) -> Report:
     with _stack(root) as (up, fast):
         kills = _killers(up, fast)
         counts = dict.fromkeys(kills, 0)
-        clients = [Client(seed * 1000 + number, ("sextant-nano", FAST_MODEL)) for number in range(CLIENTS)]
-        with load(up, clients) as seen:
+        tenant = PayingTenant(up)
+        with load(up, _clients(up, seed, tenant)) as seen:
             for name in _schedule(chance, list(kills), rounds):
                 time.sleep(chance.uniform(0.0, PAUSE_MOST_S))
                 counts[name] += 1
                 kills[name]()
+                tenant.top_up()
             time.sleep(PAUSE_MOST_S)
         for gauge in GAUGES_AT_REST:
             until(lambda gauge=gauge: metric(up, gauge) == 0, f"{gauge} is 0 once the load is gone")  # type: ignore[misc]
         assert up.stop() == 0
         rows = check_state(up.root, seen)
+        tenant.check(up.root / "ledger.db")
     return Report(seed, counts, seen, rows, time.monotonic() - began_s)
 
 
@@ -114,6 +118,13 @@ def metric(up: Stack, name: str) -> float:
     found = re.search(rf"^{name} (\S+)$", text, re.MULTILINE)
     assert found, f"{name} is not exported"
     return float(found[1])
+
+
+def _clients(up: Stack, seed: int, tenant: PayingTenant) -> list[Client]:
+    """Half of them pay."""
+    keys = (up.key, tenant.key)
+    models = ("sextant-nano", FAST_MODEL)
+    return [Client(seed * 1000 + number, models, (keys[number % 2],)) for number in range(CLIENTS)]
 
 
 def _killers(up: Stack, fast: FastEngine) -> dict[str, Callable[[], None]]:

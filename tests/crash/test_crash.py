@@ -19,4 +19,5 @@ def test_ten_rounds_of_kills_leave_the_books_right(tmp_path: Path) -> None:
     assert sum(report.kills.values()) == 10
     assert all(report.kills.values()), "every kind of process was killed"
     assert len(report.seen.completed) > 100, "the load was real"
+    assert report.seen.statuses.get(402, 0) > 0, "the balance ran out"
     assert report.seen.broken > 0, "the kills hit answers under way"
