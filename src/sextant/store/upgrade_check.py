@@ -11,6 +11,8 @@ from pathlib import Path
 
 import apsw
 
+from sextant.store.ledger_check import check_books
+from sextant.store.ledger_file import SCHEMA_VERSION
 from sextant.store.upgrade_backup import Databases
 
 FAULTS_MAX = 20
@@ -23,7 +25,17 @@ def check_databases(databases: Databases) -> list[str]:
     faults = [fault for path in (databases.accounts, databases.ledger) for fault in _check_file(path)]
     if not faults and databases.ledger.exists():
         faults += _check_usage(databases.ledger)
+        if _ledger_version(databases.ledger) == SCHEMA_VERSION:
+            faults += check_books(databases.ledger)
     return faults
+
+
+def _ledger_version(path: Path) -> int:
+    db = _open(path)
+    try:
+        return int(db.pragma("user_version"))
+    finally:
+        db.close()
 
 
 def _check_file(path: Path) -> list[str]:
