@@ -132,6 +132,15 @@ def test_a_remote_endpoint(tmp_path: Path) -> None:
     assert made.models[0].created_s > 1_700_000_000
 
 
+def test_personal_data_may_go_to_what_runs_here(tmp_path: Path) -> None:
+    assert plan(tmp_path, EMBEDDED).models[0].clears_personal_data
+    assert not plan(tmp_path, REMOTE).models[0].clears_personal_data
+    for text, word, cleared in ((EMBEDDED, "guarded", False), (REMOTE, "cleared", True)):
+        changed = text.replace("model: {name:", f"model: {{personal_data: {word}, name:")
+        assert changed != text
+        assert plan(tmp_path, changed).models[0].clears_personal_data is cleared
+
+
 def test_flags_stand_over_the_document(tmp_path: Path) -> None:
     text = EMBEDDED + "  gateway: {port: 9000}\n  control: {port: 9001}\n"
     made = plan(tmp_path, text, port=9100, control_port=9101, host="::1")

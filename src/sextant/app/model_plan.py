@@ -213,6 +213,12 @@ def _served(entry: ModelEntry, place: Placement, launch: Launch, upstream_id: st
         upstreams=(upstream,),
         aliases=entry.aliases,
         created_s=place.created_s,
+        clears_personal_data=(entry.personal_data or _clearance(entry)) == "cleared",
         concurrent_requests=entry.concurrent_requests or 0,
         queue_length=entry.queue_length or 0,
     )
+
+
+def _clearance(entry: ModelEntry) -> str:
+    """What the document does not say: an endpoint that runs elsewhere is outside the trust zone."""
+    return "guarded" if isinstance(entry.engine, RemoteEngine) else "cleared"

@@ -91,6 +91,12 @@ class Model(Section):
         description="Requests that wait for one of its places; unset: an even share of "
         "`gateway.limits.queue_length`.",
     )
+    personal_data: Literal["cleared", "guarded"] | None = Field(
+        None,
+        description="`cleared`: the model may see personal data; `guarded`: the tenants' privacy policies are "
+        "applied to what goes there. Unset: `guarded` for a remote endpoint, `cleared` for an engine that is "
+        "started here.",
+    )
 
 
 class ModelEntry(Model):
