@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from sextant.gateway.addresses import is_not_public, leads_inside
+from sextant.transport.addresses import is_not_public, leads_inside
 
 
 @pytest.mark.parametrize(

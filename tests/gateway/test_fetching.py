@@ -23,10 +23,10 @@ from test_media import image, message
 from test_stream_rules import until
 
 from sextant.base.errors import RateLimited
-from sextant.gateway.addresses import is_not_public
 from sextant.gateway.fetching import HEAD_BYTES, LOOK_UPS, Fetcher, Resolver
 from sextant.gateway.media import host_allowed
 from sextant.spec.snapshot import Capabilities
+from sextant.transport.addresses import is_not_public
 
 URL = "https://images.test/cat.png?size=2"
 BOUNDS = limits(media_hosts=("images.test", ".cdn.test"), media_fetch_timeout_s=5.0)

@@ -21,9 +21,9 @@ from collections.abc import Awaitable, Callable
 import httptools
 
 from sextant.base.errors import BadRequest, Overloaded
-from sextant.gateway.addresses import is_not_public
 from sextant.gateway.media import HTTPS_PORT, Media, Part, check_image, split_url, too_large
 from sextant.spec.snapshot import GatewayLimits
+from sextant.transport.addresses import is_not_public
 
 HEAD_BYTES = 16 * 1024
 READ_BYTES = 64 * 1024

@@ -15,9 +15,9 @@ from urllib.parse import SplitResult, urlsplit
 import msgspec
 
 from sextant.base.errors import BadRequest, BodyTooLarge
-from sextant.gateway.addresses import leads_inside
 from sextant.gateway.media_formats import NotWhole, read_audio, read_image
 from sextant.spec.snapshot import GatewayLimits, ServedModel
+from sextant.transport.addresses import leads_inside
 
 IMAGE_TYPES = ("image/png", "image/jpeg", "image/gif", "image/webp")
 AUDIO_FORMATS = ("wav", "mp3")

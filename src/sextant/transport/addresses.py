@@ -1,7 +1,8 @@
 """Which addresses and hosts are of the public Internet: the list of what a caller's URL may not lead to.
 
-Flow 1 (serve), for URLs in requests. Pure: names are not looked up here. Neighbours: `fetching.py` asks for
-every address that it would connect to, `media.py` for URLs that an engine would fetch by itself.
+Flow 1 (serve), for URLs in requests, and for webhooks. Pure: names are not looked up here. Neighbours:
+the gateway's `fetching.py` and `sextant.operations.alert_channels` ask for every address that they would
+connect to, the gateway's `media.py` for URLs that an engine would fetch by itself.
 """
 
 from __future__ import annotations
