@@ -15,13 +15,18 @@ from pathlib import Path
 import msgspec
 
 from sextant.app.state import StateDir, write_private
+from sextant.app.stores import here, located
 from sextant.base.ids import new_secret
+from sextant.spec.stores import StoreSettings
 from sextant.store.accounts import DEFAULT_TENANT, Accounts, publish
 
 FIRST_KEY_NAME = "first"
 CLI_KEY_NAME = "local-cli"
 FIRST_ADMIN_NAME = "first"
 CLI_ADMIN_NAME = "local-cli"
+
+
+FILES = StoreSettings()
 
 
 class FirstRun(msgspec.Struct, frozen=True):
@@ -32,10 +37,11 @@ class FirstRun(msgspec.Struct, frozen=True):
     admin: str
 
 
-def bootstrap(state: StateDir) -> FirstRun | None:
+def bootstrap(state: StateDir, store: StoreSettings = FILES) -> FirstRun | None:
     """Brings accounts and secrets into order and publishes the policy. None when this is not the first
     start."""
-    accounts = Accounts(state.accounts_db)
+    accounts = Accounts(located(store, state.accounts_db))
+    cli_admin = CLI_ADMIN_NAME if store.is_sqlite else f"{CLI_ADMIN_NAME}-{here(state)}"
     try:
         accounts.migrate()
         first = _pending(state)
@@ -46,8 +52,8 @@ def bootstrap(state: StateDir) -> FirstRun | None:
             write_private(state.first_run, msgspec.json.encode(first))
         admin_secret = _read(state.admin_secret)
         if not admin_secret or accounts.verify_service_token(admin_secret) is None:
-            stale = [one for one in accounts.list_service_tokens() if one.name == CLI_ADMIN_NAME]
-            write_private(state.admin_secret, accounts.create_service_token(CLI_ADMIN_NAME)[1].encode())
+            stale = [one for one in accounts.list_service_tokens() if one.name == cli_admin]
+            write_private(state.admin_secret, accounts.create_service_token(cli_admin)[1].encode())
             for token in stale:
                 accounts.revoke_service_token(token.id)
         known = {key.sha256 for key in accounts.policy_snapshot().keys}

@@ -6,9 +6,11 @@ import argparse
 import sys
 from pathlib import Path
 
+import msgspec
 import uvicorn
 
 from sextant.app.entry import run_entry
+from sextant.app.stores import located
 from sextant.app.tls import server_context
 from sextant.base.errors import Misconfigured
 from sextant.control.app import build_app
@@ -30,6 +32,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def run_control(settings: ControlSettings) -> None:
     """Serves until SIGTERM or SIGINT; the supervisor has migrated the accounts. Raises Misconfigured."""
+    settings = with_databases(settings)
     accounts = Accounts(settings.accounts_db)
     try:
         publish(accounts.policy_snapshot(), settings.policy_file)  # a crash may have come between the two
@@ -57,6 +60,15 @@ def run_control(settings: ControlSettings) -> None:
             raise Misconfigured(f"cannot listen on {settings.host}:{settings.port}; is the port taken?")
     finally:
         accounts.close()
+
+
+def with_databases(settings: ControlSettings) -> ControlSettings:
+    """`settings` with what opens the two databases, passwords included. Raises Misconfigured."""
+    return msgspec.structs.replace(
+        settings,
+        accounts_db=located(settings.store, settings.accounts_db),
+        ledger_db=located(settings.store, settings.ledger_db),
+    )
 
 
 if __name__ == "__main__":

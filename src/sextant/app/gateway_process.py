@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import gc
 import signal
+import socket
 import sys
 from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
@@ -27,11 +28,16 @@ from sextant.base.errors import Misconfigured
 from sextant.gateway.app import build_handler
 from sextant.governance.governor import LocalGovernor
 from sextant.governance.ledger_client import LedgerClient
+from sextant.governance.shared.limiter import SharedLimiter
 from sextant.spec.snapshot import GatewaySettings, PolicySnapshot, RouteTable
+from sextant.spec.stores import SharedLimits
 from sextant.telemetry.table import Registry
+from sextant.telemetry.workers import WRITE_INTERVAL_S, WorkerRegistry
 from sextant.transport.client import Pool
-from sextant.transport.server import serve
+from sextant.transport.exchange import Handler, Request, Responder
+from sextant.transport.server import Server, serve
 
+PROBE_PATHS = ("/health", "/ready", "/metrics")
 COLLECT_AFTER = (20_000, 20, 20)
 """Thresholds of the cycle collector. A request's objects go by reference count; the default of 700 would walk
 the young ones hundreds of times a second to find nothing."""
@@ -61,7 +67,7 @@ def read_settings(path: Path) -> GatewaySettings:
 
 async def run_gateway(settings: GatewaySettings) -> None:
     """Serves until SIGTERM or SIGINT. Raises Misconfigured when it cannot start."""
-    registry = Registry()
+    registry = _registry(settings)
     stop, hurry = asyncio.Event(), asyncio.Event()
     _on_stop_signals(lambda: hurry.set() if stop.is_set() else stop.set())
     policy_file = SnapshotFile(
@@ -70,7 +76,11 @@ async def run_gateway(settings: GatewaySettings) -> None:
     routes_file = SnapshotFile(settings.routes_file, RouteTable, lambda routes: app.swap_routes(routes))
     ledger = LedgerClient(settings.ledger_socket, registry)
     await ledger.start()
-    governor = LocalGovernor(policy_file.load(), ledger, registry)
+    limiter = None
+    if settings.shared_limits is not None:
+        limiter = SharedLimiter(_of_this_host(settings.shared_limits), registry)
+        await limiter.start()
+    governor = LocalGovernor(policy_file.load(), ledger, registry, limiter=limiter)
     pool = Pool(settings.limits, registry)
     app = build_handler(settings, governor, pool, registry)
     app.swap_routes(routes_file.load())
@@ -84,13 +94,14 @@ async def run_gateway(settings: GatewaySettings) -> None:
             ssl_context=None if settings.tls is None else server_context(settings.tls),
             reuse_port=settings.reuse_port,
         )
+        probes = await _serve_probes(app, settings, registry)
     except OSError as error:
         raise Misconfigured(
             f"cannot listen on {settings.host}:{settings.port}: {error.strerror or error}"
         ) from None
     gc.freeze()  # what start-up made lives as long as the process: no collection need look at it again
     gc.set_threshold(*COLLECT_AFTER)
-    polling = asyncio.ensure_future(_poll_snapshots([policy_file, routes_file]))
+    polling = asyncio.gather(_poll_snapshots([policy_file, routes_file]), _write_metrics(registry))
     try:
         await stop.wait()
         await _drain(server.close, hurry)
@@ -98,9 +109,53 @@ async def run_gateway(settings: GatewaySettings) -> None:
         polling.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await polling
+        if probes is not None:
+            await probes.close(0.0)
         app.close()
         pool.close()
         await ledger.close()
+        if limiter is not None:
+            await limiter.close()
+
+
+def _registry(settings: GatewaySettings) -> Registry:
+    if not settings.worker:
+        return Registry()
+    return WorkerRegistry(Path(settings.routes_file).parent, settings.worker)
+
+
+def _of_this_host(shared: SharedLimits) -> SharedLimits:
+    """Several hosts may have state directories of the same name."""
+    return msgspec.structs.replace(shared, worker=f"{socket.gethostname()}:{shared.worker}")
+
+
+async def _serve_probes(app: Handler, settings: GatewaySettings, registry: Registry) -> Server | None:
+    """Where this worker alone can be asked how it is; None where it shares its port with nobody."""
+    if not settings.probe_port:
+        return None
+
+    async def answer(request: Request, responder: Responder) -> None:
+        if request.path in PROBE_PATHS:
+            await app(request, responder)
+        else:
+            responder.reply(404, [(b"content-type", b"text/plain")], b"only probes are answered here\n")
+
+    return await serve(
+        answer,
+        host="127.0.0.1",
+        port=settings.probe_port,
+        limits=settings.limits,
+        registry=registry,
+        reuse_port=True,
+    )
+
+
+async def _write_metrics(registry: Registry) -> None:
+    """Shows the other workers what is counted here, now and then; a full disk is left to the next time."""
+    while isinstance(registry, WorkerRegistry):
+        with contextlib.suppress(OSError):
+            registry.write()
+        await asyncio.sleep(WRITE_INTERVAL_S)
 
 
 async def _drain(close: Callable[[float], Coroutine[Any, Any, None]], hurry: asyncio.Event) -> None:

@@ -16,11 +16,13 @@ from pathlib import Path
 
 from sextant.app.entry import run_entry
 from sextant.app.snapshots import POLL_INTERVAL_S, SnapshotFile
+from sextant.app.stores import located
 from sextant.base.errors import Misconfigured
 from sextant.base.scheduling import shorten_slice
 from sextant.governance.pricing import PriceBook, Rated
 from sextant.spec.policy import Billing
 from sextant.spec.snapshot import PolicySnapshot
+from sextant.spec.stores import StoreSettings
 from sextant.spec.usage import UsageRow
 from sextant.store.ledger import RatesFor, run_books, run_ledger, without_prices
 
@@ -73,14 +75,17 @@ class PolicyFollower:
         return self._rates
 
 
-def _run_on_server(store_file: Path, socket_path: Path, rates_for: RatesFor) -> None:
+def _url_in(store_file: Path) -> str:
     """The URL stands in a file since it may hold a password, which a command line would show to everybody."""
-    from sextant.store.ledger_postgres import LedgerDatabase
-
     try:
-        url = store_file.read_text().strip()
+        return store_file.read_text().strip()
     except OSError as error:
         raise Misconfigured(f"cannot read the database's URL in {store_file}: {error.strerror}") from error
+
+
+def _run_on_server(url: str, socket_path: Path, rates_for: RatesFor) -> None:
+    from sextant.store.ledger_postgres import LedgerDatabase
+
     lock_path = socket_path.with_name(socket_path.name + ".lock")
     run_books(lambda: LedgerDatabase(url), lock_path, socket_path, rates_for)
 
@@ -92,6 +97,7 @@ def main(argv: list[str] | None = None) -> int:
     books.add_argument("--store", type=Path, help="a file with the URL of a PostgreSQL database")
     parser.add_argument("--socket", required=True, type=Path)
     parser.add_argument("--policy", type=Path, help="the policy snapshot; without one nothing has a price")
+    parser.add_argument("--password", help="secret reference of that database's password")
     parser.add_argument("--log-level", default="info")
     given = parser.parse_args(argv)
     shorten_slice()
@@ -101,7 +107,8 @@ def main(argv: list[str] | None = None) -> int:
         if given.db:
             run_ledger(given.db, given.socket, rates_for)
         else:
-            _run_on_server(given.store, given.socket, rates_for)
+            url = located(StoreSettings(_url_in(given.store), given.password), given.store)
+            _run_on_server(url, given.socket, rates_for)
 
     return run_entry("ledger", run, log_level=given.log_level)
 

@@ -19,6 +19,7 @@ from sextant.base.errors import Misconfigured
 from sextant.control.settings import ControlSettings
 from sextant.spec.document import Deployment
 from sextant.spec.snapshot import GatewaySettings, ServedModel, TlsFiles
+from sextant.spec.stores import SharedLimits, StoreSettings
 
 NANO_FILE = "sextant-nano.gguf"
 
@@ -29,8 +30,11 @@ class Plan(msgspec.Struct, frozen=True):
     models: tuple[ServedModel, ...]
     engines: tuple[EnginePlan, ...]
     gateway: GatewaySettings
+    """Of each worker, but for what `gateway_workers` adds."""
     control: ControlSettings
     log_level: str
+    store: StoreSettings = StoreSettings()
+    workers: int = 1
     warnings: tuple[str, ...] = ()
 
     @property
@@ -40,6 +44,24 @@ class Plan(msgspec.Struct, frozen=True):
     @property
     def control_url(self) -> str:
         return _url(self.control.host, self.control.port, self.control.tls)
+
+
+def gateway_workers(plan: Plan, probe_ports: Sequence[int]) -> dict[str, GatewaySettings]:
+    """The settings of each gateway process by its name. Several share the port, and each has one of its own
+    on the loopback address for probes."""
+    if plan.workers == 1:
+        return {"gateway": plan.gateway}
+    shared = plan.gateway.shared_limits
+    return {
+        f"gateway-{number}": msgspec.structs.replace(
+            plan.gateway,
+            reuse_port=True,
+            probe_port=port,
+            worker=str(number),
+            shared_limits=shared and msgspec.structs.replace(shared, worker=f"{shared.worker}:{number}"),
+        )
+        for number, port in zip(range(1, plan.workers + 1), probe_ports, strict=True)
+    }
 
 
 class Overrides(msgspec.Struct, frozen=True):
@@ -100,7 +122,12 @@ def make_plan(
         models.append(served)
         engines.append(engine)
     at = listeners(document, overrides)
-    warnings = [*_crowded(models, gateway.limits.struct().concurrent_requests), *at.warnings]
+    warnings = [
+        *_crowded(models, gateway.limits.struct().concurrent_requests),
+        *_shared_in_clear(document),
+        *at.warnings,
+    ]
+    limits = document.spec.limits
     return Plan(
         models=tuple(models),
         engines=tuple(engines),
@@ -113,6 +140,7 @@ def make_plan(
             tls=gateway.tls.struct() if gateway.tls else None,
             cors_origins=gateway.cors_origins,
             limits=gateway.limits.struct(),
+            shared_limits=None if limits is None else SharedLimits(worker=str(state.root), **limits.values()),
             access_log=document.spec.observability.access_log,
         ),
         control=ControlSettings(
@@ -124,6 +152,7 @@ def make_plan(
             policy_file=str(state.policy_file),
             routes_file=str(state.routes_file),
             status_file=str(state.status_file),
+            store=document.spec.store.struct(),
             engine_metrics_file=str(state.engine_metrics_file),
             model_files={
                 entry.name: place.facts.path
@@ -133,6 +162,8 @@ def make_plan(
             tls=control.tls.struct() if control.tls else None,
         ),
         log_level=document.spec.observability.log_level,
+        store=document.spec.store.struct(),
+        workers=gateway.workers,
         warnings=tuple(warnings),
     )
 
@@ -166,6 +197,23 @@ def _crowded(models: Sequence[ServedModel], places: int) -> list[str]:
         f"the models may have {asked} requests under way and the gateway {places}, so a busy model can keep "
         f"the others waiting; raise gateway.limits.concurrent_requests to {asked}"
     ]
+
+
+def _shared_in_clear(document: Deployment) -> list[str]:
+    """A warning for each shared store that is reached over a network without a proof of who answers."""
+    store, limits = document.spec.store, document.spec.limits
+    found = []
+    if store.is_exposed:
+        found.append(
+            "spec.store.url does not say sslmode=verify-full: whoever is on the way to PostgreSQL may read "
+            "and change what is kept there"
+        )
+    if limits is not None and limits.is_exposed:
+        found.append(
+            "spec.limits.url has no TLS: whoever is on the way to Redis may read its password and change "
+            "limits; write rediss://"
+        )
+    return found
 
 
 def _exposure(host: str, tls: TlsFiles | None, what: str, insecure: bool) -> list[str]:

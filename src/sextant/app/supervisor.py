@@ -29,15 +29,16 @@ from sextant.app.engine_metrics import idle_check, render, scrape_all
 from sextant.app.entry import DRAIN_GRACE_S
 from sextant.app.events import Changed, Serving, Stopping, Tell
 from sextant.app.model_plan import EnginePlan
-from sextant.app.plan import Plan
+from sextant.app.plan import Plan, gateway_workers
 from sextant.app.probe import Probe, ProbeFailed, connect_probe, http_probe, ledger_probe
 from sextant.app.remote_watch import RemoteWatch
 from sextant.app.routes import RouteBook, Verdict
-from sextant.app.state import StateDir, write_private
-from sextant.base.config import resolve_secret, variable
-from sextant.base.errors import Misconfigured, SextantError
+from sextant.app.state import StateDir, reserve_port, write_private
+from sextant.app.stores import secret_variables
+from sextant.base.config import resolve_secret
+from sextant.base.errors import SextantError
 from sextant.control.settings import ProcessStatus, Status
-from sextant.spec.snapshot import TlsFiles
+from sextant.spec.snapshot import GatewaySettings, TlsFiles
 
 Kind = Literal["ledger", "engine", "gateway", "control"]
 Headers = Callable[[], Mapping[str, str]]
@@ -85,6 +86,12 @@ class Supervisor:
         self._changed = asyncio.Event()
         self._stop, self._hurry = asyncio.Event(), asyncio.Event()
         self._stopping = False
+        # Held as long as the supervisor lives, so that nobody else gets one between two starts of a worker.
+        self._probe_ports = [
+            reserve_port("127.0.0.1") for _ in range(plan.workers if plan.workers > 1 else 0)
+        ]
+        ports = [int(held.getsockname()[1]) for held in self._probe_ports]
+        self._gateways = gateway_workers(plan, ports)
         self._members = list(self._make_members())
 
     async def run(self) -> None:
@@ -102,6 +109,8 @@ class Supervisor:
                 self._tell(Stopping(DRAIN_GRACE_S))
         finally:
             await self._stop_all()
+            for held in self._probe_ports:
+                held.close()
 
     def _on_stop_signal(self) -> None:
         if self._stop.is_set():
@@ -214,12 +223,16 @@ class Supervisor:
                 raise _start_failed(f"{member.name} does not start: {condition.reason}; its log is {log}")
 
     async def _gateway_ready(self) -> None:
-        """Waits for the gateway's own `/ready`: it has seen the routes and reaches the ledger."""
-        probe = self._gateway_probe("/ready")
-        deadline = time.monotonic() + GATEWAY_READY_TIMEOUT_S
+        """Waits for each gateway's own `/ready`: it has seen the routes and reaches the ledger. A Redis that
+        knows nobody yet makes them wait for the time of a lease."""
+        probes = [self._gateway_probe(settings, "/ready") for settings in self._gateways.values()]
+        shared = self._plan.gateway.shared_limits
+        lease_s = shared.lease_s if shared is not None else 0.0
+        deadline = time.monotonic() + GATEWAY_READY_TIMEOUT_S + lease_s
         while not self._stop.is_set():
             try:
-                await probe()
+                for probe in probes:
+                    await probe()
                 return
             except ProbeFailed as failed:
                 if time.monotonic() > deadline:
@@ -292,25 +305,33 @@ class Supervisor:
 
     def _make_members(self) -> Iterator[Member]:
         state, level = self._state, self._plan.log_level
-        ledger = ("--db", state.ledger_db, "--socket", state.ledger_socket, "--policy", state.policy_file)
+        store = self._plan.store
+        ledger: tuple[str | Path, ...] = ("--db", state.ledger_db)
+        if not store.is_sqlite:
+            ledger = ("--store", state.ledger_url_file)
+            ledger += ("--password", store.password_ref) if store.password_ref else ()
+        ledger += ("--socket", state.ledger_socket, "--policy", state.policy_file)
         yield self._child(
             "ledger",
             "ledger",
             _module("sextant.app.ledger_process", *ledger, "--log-level", level),
             ledger_probe(state.ledger_socket),
+            files={} if store.is_sqlite else {str(state.ledger_url_file): store.url.encode()},
+            env=secret_variables([store.password_ref]),
         )
         for engine in self._plan.engines:
             yield self._engine(engine)
-        settings = msgspec.json.encode(self._plan.gateway)
-        yield self._child(
-            "gateway",
-            "gateway",
-            _module("sextant.app.gateway_process", "--settings", state.gateway_file, "--log-level", level),
-            self._gateway_probe("/health"),
-            files={str(state.gateway_file): settings},
-            env=self._secret_variables(),
-            stop_timeout_s=DRAIN_GRACE_S + 5.0,
-        )
+        for name, settings in self._gateways.items():
+            file = state.run / f"{name}.json"
+            yield self._child(
+                name,
+                "gateway",
+                _module("sextant.app.gateway_process", "--settings", file, "--log-level", level),
+                self._gateway_probe(settings, "/health"),
+                files={str(file): msgspec.json.encode(settings)},
+                env=self._gateway_secrets(),
+                stop_timeout_s=DRAIN_GRACE_S + 5.0,
+            )
         yield self._child(
             "control",
             "control",
@@ -319,6 +340,7 @@ class Supervisor:
                 self._plan.control_url, "/health", self._plan.control.tls, self._admin_header
             ),
             files={str(state.control_file): msgspec.json.encode(self._plan.control)},
+            env=secret_variables([store.password_ref]),
         )
 
     def _child(self, name: str, kind: Kind, argv: tuple[str, ...], probe: Probe, **options: object) -> Member:
@@ -362,7 +384,9 @@ class Supervisor:
         )
         return Member(name, "engine", Child(program, self._on_change), engine)
 
-    def _gateway_probe(self, path: str) -> Probe:
+    def _gateway_probe(self, settings: GatewaySettings, path: str) -> Probe:
+        if settings.probe_port:
+            return http_probe(f"http://127.0.0.1:{settings.probe_port}{path}")
         return self._listener_probe(self._plan.url, path, self._plan.gateway.tls, dict)
 
     def _listener_probe(self, url: str, path: str, tls: TlsFiles | None, headers: Headers) -> Probe:
@@ -375,19 +399,11 @@ class Supervisor:
     def _admin_header(self) -> Mapping[str, str]:
         return _bearer(f"file:{self._state.admin_secret}")()
 
-    def _secret_variables(self) -> dict[str, str]:
-        """The environment secrets that routes refer to, for the gateway alone."""
-        names = {
-            upstream.api_key_ref.removeprefix("env:")
-            for model in self._plan.models
-            for upstream in model.upstreams
-            if upstream.api_key_ref is not None and upstream.api_key_ref.startswith("env:")
-        }
-        found = {name: variable(name) for name in names}
-        missing = sorted(name for name, value in found.items() if value is None)
-        if missing:
-            raise Misconfigured(f"the environment variable {missing[0]} is not set; set it before starting")
-        return {name: value for name, value in found.items() if value is not None}
+    def _gateway_secrets(self) -> dict[str, str]:
+        """The environment secrets that routes and limits refer to, for the gateways alone."""
+        refs = [upstream.api_key_ref for model in self._plan.models for upstream in model.upstreams]
+        shared = self._plan.gateway.shared_limits
+        return secret_variables([*refs, shared.password_ref if shared is not None else None])
 
 
 def _bearer(ref: str | None) -> Headers:

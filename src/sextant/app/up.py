@@ -15,6 +15,7 @@ from sextant.app.events import Event, Serving, Stopped, Tell, Warned
 from sextant.app.placing import place_models
 from sextant.app.plan import Overrides, Plan, listeners, make_plan
 from sextant.app.state import StateDir, check_port_free
+from sextant.app.stores import note_store
 from sextant.app.supervisor import Supervisor
 from sextant.base.errors import Misconfigured
 from sextant.spec.document import Deployment
@@ -36,8 +37,10 @@ def run_up(document: Deployment, state: StateDir, overrides: Overrides, tell: Te
         plan = make_plan(document, state, overrides, place_models(document, state, tell, stack))
         for warning in plan.warnings:
             tell(Warned(warning))
-        _bring_up_to_date(state, tell)
-        first_run = bootstrap(state)
+        note_store(state, plan.store)
+        if plan.store.is_sqlite:
+            _bring_up_to_date(state, tell)
+        first_run = bootstrap(state, plan.store)
         try:
             asyncio.run(_supervise(plan, state, tell, first_run))
         finally:

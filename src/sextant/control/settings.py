@@ -11,6 +11,7 @@ import msgspec
 
 from sextant.base.errors import Misconfigured
 from sextant.spec.snapshot import TlsFiles
+from sextant.spec.stores import StoreSettings
 
 
 class GroupRole(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -46,6 +47,8 @@ class ControlSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     status_file: str
     ledger_socket: str = ""
     """Where the ledger process listens, for top-ups and balances."""
+    store: StoreSettings = StoreSettings()
+    """Where accounts and ledger are kept; with PostgreSQL the two files are not there."""
     engine_metrics_file: str = ""
     """Where the supervisor keeps the engines' own metrics, as Prometheus text."""
     model_files: dict[str, str] = {}

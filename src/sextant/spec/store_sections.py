@@ -18,7 +18,7 @@ _EXAMPLE = "postgresql://sextant@db.example.com/sextant?sslmode=verify-full"
 
 
 def _refusal(kind: str, said: str, expected: str, write: str) -> PydanticCustomError:
-    return PydanticCustomError(kind, said, {"expected": expected, "write": write})  # type: ignore[arg-type]
+    return PydanticCustomError(kind, said, {"expected": expected, "write": write})
 
 
 def _no_secret(value: str) -> None:
