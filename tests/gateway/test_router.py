@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from typing import Any
 
 import pytest
 
 from sextant.base.errors import Misconfigured, NotFound
+from sextant.gateway import router as router_module
 from sextant.gateway.router import FIRST_REST_S, LONGEST_REST_S, NOT_READY, ModelRoute, RouteIndex
 from sextant.governance.door import Reach
 from sextant.spec.snapshot import RouteTable, ServedModel, Upstream
@@ -154,3 +156,42 @@ def test_callers_are_told_the_kind_of_reason_alone(reason: str, told: str) -> No
     found = index(Upstream(id="a", base_url="http://a/v1", ready=False, reason=reason))
     (target,) = found.of(ANYBODY).find("m").targets
     assert target.reason == told
+
+
+def test_everybody_sees_what_he_may_use() -> None:
+    def served(name: str, **more: Any) -> ServedModel:
+        return ServedModel(id=name, engine="x", upstreams=(), **more)
+
+    shared = served("m", aliases=("alias", "m-*"))
+    dedicated = served("m", pool="pro", aliases=("alias", "m-*"))
+    table = RouteTable(1, (shared, dedicated, served("own", tenants=("t",)), served("pro-only", pool="pro")))
+    found = RouteIndex(table, secret)
+
+    def names(reach: Reach) -> list[str]:
+        return list(found.of(reach).by_name)
+
+    assert names(Reach("t")) == ["m", "alias"]
+    assert names(Reach("t", own_models=True)) == ["m", "alias", "own"]
+    assert names(Reach("u", own_models=True)) == ["m", "alias"]
+    assert names(Reach("t", "pro")) == ["m", "alias", "pro-only"]
+    assert names(Reach("t", models=frozenset(("own",)), own_models=True)) == ["own"]
+    assert names(Reach("t", models=frozenset())) == []
+    for name in ("m", "alias", "m-2026"):
+        assert found.of(Reach("t")).find(name).served is shared
+        assert found.of(Reach("t", "pro")).find(name).served is dedicated
+        assert found.of(Reach("t", "other")).find(name).served is shared
+    with pytest.raises(NotFound) as caught:
+        found.of(Reach("t")).find("own")
+    assert "pro-only" not in caught.value.message
+    assert caught.value.message.endswith("known models: alias, m.")
+    assert [route.served for route in found.named("alias")] == [shared, dedicated]
+    gates = {id(route.gate) for route in found.routes}
+    assert len(gates) == 4, "each pool has places of its own"
+
+
+def test_views_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(router_module, "VIEWS_REMEMBERED", 3)
+    found = index(upstream("a"))
+    for number in range(10):
+        assert found.of(Reach(str(number))).find("m")
+        assert len(found._views) <= 3
