@@ -122,8 +122,11 @@ def test_every_leaf_of_the_configuration_is_taken_or_told() -> None:
 
 def test_prices_are_exact() -> None:
     (plan,) = read_litellm(CONFIG).plans
-    (price,) = plan.prices
+    price, *others = plan.prices
     assert (price.model, plan.currency) == ("deepseek-chat", "USD")
+    assert {other.model for other in others} == {"qwen3-8b", "embed", "local", "gpt-4o"}
+    assert not any(other.input_nano_per_mtok or other.output_nano_per_mtok for other in others)
+    assert "gpt-4o" in noted(read_litellm(CONFIG))["prices"]
     assert price.input_nano_per_mtok == 280_000_000
     assert price.cached_nano_per_mtok == 28_000_000
     assert price.output_nano_per_mtok == price.reasoning_nano_per_mtok == 420_000_000

@@ -13,6 +13,7 @@ from sextant.cli.values import amount, amount_nano, day_shown, path_part
 app = typer.Typer(help="Show a tenant's balance, top it up, sell packages.", no_args_is_help=True)
 
 Tenant = Annotated[str, typer.Argument(metavar="TENANT", help="The tenant's id.")]
+Paid = Annotated[str, typer.Argument(metavar="AMOUNT", help="In the tenant's currency, as 100.00.")]
 Note = Annotated[str, typer.Option(help="What it is for, kept in the books.")]
 TransferId = Annotated[
     str, typer.Option("--id", help="Your own id of the payment: a second time with it changes nothing.")
@@ -30,7 +31,7 @@ def show(tenant: Tenant, state: State = None, json: Json = False) -> None:
 @app.command("top-up")
 def top_up(
     tenant: Tenant,
-    paid: Annotated[str, typer.Argument(metavar="AMOUNT", help="In the tenant's currency, as 100.00.")],
+    paid: Paid,
     note: Note = "",
     transfer_id: TransferId = "",
     state: State = None,
@@ -56,6 +57,58 @@ def package(
     _post(
         tenant, "packages", {"face_nano": amount_nano(face), "days": days}, (note, transfer_id), (state, json)
     )
+
+
+@app.command()
+def pay(
+    tenant: Tenant,
+    paid: Paid,
+    note: Note = "",
+    transfer_id: TransferId = "",
+    state: State = None,
+    json: Json = False,
+) -> None:
+    """Note that a postpaid tenant has paid."""
+    _post(tenant, "payments", {"amount_nano": amount_nano(paid)}, (note, transfer_id), (state, json))
+
+
+@app.command()
+def refund(
+    tenant: Tenant,
+    paid: Paid,
+    note: Note = "",
+    transfer_id: TransferId = "",
+    state: State = None,
+    json: Json = False,
+) -> None:
+    """Pay a balance out, at most what is there."""
+    _post(tenant, "refunds", {"amount_nano": amount_nano(paid)}, (note, transfer_id), (state, json))
+
+
+@app.command()
+def credit(
+    tenant: Tenant,
+    paid: Paid,
+    note: Note = "",
+    transfer_id: TransferId = "",
+    state: State = None,
+    json: Json = False,
+) -> None:
+    """Give something without money, onto the balance or off what is owed."""
+    _post(tenant, "credits", {"amount_nano": amount_nano(paid)}, (note, transfer_id), (state, json))
+
+
+@app.command(context_settings={"ignore_unknown_options": True})
+def adjust(
+    tenant: Tenant,
+    paid: Annotated[str, typer.Argument(metavar="AMOUNT", help="As 5.00, or -5.00 to take away.")],
+    note: Annotated[str, typer.Option(help="Why, kept in the books.")],
+    transfer_id: TransferId = "",
+    state: State = None,
+    json: Json = False,
+) -> None:
+    """Correct a balance, up or down; it may go below zero."""
+    _post(tenant, "adjustments", {"amount_nano": amount_nano(paid)}, (note, transfer_id), (state, json))
 
 
 def _post(

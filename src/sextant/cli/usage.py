@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 from urllib.parse import urlencode
 
 import typer
@@ -12,14 +12,20 @@ from sextant.cli.options import Json, State, Tenant, state_dir
 from sextant.cli.output import print_json, print_table
 from sextant.cli.values import amount, day_of
 
-SIDES = ("day", "tenant", "project", "key", "model")
+if TYPE_CHECKING:
+    from sextant.cli.admin import AdminApi
+
+SIDES = ("day", "month", "tenant", "project", "key", "model")
+COUNTS = ("requests", "errors", "input_tokens", "cached_tokens", "output_tokens", "reasoning_tokens")
 
 
 def usage(
     by: Annotated[
         list[str] | None,
         typer.Option(
-            "--by", help="day, tenant, project, key or model, again for more.", show_default="day, model"
+            "--by",
+            help="day, month, tenant, project, key or model, again for more.",
+            show_default="day, model",
         ),
     ] = None,
     since: Annotated[
@@ -41,48 +47,45 @@ def usage(
     wrong = [side for side in sides if side not in SIDES]
     if wrong:
         raise BadRequest(f"--by {wrong[0]}: expected one of {', '.join(SIDES)}")
-    last = datetime.date.today() if until is None else day_of(until, "--until")
-    first = last - datetime.timedelta(days=30) if since is None else day_of(since, "--since")
-    asked = {
+    asked: dict[str, object] = {
         "by": ",".join(sides),
-        "since": first.isoformat(),
-        "until": last.isoformat(),
         "tenant_id": tenant,
         "project_id": project,
         "key_id": key,
         "model": model,
     }
+    if since is not None:
+        asked["since_ms"] = _midnight_ms(day_of(since, "--since"))
+    if until is not None:
+        asked["until_ms"] = _midnight_ms(day_of(until, "--until") + datetime.timedelta(days=1))
     query = urlencode({name: value for name, value in asked.items() if value})
-    found = AdminApi(state_dir(state)).call("GET", f"/v1/usage?{query}")
+    found = _all(AdminApi(state_dir(state)), query)
     if json:
         print_json(found)
         return
-    _table(found, sides)
-
-
-def _table(found: dict[str, Any], sides: list[str]) -> None:
-    rows = []
-    for line in found["lines"]:
-        totals = line["totals"]
-        named = [_side(line, side) for side in sides]
-        counts = [
-            f"{totals[name]:,}"
-            for name in (
-                "requests",
-                "errors",
-                "input_tokens",
-                "cached_tokens",
-                "output_tokens",
-                "reasoning_tokens",
-            )
-        ]
-        rows.append((*named, *counts, amount(totals["cost_nano"], line["currency"])))
+    names = [side if side in ("day", "month", "model") else f"{side}_id" for side in sides]
+    rows = [
+        (*(line[name] for name in names), *(f"{line[name]:,}" for name in COUNTS), _cost(line))
+        for line in found
+    ]
     columns = (*sides, "requests>", "errors>", "input>", "cached>", "output>", "reasoning>", "cost>")
     print_table(columns, rows, "No usage in these days.")
 
 
-def _side(line: dict[str, Any], side: str) -> str:
-    if side == "day":
-        text = str(line["day"])
-        return f"{text[:4]}-{text[4:6]}-{text[6:]}"
-    return str(line[side if side == "model" else f"{side}_id"])
+def _all(api: AdminApi, query: str) -> list[dict[str, Any]]:
+    """Every line, page after page."""
+    found: list[dict[str, Any]] = []
+    offset: int | None = 0
+    while offset is not None:
+        answer = api.call("GET", f"/v1/usage?{query}&offset={offset}")
+        found += answer["totals"]
+        offset = answer["next_offset"]
+    return found
+
+
+def _cost(line: dict[str, Any]) -> str:
+    return amount(line["cost_nano"], line["currency"])
+
+
+def _midnight_ms(day: datetime.date) -> int:
+    return int(datetime.datetime.combine(day, datetime.time(), datetime.UTC).timestamp() * 1000)

@@ -15,6 +15,8 @@ from sextant.base.errors import BadRequest, Permanent
 from sextant.operations.importing.plan import ImportPlan, PlannedKey, PlannedTenant
 from sextant.spec.policy import Price, PricePlan
 
+TOP_UP = "import"
+"""Id of the one top-up of each tenant that an import makes."""
 EXISTS = "exists"
 """Code of the API's refusal when there is such a thing already."""
 NAME_CHARS = 200
@@ -100,13 +102,13 @@ class _Run:
     def tenant(self, tenant: PlannedTenant, is_there: bool) -> None:
         body = {**_plain(tenant), "name": _name(tenant.name)}
         del body["top_up_nano"]
-        self.make(f"tenant {tenant.id}", "/v1/tenants", body, is_there)
+        is_new = self.make(f"tenant {tenant.id}", "/v1/tenants", body, is_there)
         if tenant.top_up_nano:
-            # Also for a tenant that was there, after an import cut off in between: the id makes it count once.
+            # Also for a tenant that was there, after an import cut off in between: the books take an id once.
             target = f"/v1/tenants/{quote(tenant.id, safe='')}/top-ups"
             note = "balance brought along by an import"
-            body = {"id": f"import-{tenant.id}", "amount_nano": tenant.top_up_nano, "note": note}
-            self.make(f"balance of {tenant.id}", target, body, False)
+            self._admin.call("POST", target, {"id": TOP_UP, "amount_nano": tenant.top_up_nano, "note": note})
+            (self.made if is_new else self.kept).append(f"balance of {tenant.id}")
 
 
 def _key(key: PlannedKey) -> dict[str, Any]:

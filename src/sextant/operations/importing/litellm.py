@@ -16,6 +16,7 @@ from sextant.operations.importing.catalogue import Catalogue
 from sextant.operations.importing.fields import Fields
 from sextant.operations.importing.litellm_accounts import read_accounts
 from sextant.operations.importing.litellm_models import LitellmModels
+from sextant.operations.importing.money import price_of
 from sextant.operations.importing.plan import CURRENCY, ImportPlan, Note
 from sextant.operations.importing.safe_yaml import read_yaml
 from sextant.spec.policy import PricePlan
@@ -50,17 +51,7 @@ def read_litellm(config: Path, tables: Mapping[str, Sequence[Mapping[str, Any]]]
         notes.append(Note("left out", f"environment_variables.{name}", "set it where Sextant is started"))
     top.rest("a section that has no equal here")
     accounts = read_accounts(tables or {}, catalogue, models, notes, now_ms=time.time_ns() // 1_000_000)
-    plans = (PricePlan(PLAN, CURRENCY, tuple(models.prices.values())),) if models.prices else ()
-    unpriced = [name for name in catalogue.names if name not in models.prices]
-    if unpriced and accounts.tenants:
-        notes.append(
-            Note(
-                "left out",
-                "prices",
-                f"of {', '.join(unpriced)}: the configuration states none, and LiteLLM's own table is not "
-                f"carried over; until `sextant price set`, they cost nothing and count towards no budget",
-            )
-        )
+    plans = _plans(models, catalogue, notes)
     return ImportPlan(
         source=f"LiteLLM {config.name}",
         document=catalogue.document(),
@@ -72,6 +63,24 @@ def read_litellm(config: Path, tables: Mapping[str, Sequence[Mapping[str, Any]]]
         notes=tuple(notes),
         secrets=catalogue.secrets,
     )
+
+
+def _plans(models: LitellmModels, catalogue: Catalogue, notes: list[Note]) -> tuple[PricePlan, ...]:
+    """The configuration's prices. A model without one costs nothing, as it does at LiteLLM when its own table
+    does not know it: a plan that said nothing of a model would have it refused."""
+    if not models.prices:
+        said = "the configuration states none, so nothing costs anything and limits of spend hold nobody back"
+        notes.append(Note("changed", "prices", said))
+        return ()
+    unpriced = [name for name in catalogue.names if name not in models.prices]
+    if unpriced:
+        said = (
+            f"of {', '.join(unpriced)}: the configuration states none, and LiteLLM's own table is not "
+            f"carried over; they cost nothing and count towards no budget until `sextant price set`"
+        )
+        notes.append(Note("changed", "prices", said))
+    priced = [models.prices.get(name, price_of(name, {})) for name in catalogue.names]
+    return (PricePlan(PLAN, CURRENCY, tuple(priced)),)
 
 
 def _settings(top: Fields, models: LitellmModels, catalogue: Catalogue) -> None:

@@ -57,7 +57,7 @@ class Prices:
         if unpriced:
             said = (
                 f"of {', '.join(unpriced)}: the database states none (the program's built-in ratios are not "
-                f"in it); until `sextant price set`, they cost nothing"
+                f"in it); they are refused until `sextant price set`"
             )
             self._notes.append(Note("left out", "prices", said))
         ratios = self._ratios["CompletionRatio"]
