@@ -15,8 +15,10 @@ from ledger_under_test import TestDisk, row, serving, stored
 from sextant.base.errors import LedgerUnavailable, Misconfigured, UpstreamError
 from sextant.governance.ledger_client import DEFAULT_BOUNDS, LedgerBounds, LedgerClient
 from sextant.spec.ledger_wire import (
+    SCOPES_MAX,
     WIRE_VERSION,
     Ack,
+    Ask,
     Batch,
     FrameBuffer,
     Hello,
@@ -24,6 +26,7 @@ from sextant.spec.ledger_wire import (
     Welcome,
     frame,
 )
+from sextant.spec.policy import Standing
 from sextant.telemetry.table import Registry
 
 EAGER = LedgerBounds(retry_min_s=0.005, retry_max_s=0.02)
@@ -61,6 +64,7 @@ class ScriptedLedger:
     def __init__(self, socket_path: Path) -> None:
         self._socket_path = socket_path
         self.batches: asyncio.Queue[Batch] = asyncio.Queue()
+        self.asks: asyncio.Queue[Ask] = asyncio.Queue()
         self.connections = 0
         self.greets = True
         self._writer: asyncio.StreamWriter | None = None
@@ -82,9 +86,11 @@ class ScriptedLedger:
         with contextlib.suppress(ConnectionError):
             while data := await reader.read(65536):
                 for body in frames.feed(data):
-                    message = msgspec.msgpack.decode(body, type=Hello | Batch)
+                    message = msgspec.msgpack.decode(body, type=Hello | Batch | Ask)
                     if isinstance(message, Batch):
                         self.batches.put_nowait(message)
+                    elif isinstance(message, Ask):
+                        self.asks.put_nowait(message)
                     elif self.greets:
                         self.answer(Welcome(WIRE_VERSION))
         writer.close()
@@ -226,6 +232,88 @@ async def test_rows_without_a_waiter_are_written_too(paths: tuple[Path, Path]) -
             client.submit_soon(row("r1"))
             await until(lambda: client.pending_rows == 0)
     assert set(stored(paths[0])) == {"r1"}
+
+
+# standings
+
+
+async def test_standings_come_with_the_acknowledgement_before_anybody_wakes(paths: tuple[Path, Path]) -> None:
+    events: list[object] = []
+    with serving(*paths):
+        async with client_of(paths[1]) as client:
+            client.on_standings = lambda standings: events.append({one.scope: one for one in standings})
+            settled = client.submit(row("r1"), lambda: events.append("row"))
+            settled.add_done_callback(lambda _: events.append("waiter"))
+            await settled
+            await asyncio.sleep(0)
+            (standing,) = await client.standings(["tenant:default"])
+    told = events[0]
+    assert isinstance(told, dict)
+    assert set(told) == {"tenant:default", "key:key_a"}
+    assert events[1:3] == ["row", "waiter"]
+    assert told["tenant:default"] == standing
+    assert standing.day_tokens == standing.month_tokens == 120
+    assert events[3] == {"tenant:default": standing}, "an answer is told too"
+
+
+async def test_a_question_is_answered_while_a_batch_is_in_flight(paths: tuple[Path, Path]) -> None:
+    async with ScriptedLedger(paths[1]) as ledger, client_of(paths[1]) as client:
+        waiter = client.submit(row("r1"))
+        batch_seq, _ = await ledger.next_ids()
+        asked = asyncio.ensure_future(client.standings(["tenant:a"]))
+        ask = await asyncio.wait_for(ledger.asks.get(), 10)
+        assert ask.scopes == ["tenant:a"]
+        standing = Standing("tenant:a", 1, 20261122, 2, 202611, 3, 4)
+        ledger.answer(Ack(ask.seq, [standing]))
+        assert await asked == [standing]
+        assert not waiter.done()
+        ledger.answer(Ack(batch_seq))
+        await waiter
+
+
+async def test_a_refused_question_costs_the_batch_in_flight_nothing(paths: tuple[Path, Path]) -> None:
+    async with ScriptedLedger(paths[1]) as ledger, client_of(paths[1]) as client:
+        waiter = client.submit(row("r1"))
+        batch_seq, _ = await ledger.next_ids()
+        asked = asyncio.ensure_future(client.standings(["tenant:a"]))
+        ask = await asyncio.wait_for(ledger.asks.get(), 10)
+        ledger.answer(Refusal(ask.seq, "the server is away", True))
+        with pytest.raises(LedgerUnavailable, match="the server is away"):
+            await asked
+        assert client.ready
+        ledger.answer(Ack(batch_seq))
+        await waiter
+
+
+async def test_a_question_ends_with_the_connection_and_after_its_deadline(paths: tuple[Path, Path]) -> None:
+    bounds = msgspec.structs.replace(EAGER, ask_deadline_s=0.05, asks=2)
+    async with ScriptedLedger(paths[1]) as ledger, client_of(paths[1], bounds) as client:
+        with pytest.raises(LedgerUnavailable, match=r"within 0\.05 s"):
+            await client.standings(["tenant:a"])
+        late = await asyncio.wait_for(ledger.asks.get(), 10)
+        asked = asyncio.ensure_future(client.standings(["tenant:b"]))
+        await asyncio.wait_for(ledger.asks.get(), 10)
+        with pytest.raises(LedgerUnavailable, match="2 questions wait"):
+            await client.standings(["tenant:c"])
+        ledger.answer(Ack(late.seq, []))  # nobody waits for it any more: no offence
+        ledger.hang_up()
+        with pytest.raises(LedgerUnavailable, match=r"gone|within"):
+            await asked
+        await until(lambda: ledger.connections == 2 and client.connected)
+        with pytest.raises(ValueError, match="at most"):
+            await client.standings(["x"] * (SCOPES_MAX + 1))
+    with pytest.raises(LedgerUnavailable, match="does not answer"):
+        await client.standings(["tenant:a"])
+
+
+async def test_a_batch_names_the_policy_that_admitted_it(paths: tuple[Path, Path]) -> None:
+    async with ScriptedLedger(paths[1]) as ledger, client_of(paths[1]) as client:
+        client.policy_version = 7
+        waiter = client.submit(row("r1"))
+        batch = await asyncio.wait_for(ledger.batches.get(), 10)
+        assert batch.policy_version == 7
+        ledger.answer(Ack(batch.seq))
+        await waiter
 
 
 # a ledger that is away

@@ -11,10 +11,12 @@ from msgspec.structs import astuple
 
 from ledger_under_test import TestDisk, row, stored
 from sextant.base.errors import LedgerUnavailable, Misconfigured
+from sextant.spec.policy import Standing
 from sextant.spec.usage import UsageRow
 from sextant.store import ledger_file
 from sextant.store.books import BadRows
 from sextant.store.ledger import NoRates
+from sextant.store.ledger_check import check_books
 from sextant.store.ledger_file import SCHEMA_VERSION, LedgerFile, check_sqlite_version
 
 NO_RATES = NoRates()
@@ -131,6 +133,28 @@ def test_a_newer_schema_is_refused_and_left_alone(tmp_path: Path) -> None:
     db.close()
     with pytest.raises(Misconfigured, match="written by a newer Sextant"):
         LedgerFile(path)
+
+
+def test_rows_of_the_first_schema_keep_their_counts_and_have_no_price(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.db"
+    db = apsw.Connection(str(path))
+    db.execute(ledger_file.SQLITE_STEPS[0])
+    for number, started_ms in enumerate((1_795_000_000_000, 1_795_000_000_000, 1_797_000_000_000)):
+        old = astuple(row(f"r{number}", started_ms=started_ms))
+        db.execute(f"INSERT INTO usage VALUES ({'?,' * 14}?,?)", (*old[:2], *old[3:], 99, "CNY"))
+    db.pragma("user_version", 1)
+    db.close()
+    file = LedgerFile(path)
+    standings = {one.scope: one for one in file.ask(["tenant:default", "key:key_a"], NO_RATES)}
+    file.close()
+    assert standings["key:key_a"] == Standing("key:key_a", 1, 20261211, 120, 202612, 120, 0)
+    assert set(stored(path)) == {"r0", "r1", "r2"}
+    assert stored(path)["r1"] == astuple(row("r1"))
+    db = apsw.Connection(str(path))
+    days = list(db.execute("SELECT day, requests, input_tokens, cost_nano FROM usage_day ORDER BY day"))
+    assert days == [(20261118, 2, 200, 0), (20261211, 1, 100, 0)]
+    db.close()
+    assert check_books(path) == []
 
 
 def test_an_older_schema_is_brought_forward_with_its_rows(
