@@ -11,16 +11,19 @@ from collections.abc import Iterator
 from sextant.privacy import checksums, context
 from sextant.privacy.spans import Span
 
-CREDIT_GATE = r"[1-9ANYany][ -]?[1-9A-Ga-g][ -]?(?:[0-9][ -]?){6}(?:[0-9A-Za-z][ -]?){9}[0-9A-Za-z]"
+CREDIT_GATE = r"[1-9ANYany][ -]?[1-9][ -]?(?:[0-9][ -]?){6}(?:[0-9A-Za-z][ -]?){9}[0-9A-Za-z]"
 PASSPORT_GATE = r"(?i)[A-Z][A-Z]?[0-9]{7}|passport|护照|通行证"
 PLATE_GATE = r"[京津沪渝冀豫云辽黑湘皖鲁新苏浙赣鄂桂甘晋蒙陕吉闽贵粤青藏川宁琼使][A-Za-z]|WJ"
 
 _CREDIT = re.compile(
-    r"(?<![A-Za-z0-9_])[1-9ANYany][ -]?[1-9A-Ga-g][ -]?(?:[0-9][ -]?){6}"
+    r"(?<![A-Za-z0-9_])(?:9[ -]?[1-3]|[15][ -]?[1239]|[Yy][ -]?1|[234678ANan][ -]?[1-9])[ -]?"
+    r"(?:[0-9][ -]?){6}"
     r"(?:[0-9A-HJ-NPQRTUWXYa-hj-npqrtuwxy][ -]?){9}"
     r"[0-9A-HJ-NPQRTUWXYa-hj-npqrtuwxy](?![A-Za-z0-9_])"
 )
-_SEPARATORS = str.maketrans("", "", " -")
+_SEPARATOR = re.compile("[ -]")
+LEAST_GROUP = 4
+"""Characters of each group of a credit code that is written in groups, but for the last."""
 _PASSPORT = re.compile(
     r"(?<![A-Za-z0-9_\-.])(?:[EeGg][0-9]{8}|[Ee][A-HJ-NP-Za-hj-np-z][0-9]{7}|[DSPdsp][Ee]?[0-9]{7}"
     r"|[CcHhMm][A-Za-z]?[0-9]{8})(?![A-Za-z0-9_]|[-.][A-Za-z0-9])"
@@ -44,7 +47,15 @@ _TOLD_PLATE = context.said_before(
 def find_credit_codes(text: str) -> Iterator[Span]:
     """Spans of USCC in normalised text."""
     for match in _CREDIT.finditer(text):
-        if checksums.is_credit_code(match[0].translate(_SEPARATORS)):
+        groups = _SEPARATOR.split(match[0])
+        code = "".join(groups)
+        if min(map(len, groups[:-1]), default=LEAST_GROUP) < LEAST_GROUP:
+            continue  # words and numbers that stand side by side
+        if code.isdecimal() and code[0] not in "159":
+            continue  # a long number that happens to fit
+        if code[:17].isdecimal() and checksums.is_date(code[6:14]):
+            continue  # a mistyped resident ID rather
+        if checksums.is_credit_code(code):
             yield Span(match.start(), match.end(), "USCC", 0.98)
 
 

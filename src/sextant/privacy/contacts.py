@@ -35,12 +35,16 @@ _VERSION = re.compile(
     r"(?i)(?:\bv|ver(?:sion)?|版本|release|[=<>~^]=?|build|firmware|固件|chrome|safari|firefox|edge|补丁|section|章节?|第)"
     r"[\s:：号为是./]*$"
 )
+_HOST = re.compile(
+    r"(?i)(?:\bip(?:v4)?|addr(?:ess)?|host|server|dns|ping|ssh|from|client|@|//|地址|主机|服务器|来源)[\s:：=为是]*$"
+)
 _MONTH = (
     "(?:jan(?:uary)?|feb(?:ruary)?|mar(?:ch)?|apr(?:il)?|may|june?|july?|aug(?:ust)?|sep(?:t(?:ember)?)?"
     "|oct(?:ober)?|nov(?:ember)?|dec(?:ember)?)"
 )
 _DATE = (
-    r"(?:(?:19|20)[0-9]{2} ?[-/.年] ?[01]?[0-9] ?[-/.月] ?[0-3]?[0-9] ?[日号]?|(?:19|20)[0-9]{6}"
+    r"(?:(?:19|20)[0-9]{2} ?年 ?[01]?[0-9] ?月 ?[0-3]?[0-9](?: ?[日号])?"
+    r"|(?:19|20)[0-9]{2}[-/.][01]?[0-9][-/.][0-3]?[0-9]|(?:19|20)[0-9]{6}"
     r"|[0-3]?[0-9][-/.][0-3]?[0-9][-/.](?:19|20)[0-9]{2}"
     rf"|{_MONTH}\.? [0-3]?[0-9](?:st|nd|rd|th)?,? (?:19|20)[0-9]{{2}}"
     rf"|[0-3]?[0-9](?:st|nd|rd|th)?(?: of)? {_MONTH}\.?,? (?:19|20)[0-9]{{2}})"
@@ -74,7 +78,10 @@ def find_addresses(text: str) -> Iterator[Span]:
             continue
         if address.is_loopback or address.is_unspecified or address.packed[0] in (0, 255):
             continue
-        if _VERSION.search(context.before(text, match.start())) is None:
+        head = context.before(text, match.start())
+        if len(match[0]) == 7 and _HOST.search(head) is None:
+            continue  # four single digits: a chapter or a version
+        if _VERSION.search(head) is None:
             yield Span(match.start(), match.end(), "IP", 0.85)
 
 

@@ -16,11 +16,14 @@ import msgspec
 from sextant.privacy import checksums, context
 from sextant.privacy.spans import Span
 
-GATE = r"[0-9](?:[ ()\-]{0,2}[0-9]){9}"
+GATE = r"[0-9](?:[ ()（）\-]{0,2}[0-9]){9}"
 """What must occur for this file to be asked (RE2)."""
 MOST_GROUPS = 6
 
-_RUN = re.compile(r"(?<![A-Za-z0-9_])[0-9](?:[ ()\-]{0,2}[0-9]){9,}[Xx]?(?![A-Za-z0-9_])")
+_RUN = re.compile(
+    r"(?:(?<![A-Za-z0-9_])|(?<=(?i:id|no))|(?<=(?i:tel))|(?<=(?i:card))|(?<=(?i:phone)))"
+    r"[0-9](?:[ ()（）\-]{0,2}[0-9]){9,}[Xx]?(?![A-Za-z0-9_])"
+)
 _GROUP = re.compile(r"[0-9]+[Xx]?")
 _PROVINCES = frozenset(
     str(code)
@@ -42,6 +45,10 @@ _CARD_KINDS = (
 )
 """Issuers by how their numbers begin and how long they are: UnionPay, Visa, Mastercard, American Express,
 JCB, Diners, Discover, and older cards of Chinese banks."""
+_UNIT = re.compile(
+    r"(?i) ?(?:[元分万亿块条次个件人%]|美元|字节|(?:ms|us|ns|kb|mb|bytes?|rows?|tokens?|usd|rmb)\b)"
+)
+"""After a number: it counts or pays for something."""
 _TOLD_PHONE = context.said_before(
     "电话",
     "手机",
@@ -80,10 +87,10 @@ class _Group(msgspec.Struct, frozen=True, gc=False):
 def find(text: str) -> Iterator[Span]:
     """Spans of CN_ID, BANK_CARD and PHONE in normalised text."""
     for run in _RUN.finditer(text):
-        if _is_part(text, run.start(), run.end()):
-            continue
         groups = [_Group(m[0], m.start(), m.end()) for m in _GROUP.finditer(text, run.start(), run.end())]
-        first = 0
+        first = 1 if _continues(text, run.start()) else 0
+        if _goes_on(text, run.end()):
+            groups.pop()
         while first < len(groups):
             found = _longest(text, groups, first)
             if found is None:
@@ -93,18 +100,20 @@ def find(text: str) -> Iterator[Span]:
             yield span
 
 
-def _is_part(text: str, start: int, end: int) -> bool:
-    """Whether the run belongs to something larger: a decimal fraction, a UUID, a name with a number."""
+def _continues(text: str, start: int) -> bool:
+    """Whether a run's first group ends something larger: a fraction, a UUID, a name with a number."""
     one, two = text[start - 1 : start], text[start - 2 : start - 1] if start > 1 else ""
-    if one and one in "._" and two.isdecimal():
-        return True
-    if one and one in "-_/" and two.isascii() and two.isalpha():
-        return True
-    after = text[end : end + 2]
-    return len(after) == 2 and (
-        (after[0] == "." and after[1].isdecimal())
-        or (after[0] in "-_" and after[1].isascii() and after[1].isalpha())
-    )
+    if not one or not two.isascii():
+        return False
+    return (one in "._" and two.isdecimal()) or (one in "-_/" and two.isalpha())
+
+
+def _goes_on(text: str, end: int) -> bool:
+    """Whether a run's last group is the beginning of something larger."""
+    one, two = text[end : end + 1], text[end + 1 : end + 2]
+    if not one or not two.isascii():
+        return False
+    return (one == "." and two.isdecimal()) or (one in "-_" and two.isalpha())
 
 
 def _longest(text: str, groups: list[_Group], first: int) -> tuple[Span, int] | None:
@@ -143,12 +152,14 @@ def _is_old_id(text: str, start: int, digits: str) -> bool:
 
 
 def _is_card(text: str, window: list[_Group], digits: str) -> bool:
-    if len(window) > 1 and any(len(group.digits) < 4 for group in window[:-1]):
+    if len(window) > 1 and any(not 4 <= len(group.digits) <= 6 for group in window[:-1]):
         return False
     if not any(len(digits) in lengths and begin.match(digits) for begin, lengths in _CARD_KINDS):
         return False
     if not checksums.is_luhn(digits) or len(set(digits)) < 2:
         return False
+    if len(digits) == 18 and digits[:2] in _PROVINCES and checksums.is_date(digits[6:14]):
+        return False  # a mistyped resident ID rather
     head = context.before(text, window[0].start)
     return context.OTHER_NUMBER.search(head) is None or _TOLD_CARD.search(head) is not None
 
@@ -157,7 +168,7 @@ def _phone(text: str, window: list[_Group], digits: str) -> Span | None:
     """A mobile or landline number; its country code belongs to the span."""
     start, end = window[0].start, window[-1].end
     plus = start > 0 and text[start - 1] == "+"
-    if start > 0 and text[start - 1] == "(":
+    if start > 0 and text[start - 1] in "(（":
         start -= 1
         plus = start > 0 and text[start - 1] == "+"
     start -= plus
@@ -169,6 +180,8 @@ def _phone(text: str, window: list[_Group], digits: str) -> Span | None:
     if told:
         return Span(start, end, "PHONE", 0.94)
     if confidence < 0.5 or (context.OTHER_NUMBER.search(head) is not None and not plus):
+        return None
+    if len(window) == 1 and not plus and _UNIT.match(text, end):
         return None
     return Span(start, end, "PHONE", confidence)
 

@@ -42,10 +42,10 @@ _PRIVATE_KEY = re.compile(
 )
 _URL = re.compile(r"://([^/\s:@\"']*:[^/\s@\"']+)(?=@)")
 _NAMED = re.compile(
-    r"(?i)(?:passw(?:or)?d|pwd|passphrase|(?:client_?|app_?)?secret(?:[_ ]?(?:access)?[_ ]?key)?|token"
+    r"(?i:passw(?:or)?d|pwd|passphrase|(?:client_?|app_?)?secret(?:[_ ]?(?:access)?[_ ]?key)?|token"
     r"|api[_ -]?key|access[_ -]?key(?:[_ -]?id)?|credential|密码|口令|密钥|令牌|秘钥)"
     r"""["'”]?\s{0,3}(?:=>|:=|[=:：]|是|为|is\b)\s{0,3}"""
-    r"""(?:"([^"\n]{6,256})"|'([^'\n]{6,256})'|["'“‘`]?([^\s"'“”‘’`,，。;；<>(){}\[\]]{6,256}))"""
+    r"""(?:"([^"\n]{6,256})"|'([^'\n]{6,256})'|["'“‘`]?([^\s"'`,;<>(){}\[\]\u0080-\U0010ffff]{6,256}))"""
 )
 _SCHEME = re.compile(r"(?i)\b(?:bearer\s{1,3}([A-Za-z0-9._~+/=\-]{16,})|basic\s{1,3}([A-Za-z0-9+/=]{16,}))")
 _PLACEHOLDER = re.compile(
@@ -54,7 +54,7 @@ _PLACEHOLDER = re.compile(
     r"|\w\(|\]$"
 )
 _CLASSES = tuple(re.compile(pattern) for pattern in ("[a-z]", "[A-Z]", "[0-9]", r"[^A-Za-z0-9]"))
-LEAST_BITS = 2.8
+LEAST_BITS = 2.5
 """Shannon entropy per character below which a value behind `token` is a word, not a secret."""
 
 
@@ -81,7 +81,7 @@ def _is_secret(value: str) -> bool:
     if _PLACEHOLDER.search(value) or not value.isascii():
         return False
     classes = sum(pattern.search(value) is not None for pattern in _CLASSES)
-    return classes >= 2 and not value.isdecimal() and _bits(value) >= LEAST_BITS - (len(value) < 10)
+    return classes >= 2 and not value.isdecimal() and _bits(value) >= LEAST_BITS - 0.5 * (len(value) < 10)
 
 
 def _bits(value: str) -> float:
