@@ -12,9 +12,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from stack_under_test import Stack, alive, sextant, stack, until
 
 from servers import PASSWORD, Postgres, Redis
+from stack_under_test import Stack, alive, sextant, stack, until
 
 pytestmark = pytest.mark.slow
 

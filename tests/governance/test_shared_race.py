@@ -1,0 +1,165 @@
+"""Limits in Redis against the plain model, and three processes that race for the last place of a limit."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import settings
+from limits_model import LimiterMachine
+from shared_limits import KEY, NEVER_US, _end_wait, standing, until
+
+from servers import Redis
+from sextant.governance.limits.limiter import Ask, Hold, Limiter, Refused, ScopeRules, Unknown
+from sextant.governance.shared.limiter import SharedLimiter
+from sextant.governance.shared.link import Scripts
+from sextant.spec.stores import SharedLimits
+from sextant.telemetry.table import Registry
+
+PROCESSES, CALLS = 3, 200
+RACER = """
+import asyncio, json, sys
+from sextant.governance.limits.limiter import Hold, ScopeRules
+import msgspec
+from shared_limits import ask, limiter
+
+async def race():
+    rules = msgspec.convert(json.loads(sys.argv[2]), ScopeRules)
+    async with limiter(sys.argv[1], sys.argv[3], warm=False, lease_s=30.0, timeout_s=30.0) as one:
+        print("ready", flush=True)
+        sys.stdin.readline()
+        calls = [one.admit(ask(rules, tokens=7, nano=11)) for _ in range(int(sys.argv[4]))]
+        found = await asyncio.gather(*calls)
+        print(sum(isinstance(answer, Hold) for answer in found), flush=True)
+        sys.stdin.readline()
+
+asyncio.run(race())
+"""
+
+
+class RedisMachine(LimiterMachine):
+    """The model's clock stands in Redis, in the place of the server's own."""
+
+    server: Redis
+    url: str
+
+    def make(self) -> Limiter:
+        self.server.empty()
+        self.loop = asyncio.new_event_loop()
+        self._write_clock()
+        made = SharedLimiter(SharedLimits(self.url, "model", lease_s=60.0, timeout_s=10.0), Registry())
+        made._scripts = with_clock_of_test()
+        self.loop.run_until_complete(made.start())
+        self.server.cli("HSET", f"{KEY}meta", "until", "0")
+        self.loop.run_until_complete(until(lambda: not made.trouble))
+        return made
+
+    def _write_clock(self) -> None:
+        self.server.cli("SET", f"{KEY}clock", str(self.us))
+
+    def ask(self, ask: Ask) -> Hold | Refused | Unknown:
+        return self.loop.run_until_complete(self._ask(ask))
+
+    async def _ask(self, ask: Ask) -> Hold | Refused | Unknown:
+        return await self.limiter.admit(ask)
+
+    def pass_time(self, us: int) -> None:
+        self._write_clock()
+
+    def teardown(self) -> None:
+        self.loop.run_until_complete(self.limiter.close())  # type: ignore[attr-defined]
+        self.loop.close()
+
+
+def with_clock_of_test() -> Scripts:
+    """The scripts with a clock that a test sets."""
+    scripts = Scripts()
+    for name, text in scripts.texts.items():
+        changed = text.replace(
+            "local now = clock[1] * 1000000 + clock[2]",
+            "local now = tonumber(redis.call('GET', P .. 'clock'))",
+        )
+        assert changed != text
+        scripts.texts[name] = changed
+        scripts.digests[name] = hashlib.sha1(changed.encode()).hexdigest()
+    return scripts
+
+
+@pytest.mark.slow
+def test_redis_agrees_with_the_model(redis_server: Redis) -> None:
+    RedisMachine.server, RedisMachine.url = redis_server, redis_server.url
+    case = RedisMachine.TestCase
+    case.settings = settings(max_examples=15, stateful_step_count=40, deadline=None)
+    case("runTest").runTest()
+
+
+@pytest.fixture
+def racers(redis_server: Redis) -> Iterator[list[subprocess.Popen[str]]]:
+    started: list[subprocess.Popen[str]] = []
+    yield started
+    for racer in started:
+        racer.kill()
+        racer.communicate()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("rules", "allowed"),
+    [
+        (ScopeRules("key:k", interval_us=NEVER_US, burst_requests=100), 100),
+        (ScopeRules("key:k", concurrent_requests=37), 37),
+        (ScopeRules("key:k", tokens_per_min=1000), 1000 // 7),
+        (ScopeRules("key:k", tokens_per_day=1000), 1000 // 7),
+        (ScopeRules("tenant:t", nano_per_month=2000), 2000 // 11),
+        (ScopeRules("tenant:t", prepaid=True), 1500 // 11),
+    ],
+    ids=lambda value: "" if isinstance(value, int) else value.scope,
+)
+async def test_three_processes_never_admit_one_too_many(
+    redis_server: Redis, racers: list[subprocess.Popen[str]], rules: ScopeRules, allowed: int
+) -> None:
+    """Nor one too few: every place is given away."""
+    words = json.dumps({name: getattr(rules, name) for name in rules.__struct_fields__})
+    for number in range(PROCESSES):
+        command = [sys.executable, "-c", RACER, redis_server.url, words, f"racer-{number}", str(CALLS)]
+        racers.append(
+            subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+                env={**os.environ, "PYTHONPATH": "tests:tests/governance"},
+            )
+        )  # fmt: skip
+    for racer in racers:
+        assert racer.stdout is not None
+        assert racer.stdout.readline() == "ready\n"
+    await _end_wait(redis_server.url)
+    if rules.needs_books:
+        await _tell(redis_server.url, rules.scope)
+    for racer in racers:
+        _go(racer)
+    admitted = [int(racer.stdout.readline()) for racer in racers if racer.stdout is not None]
+    assert sum(admitted) == allowed, admitted
+    for racer in racers:
+        _go(racer)
+
+
+async def _tell(url: str, scope: str) -> None:
+    """Lets Redis know the books, as the first gateway that asks the ledger does."""
+    known = SharedLimiter(SharedLimits(url, "teller", lease_s=30.0, timeout_s=10.0), Registry())
+    await known.start()
+    known._latest[scope] = None
+    known.take([standing(scope, funds_nano=1500)])
+    known._work.set()
+    await until(lambda: not known._unsent)
+    await known.close()
+
+
+def _go(racer: subprocess.Popen[str]) -> None:
+    assert racer.stdin is not None
+    racer.stdin.write("go\n")
+    racer.stdin.flush()
