@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import argon2
 import msgspec
 from starlette.testclient import TestClient
 
@@ -15,6 +16,7 @@ from sextant.control.app import build_app
 from sextant.control.settings import ControlSettings, ProcessStatus, Status
 from sextant.spec.snapshot import PolicySnapshot, RouteTable
 from sextant.store.accounts import Accounts
+from sextant.store.passwords import Passwords
 
 
 class Control:
@@ -34,6 +36,7 @@ class Control:
         )
         self.accounts = Accounts(self.settings.accounts_db)
         self.accounts.migrate()
+        self.accounts.passwords = Passwords(argon2.profiles.CHEAPEST)
         _, secret = self.accounts.create_service_token("test")
         self.door = build_app(self.settings, self.accounts)
         self.app: Any = self.door

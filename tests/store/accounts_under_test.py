@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import argon2
 import pytest
 
 STORES = ("sqlite", "postgresql")
+
+
+CHEAP = argon2.profiles.CHEAPEST
+"""For tests of what comes after a password; those of passwords themselves use the real parameters."""
 
 
 class Clock:

@@ -237,7 +237,7 @@ def add_oidc(app: FastAPI, office: Office) -> None:
 def granted(settings: OidcSettings, claims: dict[str, Any]) -> set[tuple[str, str]]:
     """The roles, with their tenants, that the groups in `claims` give by the document's mapping."""
     groups = claims.get(settings.groups_claim)
-    names = {groups} if isinstance(groups, str) else set(groups) if isinstance(groups, list) else set()
+    names = groups if isinstance(groups, list) else [groups]
     return {(one.role, one.tenant_id) for one in settings.roles if one.group in names}
 
 

@@ -23,8 +23,8 @@ _NOBODY = "a password that nobody has"
 class Passwords:
     """Hashes and verifies; takes as long for an unknown person as for a known one."""
 
-    def __init__(self) -> None:
-        self._hasher = argon2.PasswordHasher.from_parameters(argon2.profiles.RFC_9106_LOW_MEMORY)
+    def __init__(self, parameters: argon2.Parameters = argon2.profiles.RFC_9106_LOW_MEMORY) -> None:
+        self._hasher = argon2.PasswordHasher.from_parameters(parameters)
         self._room = threading.BoundedSemaphore(HASHES_AT_ONCE)
         self._nobody = ""
 
