@@ -7,8 +7,8 @@ Clients ask two models of a real `sextant up` (the bundled one on the embedded e
 hard as they can, while one process after another is killed. Then, with the load gone: every completed answer
 has exactly one ledger row with its numbers, no row is without a request, nothing is still held, and the
 books agree with their entries. Half of the clients belong to a prepaid tenant with limits, whose balance runs
-out and is topped up: it is what was paid less what its rows cost, and never below zero. The seed settles which
-process dies after which pause; the instant within a request is the machine's.
+out and is topped up: it is what was paid less what its rows cost, and never below zero. The seed settles
+which process dies after which pause; the instant within a request is the machine's.
 """
 
 from __future__ import annotations
