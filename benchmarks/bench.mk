@@ -13,6 +13,7 @@ bench: $(BASE_STAMP) bench-peers bench-tools ## The short form of every benchmar
 	$(BIN)/python -m benchmarks.ledger --form short || status=1; \
 	$(BIN)/python -m benchmarks.e2e --form short || status=1; \
 	$(BIN)/python -m benchmarks.start --form short || status=1; \
+	$(BIN)/python -m benchmarks.billing --form short || status=1; \
 	exit $$status
 
 .PHONY: bench-gateway
@@ -35,6 +36,10 @@ bench-start: $(BASE_STAMP) ## From `sextant up` to the first token, by phase.
 bench-ledger: $(BASE_STAMP) ## What durability costs: the governor, the ledger client and the ledger process.
 	@$(BIN)/python -m benchmarks.ledger --form full $(ARGS)
 
+.PHONY: bench-billing
+bench-billing: $(BASE_STAMP) ## Invoices and usage pages over a ledger of a million rows.
+	@$(BIN)/python -m benchmarks.billing --form full $(ARGS)
+
 # The peers live in virtual environments of their own: they are no dependency of ours.
 .PHONY: bench-peers
 bench-peers: $(LITELLM_STAMP) $(SGLANG_STAMP)
@@ -54,3 +59,7 @@ $(SGLANG_STAMP):
 .PHONY: bench-tools
 bench-tools:
 	@.ci/debian-packages nginx:/usr/sbin/nginx wrk:/usr/bin/wrk gcc:/usr/bin/gcc libc6-dev:/usr/include/stdio.h
+
+.PHONY: bench-pii
+bench-pii: $(BASE_STAMP) ## Personal data: precision and recall by type on a generated set, microseconds per KiB.
+	@$(BIN)/python -m benchmarks.pii --form full $(ARGS)

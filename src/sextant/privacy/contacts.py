@@ -9,16 +9,23 @@ import ipaddress
 import re
 from collections.abc import Iterator
 
+import re2
+
 from sextant.privacy import checksums, context
 from sextant.privacy.spans import Span
 
 EMAIL_GATE = r"@[A-Za-z0-9]"
 IPV4_GATE = r"[0-9]\.[0-9]{1,3}\.[0-9]{1,3}\.[0-9]"
-IPV6_GATE = r"[0-9A-Fa-f]{1,4}::?[0-9A-Fa-f]{0,4}:|::[0-9A-Fa-f]"
-BIRTH_GATE = r"(?i)生|birth|\bborn|\bdob\b|d\.o\.b"
+IPV6_GATE = (
+    r"[0-9A-Fa-f]{1,4}:[0-9A-Fa-f]{1,4}::?[0-9A-Fa-f]{1,4}|[0-9A-Fa-f]{1,4}::[0-9A-Fa-f]{1,4}:[0-9A-Fa-f]"
+    r"|::[0-9A-Fa-f]{1,4}:[0-9A-Fa-f]{1,4}:"
+)
+BIRTH_GATE = r"(?i)出生|生日|生于|birth|\bborn|\bdob\b|d\.o\.b|[0-9日号] ?生"
 
-_EMAIL = re.compile(
-    r"(?<![A-Za-z0-9._%+\-])[A-Za-z0-9][A-Za-z0-9._%+\-]{0,63}@"
+_LOCAL_CHARS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._%+-")
+LOCAL_CHARS = 64
+"""RFC 5321, 4.5.3.1.1."""
+_DOMAIN = re.compile(
     r"(?:[A-Za-z0-9](?:[A-Za-z0-9\-]{0,61}[A-Za-z0-9])?\.){1,6}[A-Za-z]{2,24}(?![A-Za-z0-9\-])"
 )
 _NO_TLD = frozenset(
@@ -27,16 +34,11 @@ _NO_TLD = frozenset(
         *("zip", "tgz", "tar", "gz", "local"),
     )
 )
-_IPV4 = re.compile(r"(?<![A-Za-z0-9_.\-])(?:[0-9]{1,3}\.){3}[0-9]{1,3}(?![A-Za-z0-9_]|[.\-][A-Za-z0-9])")
+_IPV4 = re.compile(
+    r"[0-9](?<![A-Za-z0-9_.\-].)[0-9]{0,2}\.(?:[0-9]{1,3}\.){2}[0-9]{1,3}(?![A-Za-z0-9_]|[.\-][A-Za-z0-9])"
+)
 _IPV6 = re.compile(
-    r"(?<![A-Za-z0-9_:.])[0-9A-Fa-f:]{2,}:[0-9A-Fa-f:]*(?:(?:[0-9]{1,3}\.){3}[0-9]{1,3})?(?![A-Za-z0-9_])"
-)
-_VERSION = re.compile(
-    r"(?i)(?:\bv|ver(?:sion)?|版本|release|[=<>~^]=?|build|firmware|固件|chrome|safari|firefox|edge|补丁|section|章节?|第)"
-    r"[\s:：号为是./]*$"
-)
-_HOST = re.compile(
-    r"(?i)(?:\bip(?:v4)?|addr(?:ess)?|host|server|dns|ping|ssh|from|client|@|//|地址|主机|服务器|来源)[\s:：=为是]*$"
+    r"[0-9A-Fa-f:](?<![A-Za-z0-9_:.].)[0-9A-Fa-f]{0,3}:[0-9A-Fa-f:]*(?:(?:[0-9]{1,3}\.){3}[0-9]{1,3})?(?![A-Za-z0-9_])"
 )
 _MONTH = (
     "(?:jan(?:uary)?|feb(?:ruary)?|mar(?:ch)?|apr(?:il)?|may|june?|july?|aug(?:ust)?|sep(?:t(?:ember)?)?"
@@ -49,24 +51,42 @@ _DATE = (
     rf"|{_MONTH}\.? [0-3]?[0-9](?:st|nd|rd|th)?,? (?:19|20)[0-9]{{2}}"
     rf"|[0-3]?[0-9](?:st|nd|rd|th)?(?: of)? {_MONTH}\.?,? (?:19|20)[0-9]{{2}})"
 )
-_BORN = re.compile(
-    r"(?i)(?:(?:出生(?:日期|年月日?|时间|于|在)?|生日|生于"
-    r"|date of birth|birth ?date|birthday|\bborn(?: on)?|\bdob\b|d\.o\.b\.?)"
-    r"[^0-9A-Za-z\n]{0,6}(?:(?:is|was|on|at)\b[^0-9A-Za-z\n]{0,3})?"
-    rf"(?P<after>{_DATE})(?![0-9A-Za-z]))"
-    rf"|(?<![0-9A-Za-z])(?P<before>{_DATE})(?= ?(?:出生|生人|生[于,，。;；)）]))"
+_BORN = re2.compile(
+    r"(?i)出生(?:日期|年月日?|时间|于|在)?|生日|生于"
+    r"|date of birth|birth ?date|birthday|\bborn(?: on)?|\bdob\b|d\.o\.b\.?"
+    r"|生人|生[于,，。;；)）]"
 )
+_AFTER_BORN = re.compile(
+    rf"(?i)[^0-9A-Za-z\n]{{0,6}}(?:(?:is|was|on|at)\b[^0-9A-Za-z\n]{{0,3}})?(?P<date>{_DATE})(?![0-9A-Za-z])"
+)
+_BEFORE_BORN = re.compile(rf"(?i)(?<![0-9A-Za-z])(?P<date>{_DATE}) ?\Z")
+DATE_CHARS = 24
+"""No date of these forms is longer."""
 
 
 def find_emails(text: str) -> Iterator[Span]:
     """Spans of EMAIL; not `git@host:path`, the password of a URL, or a file name."""
-    for match in _EMAIL.finditer(text):
-        local, _, domain = match[0].partition("@")
-        after = text[match.end() : match.end() + 1]
-        if (local in ("git", "hg", "ssh") and after == ":") or ".." in local or local.endswith("."):
-            continue
-        if domain.rpartition(".")[2].lower() not in _NO_TLD:
-            yield Span(match.start(), match.end(), "EMAIL", 0.94)
+    at = text.find("@")
+    while at >= 0:
+        begin = at
+        while begin > 0 and at - begin < LOCAL_CHARS and text[begin - 1] in _LOCAL_CHARS:
+            begin -= 1
+        domain = _DOMAIN.match(text, at + 1)
+        if (
+            domain is not None
+            and begin < at
+            and _is_mailbox(text[begin:at], domain[0], text[domain.end() :][:1])
+        ):
+            yield Span(begin, domain.end(), "EMAIL", 0.94)
+        at = text.find("@", at + 1)
+
+
+def _is_mailbox(local: str, domain: str, after: str) -> bool:
+    if not (local[0].isalnum() and local[-1] != ".") or ".." in local:
+        return False
+    if local in ("git", "hg", "ssh") and after == ":":
+        return False
+    return domain.rpartition(".")[2].lower() not in _NO_TLD
 
 
 def find_addresses(text: str) -> Iterator[Span]:
@@ -78,10 +98,10 @@ def find_addresses(text: str) -> Iterator[Span]:
             continue
         if address.is_loopback or address.is_unspecified or address.packed[0] in (0, 255):
             continue
-        head = context.before(text, match.start())
-        if len(match[0]) == 7 and _HOST.search(head) is None:
+        said = context.said_before(text, match.start())
+        if len(match[0]) == 7 and "host" not in said:
             continue  # four single digits: a chapter or a version
-        if _VERSION.search(head) is None:
+        if "version" not in said and ("other" not in said or "host" in said):
             yield Span(match.start(), match.end(), "IP", 0.85)
 
 
@@ -105,11 +125,18 @@ def find_addresses_v6(text: str) -> Iterator[Span]:
 
 def find_births(text: str) -> Iterator[Span]:
     """Spans of BIRTH_DATE: dates that the text itself calls somebody's birth."""
-    for match in _BORN.finditer(text):
-        name = "after" if match["after"] is not None else "before"
-        digits = re.findall("[0-9]+", match[name])
-        if len(digits) == 3 and len(digits[0]) == 4:
-            year, month, day = digits
-            if not checksums.is_date(f"{year}{month:0>2}{day:0>2}"):
-                continue
-        yield Span(match.start(name), match.end(name), "BIRTH_DATE", 0.85)
+    for born in _BORN.finditer(text):
+        match = _AFTER_BORN.match(text, born.end())
+        if match is None:
+            match = _BEFORE_BORN.search(text[: born.start()], max(0, born.start() - DATE_CHARS))
+        if match is not None and _is_day(match["date"]):
+            yield Span(match.start("date"), match.end("date"), "BIRTH_DATE", 0.85)
+
+
+def _is_day(written: str) -> bool:
+    """Whether a date that begins with its year is one; of the others the order is not known."""
+    numbers = re.findall("[0-9]+", written)
+    if len(numbers) != 3 or len(numbers[0]) != 4:
+        return True
+    year, month, day = numbers
+    return checksums.is_date(f"{year}{month:0>2}{day:0>2}")

@@ -21,9 +21,10 @@ GATE = r"[0-9](?:[ ()（）\-]{0,2}[0-9]){9}"
 MOST_GROUPS = 6
 
 _RUN = re.compile(
-    r"(?:(?<![A-Za-z0-9_])|(?<=(?i:id|no))|(?<=(?i:tel))|(?<=(?i:card))|(?<=(?i:phone)))"
-    r"[0-9](?:[ ()（）\-]{0,2}[0-9]){9,}[Xx]?(?![A-Za-z0-9_])"
+    r"[0-9](?:(?<![A-Za-z0-9_].)|(?<=(?i:id|no).)|(?<=(?i:tel).)|(?<=(?i:card).)|(?<=(?i:phone).))"
+    r"(?:[ ()（）\-]{0,2}[0-9]){9,}[Xx]?(?![A-Za-z0-9_])"
 )
+"""The first digit stands before what must precede it, so that `re` can skip to digits."""
 _GROUP = re.compile(r"[0-9]+[Xx]?")
 _PROVINCES = frozenset(
     str(code)
@@ -49,33 +50,6 @@ _UNIT = re.compile(
     r"(?i) ?(?:[元分万亿块条次个件人%]|美元|字节|(?:ms|us|ns|kb|mb|bytes?|rows?|tokens?|usd|rmb)\b)"
 )
 """After a number: it counts or pays for something."""
-_TOLD_PHONE = context.said_before(
-    "电话",
-    "手机",
-    "联系(?:方式|人)?",
-    "致电",
-    "拨打",
-    "热线",
-    "传真",
-    "座机",
-    "短信",
-    "微信",
-    r"\btel(?:ephone)?\.?",
-    "phone",
-    "mobile",
-    "cell",
-    r"\bcall(?:ed| me| us)?(?: (?:on|at))?",
-    "fax",
-    "whatsapp",
-    "reach(?: me| us)? (?:on|at)",
-    "text",
-    "dial",
-    "sms",
-)
-_TOLD_CARD = context.said_before(
-    "卡", "账[号户]", "帐[号户]", "card", "account", "acct", "visa", "mastercard", "unionpay"
-)
-_TOLD_ID = context.said_before("身份证?", "证件", r"\bid card", "identity", "resident id")
 
 
 class _Group(msgspec.Struct, frozen=True, gc=False):
@@ -148,7 +122,7 @@ def _judge(text: str, window: list[_Group], digits: str) -> Span | None:
 def _is_old_id(text: str, start: int, digits: str) -> bool:
     """15 digits of before 1999, which have no check digit: only where the text says so."""
     dated = digits[:2] in _PROVINCES and checksums.is_date("19" + digits[6:12])
-    return dated and _TOLD_ID.search(context.before(text, start)) is not None
+    return dated and "id" in context.said_before(text, start)
 
 
 def _is_card(text: str, window: list[_Group], digits: str) -> bool:
@@ -160,8 +134,8 @@ def _is_card(text: str, window: list[_Group], digits: str) -> bool:
         return False
     if len(digits) == 18 and digits[:2] in _PROVINCES and checksums.is_date(digits[6:14]):
         return False  # a mistyped resident ID rather
-    head = context.before(text, window[0].start)
-    return context.OTHER_NUMBER.search(head) is None or _TOLD_CARD.search(head) is not None
+    said = context.said_before(text, window[0].start)
+    return "other" not in said or "card" in said
 
 
 def _phone(text: str, window: list[_Group], digits: str) -> Span | None:
@@ -175,11 +149,10 @@ def _phone(text: str, window: list[_Group], digits: str) -> Span | None:
     confidence = _phone_confidence(window, digits, plus)
     if not confidence:
         return None
-    head = context.before(text, start)
-    told = _TOLD_PHONE.search(head) is not None
-    if told:
+    said = context.said_before(text, start)
+    if "phone" in said:
         return Span(start, end, "PHONE", 0.94)
-    if confidence < 0.5 or (context.OTHER_NUMBER.search(head) is not None and not plus):
+    if confidence < 0.5 or ("other" in said and not plus):
         return None
     if len(window) == 1 and not plus and _UNIT.match(text, end):
         return None

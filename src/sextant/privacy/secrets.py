@@ -11,6 +11,8 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 
+import re2
+
 from sextant.privacy.spans import Span
 
 PREFIX_GATE = (
@@ -41,13 +43,16 @@ _PRIVATE_KEY = re.compile(
     re.DOTALL,
 )
 _URL = re.compile(r"://([^/\s:@\"']*:[^/\s@\"']+)(?=@)")
+_WORD = re2.compile(
+    r"(?i)passw(?:or)?d|pwd|passphrase|secret(?:[_ ]?(?:access)?[_ ]?key)?|token|api[_ -]?key"
+    r"|access[_ -]?key(?:[_ -]?id)?|credential|密码|口令|密钥|令牌|秘钥|\bbearer|\bbasic"
+)
 _NAMED = re.compile(
-    r"(?i:passw(?:or)?d|pwd|passphrase|(?:client_?|app_?)?secret(?:[_ ]?(?:access)?[_ ]?key)?|token"
-    r"|api[_ -]?key|access[_ -]?key(?:[_ -]?id)?|credential|密码|口令|密钥|令牌|秘钥)"
     r"""["'”]?\s{0,3}(?:=>|:=|[=:：]|是|为|is\b)\s{0,3}"""
     r"""(?:"([^"\n]{6,256})"|'([^'\n]{6,256})'|["'“‘`]?([^\s"'`,;<>(){}\[\]\u0080-\U0010ffff]{6,256}))"""
 )
-_SCHEME = re.compile(r"(?i)\b(?:bearer\s{1,3}([A-Za-z0-9._~+/=\-]{16,})|basic\s{1,3}([A-Za-z0-9+/=]{16,}))")
+_SCHEME = re.compile(r"\s{1,3}([A-Za-z0-9._~+/=\-]{16,})")
+_PREFIX = re2.compile(PREFIX_GATE)
 _PLACEHOLDER = re.compile(
     r"(?i)^(?:\$|%|\*|<|\{|your|my[_-]|xxx|example|placeholder|changeme|none|null|true|false|undefined|os\.|env|process\."
     r"|self\.|config|settings|str\b|string|int\b|optional|get_?|required|redacted|self|todo|https?:|/|\.)|(.)\1{5,}|\.\.\.|\*\*\*"
@@ -60,20 +65,22 @@ LEAST_BITS = 2.5
 
 def find(text: str) -> Iterator[Span]:
     """Spans of SECRET."""
-    for pattern in (_PREFIXED, _PRIVATE_KEY):
-        for match in pattern.finditer(text):
-            yield Span(match.start(), match.end(), "SECRET", 0.97)
+    for prefix in _PREFIX.finditer(text):
+        found = _PREFIXED.match(text, prefix.start())
+        if found is not None:
+            yield Span(found.start(), found.end(), "SECRET", 0.97)
+    for match in _PRIVATE_KEY.finditer(text):
+        yield Span(match.start(), match.end(), "SECRET", 0.97)
     for match in _URL.finditer(text):
         if not _PLACEHOLDER.search(match[1].partition(":")[2]):
             yield Span(match.start(1), match.end(1), "SECRET", 0.95)
-    for match in _NAMED.finditer(text):
-        group = match.lastindex or 0
-        if _is_secret(match[group]):
-            yield Span(match.start(group), match.end(group), "SECRET", 0.9)
-    for match in _SCHEME.finditer(text):
-        group = 1 if match[1] is not None else 2
-        if _is_secret(match[group]):
-            yield Span(match.start(group), match.end(group), "SECRET", 0.9)
+    for word in _WORD.finditer(text):
+        follows = _SCHEME if word[0].lower() in ("bearer", "basic") else _NAMED
+        named = follows.match(text, word.end())
+        if named is not None:
+            group = named.lastindex or 0
+            if _is_secret(named[group]):
+                yield Span(named.start(group), named.end(group), "SECRET", 0.9)
 
 
 def _is_secret(value: str) -> bool:
