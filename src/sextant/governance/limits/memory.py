@@ -7,6 +7,7 @@ asked for again then. Neighbours: `limiter.py` (the protocol and what must hold)
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Sequence
 
@@ -75,14 +76,16 @@ class _Scope:
     def admits(self, rules: ScopeRules, ask: Ask, now_us: int) -> bool:
         """Whether nothing here is in the way; the books are known."""
         interval_us = rules.interval_us
-        if interval_us != NO_LIMIT and wait_us(self.tat_us, now_us, interval_us, rules.burst_requests):
+        if interval_us != NO_LIMIT and self.tat_us - now_us > interval_us * (rules.burst_requests - 1):
             return False
         per_min = rules.tokens_per_min
-        if per_min != NO_LIMIT and self.level < min(ask.tokens, per_min) * MINUTE_US:
-            return False
+        if per_min != NO_LIMIT:
+            tokens = ask.tokens
+            if self.level < (tokens if tokens < per_min else per_min) * MINUTE_US:
+                return False
         if self.running >= rules.concurrent_requests != NO_LIMIT:
             return False
-        return not rules.needs_books or not self._booked(rules, ask)
+        return self.standing is None or not self._booked(rules, ask)
 
     def unknown(self, ask: Ask) -> bool:
         """Whether the ledger must be asked first: never heard of, or a package has expired since."""
@@ -91,7 +94,7 @@ class _Scope:
 
     def refusals(self, rules: ScopeRules, ask: Ask, now_us: int) -> list[Refused]:
         """All that is in the way."""
-        found = self._booked(rules, ask) if rules.needs_books else []
+        found = self._booked(rules, ask)
         scope, interval_us = rules.scope, rules.interval_us
         if interval_us != NO_LIMIT:
             wait = wait_us(self.tat_us, now_us, interval_us, rules.burst_requests)
@@ -138,15 +141,17 @@ class _Scope:
         """Sets aside what `ask` wants; the tokens taken of the bucket, `NO_LIMIT` where there is none."""
         if rules.interval_us != NO_LIMIT:
             self.tat_us += rules.interval_us
+        tokens = ask.tokens
         self.running += 1
-        self.held_tokens += ask.tokens
+        self.held_tokens += tokens
         self.held_nano += ask.nano
         per_min = rules.tokens_per_min
         if per_min == NO_LIMIT:
             return NO_LIMIT
-        taken = min(ask.tokens, per_min)
-        self.level -= taken * MINUTE_US
-        return taken
+        if tokens > per_min:
+            tokens = per_min
+        self.level -= tokens * MINUTE_US
+        return tokens
 
 
 class _MemoryHold(Hold):
@@ -241,24 +246,26 @@ def _severity(refused: Refused) -> tuple[int, int]:
 
 def _headroom(found: list[tuple[ScopeRules, _Scope]], now_us: int) -> tuple[Headroom | None, Headroom | None]:
     """The tightest limits of requests and of tokens a minute, after this request."""
-    requests: Headroom | None = None
-    tokens: Headroom | None = None
+    requests = tokens = sys.maxsize
+    told: tuple[int, int] = (0, 0)
+    bucket: _Scope | None = None
     for rules, scope in found:
-        interval_us, burst = rules.interval_us, rules.burst_requests
+        interval_us = rules.interval_us
         if interval_us != NO_LIMIT:
-            left = requests_left(scope.tat_us, now_us, interval_us, burst)
-            if requests is None or left < requests.remaining:
-                requests = Headroom(burst, left, _ms(scope.tat_us - now_us))
+            left = requests_left(scope.tat_us, now_us, interval_us, rules.burst_requests)
+            if left < requests:
+                requests, told = left, (rules.burst_requests, _ms(scope.tat_us - now_us))
         most = rules.concurrent_requests
-        if most != NO_LIMIT and (requests is None or most - scope.running < requests.remaining):
-            requests = Headroom(most, most - scope.running, 0)
-        per_min = rules.tokens_per_min
-        if per_min != NO_LIMIT:
-            left = max(0, scope.level // MINUTE_US)
-            if tokens is None or left < tokens.remaining:
-                full_us = refill_wait_us(scope.level, per_min, per_min)
-                tokens = Headroom(per_min, left, _ms(full_us))
-    return requests, tokens
+        if most != NO_LIMIT and most - scope.running < requests:
+            requests, told = most - scope.running, (most, 0)
+        if rules.tokens_per_min != NO_LIMIT and scope.level < tokens:
+            tokens, bucket = scope.level, scope
+    room = None
+    if bucket is not None:
+        per_min = bucket.per_min
+        full_us = refill_wait_us(bucket.level, per_min, per_min)
+        room = Headroom(per_min, max(0, bucket.level // MINUTE_US), _ms(full_us))
+    return (Headroom(told[0], requests, told[1]) if requests != sys.maxsize else None), room
 
 
 def _ms(us: int) -> int:
