@@ -199,7 +199,7 @@ def pdf_of(sheet: Sheet) -> bytes:
     from reportlab.lib.units import mm
     from reportlab.pdfbase import pdfmetrics
     from reportlab.pdfbase.cidfonts import UnicodeCIDFont
-    from reportlab.platypus import Paragraph, SimpleDocTemplate, Spacer
+    from reportlab.platypus import CondPageBreak, Paragraph, SimpleDocTemplate, Spacer
 
     if _SONG not in pdfmetrics.getRegisteredFontNames():
         pdfmetrics.registerFont(UnicodeCIDFont(_SONG))
@@ -210,7 +210,8 @@ def pdf_of(sheet: Sheet) -> bytes:
     ]
     width = landscape(A4)[0] - 28 * mm
     for table in sheet.tables:
-        story += [Paragraph(_pdf_text(table.title), style("head")), _pdf_table(table, width, style)]
+        story += [CondPageBreak(30 * mm), Paragraph(_pdf_text(table.title), style("head"))]
+        story.append(_pdf_table(table, width, style))
     story += [Spacer(1, 5 * mm), *(Paragraph(_pdf_text(note), style("note")) for note in sheet.notes)]
     out = io.BytesIO()
     SimpleDocTemplate(
