@@ -119,7 +119,7 @@ def show(key_id: Id, state: State = None, json: Json = False) -> None:
 
 
 @app.command("set")
-def set_key(
+def change(
     key_id: Id,
     name: Annotated[str | None, typer.Option(help="Another name.")] = None,
     model: Models = None,

@@ -17,7 +17,7 @@ Plan = Annotated[str, typer.Argument(metavar="PLAN", help="A price plan's id.")]
 
 
 @app.command("list")
-def list_prices(
+def prices(
     plan: Annotated[str, typer.Argument(metavar="[PLAN]", help="Only this plan.", show_default="all")] = "",
     every: Annotated[bool, typer.Option("--all", help="Past prices too.")] = False,
     state: State = None,
@@ -83,7 +83,7 @@ def put_plan(
 
 
 @app.command("set")
-def set_price(
+def change(
     plan: Plan,
     model: Annotated[
         str, typer.Argument(metavar="MODEL", help="A model's id, or '*' for all without a price.")

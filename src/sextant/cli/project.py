@@ -44,7 +44,7 @@ def list_projects(tenant: Tenant = "", state: State = None, json: Json = False) 
 
 
 @app.command("set")
-def set_project(
+def change(
     project_id: Id,
     name: Annotated[str | None, typer.Option(help="Another name.")] = None,
     limit: Limits = None,

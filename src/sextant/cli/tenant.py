@@ -79,7 +79,7 @@ def show(tenant_id: Id, state: State = None, json: Json = False) -> None:
 
 
 @app.command("set")
-def set_tenant(
+def change(
     tenant_id: Id,
     name: Name = None,
     tier: Tier = None,

@@ -28,7 +28,7 @@ def list_tiers(state: State = None, json: Json = False) -> None:
 
 
 @app.command("set")
-def set_tier(
+def change(
     tier_id: Annotated[str, typer.Argument(metavar="TIER", help="Its id; a new one makes a tier.")],
     kind: Annotated[
         list[str] | None,

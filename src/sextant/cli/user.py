@@ -54,7 +54,7 @@ def add(
 
 
 @app.command("list")
-def list_users(state: State = None, json: Json = False) -> None:
+def people(state: State = None, json: Json = False) -> None:
     """List people and their roles."""
     from sextant.cli.admin import AdminApi
 
