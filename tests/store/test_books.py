@@ -20,6 +20,7 @@ from sextant.spec.policy import Standing
 from sextant.spec.transfer import Transfer, package_account, prepaid_account, receivable_account
 from sextant.store.books import EXPIRY_GRACE_MS, BadRows
 from sextant.store.ledger import Ledger
+from sextant.store.ledger_check import check_books
 from sextant.store.ledger_file import LedgerFile
 from sextant.store.ledger_postgres import LedgerDatabase
 
@@ -263,6 +264,15 @@ def test_an_adjustment_may_overdraw_and_the_next_top_up_makes_it_good(books: Boo
     assert books.top_up("a", 100, "t1")[0].funds_nano == 70
 
 
+def test_an_account_that_would_overflow_refuses_the_post_and_the_ledger_goes_on(books: Books) -> None:
+    books.top_up("a", 2**62, "t1")
+    with pytest.raises(BadRequest, match="cannot hold"):
+        books.top_up("a", 2**62, "t2")
+    books.ledger.append([row("r1", tenant_id="a")], RATES)
+    assert books.balances()["tenant:a:prepaid"] == 2**62 - 120
+    assert check_books(books.where) == []
+
+
 @pytest.mark.parametrize(
     "odd", [{"output_tokens": -1}, {"input_tokens": 2**40 + 1}, {"started_ms": 2**62}, {"duration_ms": 2**63}]
 )
@@ -303,6 +313,10 @@ def test_every_sum_is_that_of_its_parts_after_a_random_history(books: Books) -> 
         books.ledger.append(rows, rates)
         if number % 7 == 0:
             books.top_up(f"t{number % 4}", 500 + number, f"top-{number}")
+        if number % 20 == 0:
+            books.ledger.close()
+            books.ledger = books.opened()
+    assert check_books(books.where) == []
     assert sum(books.balances().values()) == 0
     for query in (
         "SELECT sum(cost_nano) FROM usage",

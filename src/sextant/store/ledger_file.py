@@ -17,8 +17,9 @@ from typing import Any, TypeVar
 
 import apsw
 import msgspec
+from msgspec.structs import astuple, replace
 
-from sextant.base.errors import LedgerUnavailable, Misconfigured
+from sextant.base.errors import BadRequest, LedgerUnavailable, Misconfigured
 from sextant.spec.policy import Standing
 from sextant.spec.transfer import Transfer
 from sextant.spec.usage import UsageRow
@@ -28,6 +29,8 @@ from sextant.store.ledger_schema import SQLITE_STEPS
 
 SQLITE_VERSION_MIN = (3, 51, 3)
 SCHEMA_VERSION = 2
+REMEMBERED_MAX = 100_000
+"""Standings, and tenants' accounts, kept in memory; past it all are read again as they are met."""
 CHECKPOINT_PAGES = 4096
 """Log pages after which a checkpoint is due: 16 MiB."""
 
@@ -53,6 +56,43 @@ _ADD_PAID = (
     "ON CONFLICT DO UPDATE SET amount_nano = amount_nano + excluded.amount_nano"
 )
 _AMONG = "IN (SELECT value FROM json_each(?))"
+_FIND_STANDINGS = f"SELECT * FROM standing WHERE scope {_AMONG}"
+_FIND_REQUESTS = f"SELECT request_id FROM usage WHERE request_id {_AMONG}"
+_FIND_TRANSFERS = f"SELECT * FROM transfer WHERE id {_AMONG}"
+_FIND_NAMED_ACCOUNTS = f"SELECT * FROM account WHERE id {_AMONG}"
+_FIND_ACCOUNTS = (
+    f"SELECT * FROM account WHERE tenant_id {_AMONG} AND (credits_nano <> debits_nano OR expires_ms = 0)"
+)
+_UNFIT = (apsw.ConstraintError, apsw.MismatchError, ArithmeticError, ValueError)
+"""What SQLite and its driver say of values that no table of ours takes."""
+
+
+class _Remembered:
+    """What the tables `standing` and `account` have of scopes and tenants that were met lately. True since no
+    other connection writes; thrown away when a transaction fails."""
+
+    def __init__(self) -> None:
+        self.standings: dict[str, Standing] = {}
+        self.accounts: dict[str, dict[tuple[str, str], Account]] = {}
+
+    def note(self, changes: Changes) -> None:
+        """Takes over what was written."""
+        if len(self.standings) > REMEMBERED_MAX or len(self.accounts) > REMEMBERED_MAX:
+            self.standings, self.accounts = {}, {}
+        for standing in changes.standings:
+            self.standings[standing.scope] = standing
+        for added in changes.accounts:
+            mine = self.accounts.get(added.tenant_id)
+            if mine is not None:
+                old = mine.get((added.id, added.currency))
+                if old is None:
+                    del self.accounts[added.tenant_id]  # a new one, or one that was used up: look again
+                else:
+                    mine[added.id, added.currency] = replace(
+                        old,
+                        debits_nano=old.debits_nano + added.debits_nano,
+                        credits_nano=old.credits_nano + added.credits_nano,
+                    )
 
 
 class LedgerFile:
@@ -64,6 +104,7 @@ class LedgerFile:
         full or fails."""
         check_sqlite_version()
         self._path = Path(path)
+        self._remembered = _Remembered()
         self.log_pages = 0
         """Pages in the write-ahead log since the last full checkpoint."""
         try:
@@ -108,12 +149,15 @@ class LedgerFile:
         BadRows when a row can never be kept, apsw.Error when the file is bad; nothing was kept then."""
         try:
             return self._transact(lambda terms: books_keeper.keep_rows(self, rows, terms), rates)
-        except (apsw.ConstraintError, apsw.MismatchError, ArithmeticError, ValueError) as error:
+        except _UNFIT as error:
             raise BadRows(str(error)) from error
 
     def post(self, transfers: Sequence[Transfer], rates: Rates) -> list[Standing]:
         """All transfers or none, each once. Raises BadRequest, LedgerUnavailable or apsw.Error."""
-        return self._transact(lambda terms: books_keeper.keep_transfers(self, transfers, terms), rates)
+        try:
+            return self._transact(lambda terms: books_keeper.keep_transfers(self, transfers, terms), rates)
+        except _UNFIT as error:
+            raise BadRequest(f"the books cannot hold these transfers: {error}") from error
 
     def ask(self, scopes: Collection[str], rates: Rates) -> list[Standing]:
         """The present standings of `scopes`. Raises LedgerUnavailable or apsw.Error."""
@@ -128,6 +172,7 @@ class LedgerFile:
         except BaseException as error:
             if self._db.in_transaction:
                 self._db.execute("ROLLBACK")
+            self._remembered = _Remembered()
             if isinstance(error, apsw.FullError):
                 raise LedgerUnavailable(f"no space left for {self._path}: free some disk space") from error
             raise
@@ -137,42 +182,52 @@ class LedgerFile:
 
     def standings(self, scopes: Collection[str], *, make: bool) -> dict[str, Standing]:
         """Those of `scopes` that are known. This connection is the only writer: nothing needs to be held."""
-        found = self._among("SELECT * FROM standing WHERE scope", scopes)
-        return {values[0]: Standing(*values) for values in found}
+        known = self._remembered.standings
+        missing = [scope for scope in scopes if scope not in known]
+        if missing:
+            for values in self._among(_FIND_STANDINGS, missing):
+                known[values[0]] = Standing(*values)
+        return {scope: known[scope] for scope in scopes if scope in known}
 
     def known_requests(self, request_ids: Sequence[str]) -> set[str]:
-        return {
-            values[0] for values in self._among("SELECT request_id FROM usage WHERE request_id", request_ids)
-        }
+        return {values[0] for values in self._among(_FIND_REQUESTS, request_ids)}
 
     def month_tokens(self, tenant_id: str, month: int) -> int:
         sql = "SELECT sum(counted_tokens) FROM usage_day WHERE tenant_id = ? AND month = ?"
         return self._db.execute(sql, (tenant_id, month)).get or 0
 
     def accounts(self, tenant_ids: Collection[str], *, also: Collection[str] = ()) -> list[Account]:
-        open_ones = self._among(
-            "SELECT * FROM account WHERE (credits_nano <> debits_nano OR expires_ms = 0) AND tenant_id",
-            tenant_ids,
-        )
-        named = self._among("SELECT * FROM account WHERE id", also) if also else []
-        return [Account(*values) for values in {*open_ones, *named}]
+        known = self._remembered.accounts
+        missing = [tenant_id for tenant_id in tenant_ids if tenant_id not in known]
+        if missing:
+            known.update((tenant_id, {}) for tenant_id in missing)
+            for values in self._among(_FIND_ACCOUNTS, missing):
+                known[values[2]][values[0], values[1]] = Account(*values)
+        found = {key: account for tenant_id in tenant_ids for key, account in known[tenant_id].items()}
+        for values in self._among(_FIND_NAMED_ACCOUNTS, also) if also else ():
+            found[values[0], values[1]] = Account(*values)
+        return list(found.values())
 
     def known_transfers(self, transfer_ids: Sequence[str]) -> dict[str, Transfer]:
-        found = self._among("SELECT * FROM transfer WHERE id", transfer_ids)
+        found = self._among(_FIND_TRANSFERS, transfer_ids)
         return {values[0]: Transfer(*values) for values in found}
 
     def write(self, changes: Changes) -> None:
-        many = self._db.executemany
-        many(_INSERT_USAGE, changes.usage)
-        many(_ADD_DAY, [(*key, *sums) for key, sums in changes.days.items()])
-        many(_INSERT_TRANSFER, map(msgspec.structs.astuple, changes.transfers))
-        many(_ADD_PAID, [(*key, amount_nano) for key, amount_nano in changes.paid.items()])
-        many(_ADD_ACCOUNT, map(msgspec.structs.astuple, changes.accounts))
-        many(_PUT_STANDING, map(msgspec.structs.astuple, changes.standings))
+        for sql, rows in (
+            (_INSERT_USAGE, changes.usage),
+            (_ADD_DAY, [(*key, *sums) for key, sums in changes.days.items()]),
+            (_INSERT_TRANSFER, [astuple(transfer) for transfer in changes.transfers]),
+            (_ADD_PAID, [(*key, amount_nano) for key, amount_nano in changes.paid.items()]),
+            (_ADD_ACCOUNT, [astuple(account) for account in changes.accounts]),
+            (_PUT_STANDING, [astuple(standing) for standing in changes.standings]),
+        ):
+            if rows:
+                self._db.executemany(sql, rows)
+        self._remembered.note(changes)
 
     def _among(self, sql: str, values: Collection[str]) -> list[tuple[Any, ...]]:
-        """The rows that `sql` finds with its last column among `values`."""
-        return list(self._db.execute(f"{sql} {_AMONG}", (msgspec.json.encode(list(values)).decode(),)))
+        """The rows that `sql` finds for a JSON list of `values`."""
+        return list(self._db.execute(sql, (msgspec.json.encode(list(values)).decode(),)))
 
     def checkpoint(self) -> None:
         """Copies the log into the file. Leaves what a reader still needs for the next time."""
