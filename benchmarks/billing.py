@@ -9,6 +9,7 @@ temporary folder, or PostgreSQL with `--store URL` (an empty database that the b
 from __future__ import annotations
 
 import argparse
+import os
 import random
 import sys
 import tempfile
@@ -132,23 +133,25 @@ def questions() -> dict[str, Callable[[LedgerView], object]]:
     }
 
 
-def measure(location: str | Path) -> dict[str, float]:
-    """The median of some repetitions of each question, in milliseconds, each with a view of its own."""
+def measure(location: str | Path) -> dict[str, tuple[float, float]]:
+    """Each question's best of some repetitions, in milliseconds by the clock and of this process's CPU, each
+    with a view of its own."""
     found = {}
     for name, ask in questions().items():
-        times_ms = []
+        times = []
         for _ in range(REPEATS):
-            started_s = time.perf_counter()
+            started_s, cpu_s = time.perf_counter(), time.process_time()
             with ledger_view(location) as view:
                 ask(view)
-            times_ms.append((time.perf_counter() - started_s) * 1e3)
-        found[name] = sorted(times_ms)[REPEATS // 2]
+            times.append(((time.perf_counter() - started_s) * 1e3, (time.process_time() - cpu_s) * 1e3))
+        found[name] = (min(one[0] for one in times), min(one[1] for one in times))
     with ledger_view(location) as view:
         invoice = invoice_of(view, policy(), "t0", MONTH, now_ms=FIRST_MS + 2 * MONTH_MS)
     for form in ("html", "pdf", "csv"):
-        started_s = time.perf_counter()
+        started_s, cpu_s = time.perf_counter(), time.process_time()
         invoice_file(invoice, form, "zh")  # type: ignore[arg-type]
-        found[f"invoice_as_{form}"] = (time.perf_counter() - started_s) * 1e3
+        taken_s = time.perf_counter() - started_s
+        found[f"invoice_as_{form}"] = (taken_s * 1e3, (time.process_time() - cpu_s) * 1e3)
     return found
 
 
@@ -173,15 +176,20 @@ def main() -> int:
     print(
         f"{count:,} rows in {'PostgreSQL' if given.store else 'SQLite'}, written {filled_per_s:,.0f} a second"
     )
-    for name, taken_ms in figures.items():
-        print(f"{name:>28} {taken_ms:9.1f} ms")
-    invoices = [taken_ms for name, taken_ms in figures.items() if name.startswith("invoice_of")]
-    pages = [taken_ms for name, taken_ms in figures.items() if name.startswith("usage_page")]
+    print(f"{'':>28} {'ms':>8} {'CPU ms':>8}   best of {REPEATS}, load average {os.getloadavg()[0]:.1f}")
+    for name, (taken_ms, cpu_ms) in figures.items():
+        print(f"{name:>28} {taken_ms:8.1f} {cpu_ms:8.1f}")
+    invoices = [best[0] for name, best in figures.items() if name.startswith("invoice_of")]
+    pages = [best[0] for name, best in figures.items() if name.startswith("usage_page")]
     goals = [
         Goal("slowest_invoice_s", max(invoices) / 1e3, INVOICE_S, at_least=False),
         Goal("slowest_usage_page_ms", max(pages), PAGE_MS, at_least=False),
     ]
-    print(last_line("billing", {"rows": count, **{k: round(v, 2) for k, v in figures.items()}}, goals))
+    print(
+        last_line(
+            "billing", {"rows": count, **{name: round(best[0], 2) for name, best in figures.items()}}, goals
+        )
+    )
     return exit_code(goals)
 
 
