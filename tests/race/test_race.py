@@ -15,6 +15,7 @@ import pytest
 
 from race.racing import (
     COST_NANO,
+    GATEWAYS,
     HOLD_TOKENS_MOST,
     INPUT_TOKENS,
     NANO_PER_TOKEN,
@@ -27,7 +28,7 @@ from sextant.spec.policy import LimitRules
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 
-COUNTS = (1,)
+COUNTS = (1, GATEWAYS)
 TOKENS = INPUT_TOKENS + OUTPUT_TOKENS
 HOLD_NANO_MOST = HOLD_TOKENS_MOST * NANO_PER_TOKEN
 
