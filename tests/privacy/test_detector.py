@@ -9,9 +9,9 @@ import pytest
 from sextant.base.errors import BadRequest
 from sextant.privacy.detector import PATTERNS, Detector
 from sextant.privacy.normal import normalise
-from sextant.privacy.spans import BUILT_IN, OPT_IN
+from sextant.privacy.spans import BUILT_IN
 
-ALL = Detector((*BUILT_IN, *OPT_IN))
+ALL = Detector((*BUILT_IN, "NAME", "ADDRESS"))
 DETECTOR = Detector()
 
 
@@ -169,7 +169,7 @@ def test_too_many_patterns_and_unknown_types_are_refused():
     ids=lambda text: text[:8],
 )
 def test_hostile_text_takes_linear_time(text):
-    own = Detector((*BUILT_IN, *OPT_IN), {"EVIL": "(a|aa)+$|(1+)+x"})
+    own = Detector((*BUILT_IN, "NAME", "ADDRESS"), {"EVIL": "(a|aa)+$|(1+)+x"})
     begun = time.process_time()
     spans = own.find(f"{text}\n手机13800138000")
     assert time.process_time() - begun < 5.0

@@ -22,7 +22,7 @@ from sextant.gateway.prompt_strings import refuse_token_ids, rewrite
 from sextant.gateway.unmasking import Unmasking
 from sextant.privacy.detector import Detector
 from sextant.privacy.mask import Vault, literal_tokens, mask
-from sextant.privacy.spans import BUILT_IN, Span
+from sextant.privacy.spans import BUILT_IN, OPT_IN, Span
 from sextant.spec.policy import PrivacyAction, PrivacyPolicy
 
 if TYPE_CHECKING:
@@ -46,8 +46,12 @@ class Guard:
         """Raises BadRequest for a policy that cannot be used."""
         self.policy = policy
         known = (*BUILT_IN, *policy.opt_in, *policy.patterns)
-        self._actions = {type_: policy.actions.get(type_, policy.otherwise) for type_ in known}
-        wanted = [type_ for type_ in (*BUILT_IN, *policy.opt_in) if self._actions[type_] != "allow"]
+        self._actions = {**policy.actions, **{t: policy.actions.get(t, policy.otherwise) for t in known}}
+        wanted = [
+            type_
+            for type_ in (*BUILT_IN, *policy.opt_in)
+            if type_ == "PRESIDIO" or self._actions[type_] != "allow"
+        ]
         patterns = {
             name: pattern for name, pattern in policy.patterns.items() if self._actions[name] != "allow"
         }
@@ -56,7 +60,7 @@ class Guard:
 
     def action(self, type_: str) -> PrivacyAction:
         """What becomes of a finding of this type."""
-        return self._actions[type_]
+        return self._actions.get(type_, self.policy.otherwise)
 
 
 @functools.lru_cache(maxsize=DETECTORS)
@@ -176,7 +180,7 @@ class Shield:
 
     def _count(self, findings: Findings, guard: Guard) -> None:
         for type_, number in findings.counts.items():
-            label = type_ if type_ not in guard.policy.patterns else OWN_PATTERN
+            label = type_ if type_ in BUILT_IN or type_ in OPT_IN else OWN_PATTERN
             self._meters.count("sextant_privacy_findings", label, guard.action(type_)).value += number
 
 

@@ -20,7 +20,7 @@ PLATE_GATE = r"[京津沪渝冀豫云辽黑湘皖鲁新苏浙赣鄂桂甘晋蒙�
 
 _CREDIT = re.compile(
     r"[1-9ANYany](?<![A-Za-z0-9_].)(?:(?<=9)[1-3]|(?<=[15])[1239]|(?<=[Yy])1|(?<=[234678ANan])[1-9])"
-    r"[0-9]{2}[ -]?[0-9]{4}[ -]?[0-9A-HJ-NPQRTUWXYa-hj-npqrtuwxy]{4}[ -]?[0-9A-HJ-NPQRTUWXYa-hj-npqrtuwxy]{4}[ -]?"
+    r"[0-9]{2}[ -]?[0-9]{4}[ -]?(?:[0-9A-HJ-NPQRTUWXYa-hj-npqrtuwxy]{4}[ -]?){2}"
     r"[0-9A-HJ-NPQRTUWXYa-hj-npqrtuwxy][ -]?[0-9A-HJ-NPQRTUWXYa-hj-npqrtuwxy](?![A-Za-z0-9_])"
 )
 _SEPARATORS = str.maketrans("", "", " -")
@@ -37,8 +37,8 @@ _PLATE = re.compile(
     r"(?:[京津沪渝冀豫云辽黑湘皖鲁新苏浙赣鄂桂甘晋蒙陕吉闽贵粤青藏川宁琼使](?<![A-Za-z0-9].)[A-HJ-NP-Za-hj-np-z]"
     r"[ ·•・.\-]?(?:[DFdf][A-HJ-NP-Za-hj-np-z0-9][0-9]{4}|[0-9]{5}[A-HJKa-hjk]"
     r"|[A-HJ-NP-Za-hj-np-z0-9]{5}|[A-HJ-NP-Za-hj-np-z0-9]{4}[挂学警港澳领使])"
-    r"|W(?<![A-Za-z0-9].)J ?[京津沪渝冀豫云辽黑湘皖鲁新苏浙赣鄂桂甘晋蒙陕吉闽贵粤青藏川宁琼]?[0-9]{4,5}[0-9XBTSHJD]?)"
-    r"(?![A-Za-z0-9_])"
+    r"|W(?<![A-Za-z0-9].)J ?[京津沪渝冀豫云辽黑湘皖鲁新苏浙赣鄂桂甘晋蒙陕吉闽贵粤青藏川宁琼]?"
+    r"[0-9]{4,5}[0-9XBTSHJD]?)(?![A-Za-z0-9_])"
 )
 
 

@@ -15,6 +15,7 @@ import re2
 from sextant.base.errors import BadRequest
 from sextant.privacy import codes, contacts, numbers, people, secrets
 from sextant.privacy.normal import normalise
+from sextant.privacy.presidio import Presidio
 from sextant.privacy.spans import BUILT_IN, OPT_IN, Span, without_overlaps
 
 PATTERN_BYTES = 1024
@@ -48,7 +49,8 @@ class Detector:
 
     def __init__(self, types: Iterable[str] = BUILT_IN, patterns: Mapping[str, str] | None = None) -> None:
         """`types` of `BUILT_IN` and `OPT_IN`; `patterns` are own types with their RE2 expressions. Raises
-        BadRequest for a type that does not exist or a pattern that cannot be used."""
+        BadRequest for a type that does not exist or a pattern that cannot be used, Misconfigured where
+        Presidio is asked for and not installed."""
         self.types = frozenset(types)
         unknown = sorted(self.types - {*BUILT_IN, *OPT_IN})
         if unknown:
@@ -69,7 +71,11 @@ class Detector:
         own = patterns or {}
         if len(own) > PATTERNS:
             raise BadRequest(f"{len(own)} patterns; at most {PATTERNS}", field="privacy.patterns")
-        self._own = [_own_finder(name, compile_pattern(name, pattern)) for name, pattern in own.items()]
+        self._own: list[Finder] = [
+            _own_finder(name, compile_pattern(name, pattern)) for name, pattern in own.items()
+        ]
+        if "PRESIDIO" in self.types:
+            self._own.append(Presidio().find)
         if self._gates:
             self._set.Compile()
 

@@ -19,8 +19,8 @@ BUILT_IN = (
     "SECRET",
 )
 """Types that are looked for unless a policy allows them."""
-OPT_IN = ("NAME", "ADDRESS")
-"""Types of low confidence, looked for only where a policy asks for them."""
+OPT_IN = ("NAME", "ADDRESS", "PRESIDIO")
+"""Looked for only where a policy asks for them: types of low confidence, and whatever Presidio finds."""
 
 
 class Span(msgspec.Struct, frozen=True, gc=False):
