@@ -18,8 +18,10 @@ from starlette.testclient import TestClient
 from sextant.control.access import Allowed, Needs
 from sextant.control.door import OPEN
 from sextant.control.permissions import ROLE_VERBS, may
-from sextant.store.accounts_people import ROLES, NewPerson
+from sextant.spec.roles import ROLES
+from sextant.store.accounts_people import NewPerson
 from sextant.store.accounts_tenants import ProjectChange, TenantChange
+from sextant.store.budgets import BudgetBook, BudgetTerms
 
 MARK = "lilou"
 """Stands in every name and id of the other tenant, and nowhere else: generated ids have no l, i, o or u."""
@@ -76,6 +78,10 @@ SAMPLES: dict[tuple[str, str], Any] = {
     ("GET", "/v1/usage.csv"): None,
     ("GET", "/v1/invoices/{tenant_id}/{month}"): None,
     ("POST", "/v1/invoices/{tenant_id}/{month}/sla-credit"): None,
+    ("GET", "/v1/budgets"): None,
+    ("POST", "/v1/budgets"): {"scope": "tenant:{tenant}", "amount_nano": 1, "emails": ["a@example.com"]},
+    ("GET", "/v1/budgets/{budget_id}"): None,
+    ("DELETE", "/v1/budgets/{budget_id}"): None,
     ("GET", "/v1/people"): None,
     ("POST", "/v1/people"): {
         "email": "another@{tenant}.example",
@@ -124,7 +130,9 @@ class World:
         token, _ = accounts.create_service_token(f"{prefix}token", "auditor", tenant_id=tenant)
         topped = self.control.client.post(f"/v1/tenants/{tenant}/top-ups", json={"amount_nano": 10**9})
         assert topped.status_code == 201, topped.text
+        terms = BudgetTerms(f"tenant:{tenant}", 1, f"{prefix}budget", emails=("a@example.com",))
         return {
+            "budget": BudgetBook(accounts.engine).create(tenant, terms)[0].id,
             "tenant": tenant,
             "tier": tier,
             "plan": plan,
@@ -179,7 +187,7 @@ def routes(control: Control) -> list[tuple[str, str, Needs | None]]:
 def call(client: TestClient, method: str, path: str, names: dict[str, str]) -> httpx.Response:
     """The sample request of a route, with these names."""
     target = path.replace("{month}", "2026-11")
-    for name in ("tenant", "project", "key", "tier", "plan", "person", "grant", "token"):
+    for name in ("tenant", "project", "key", "tier", "plan", "person", "grant", "token", "budget"):
         target = target.replace(f"{{{name}_id}}", names[name])
     return client.request(method, target, json=_filled(SAMPLES[method, path], names))
 
@@ -278,7 +286,7 @@ def test_a_role_of_the_deployment_reaches_every_tenant(world: World, role: str) 
 
 def test_a_route_that_forgets_the_tenant_is_found(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Allowed, "require", lambda *_args, **_named: None)
-    with pytest.raises(AssertionError, match="/v1/invoices"):
+    with pytest.raises(AssertionError, match="/v1/budgets"):
         test_anothers_records_are_as_if_there_were_none(world, "auditor")
 
 

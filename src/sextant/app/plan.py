@@ -13,6 +13,7 @@ from pathlib import Path
 
 import msgspec
 
+from sextant.app.control_plan import alert_settings, oidc_settings
 from sextant.app.model_plan import EnginePlan, Placement, plan_model
 from sextant.app.state import StateDir
 from sextant.base.errors import Misconfigured
@@ -160,6 +161,8 @@ def make_plan(
                 if place.facts is not None
             },
             tls=control.tls.struct() if control.tls else None,
+            oidc=oidc_settings(control.oidc),
+            alerts=alert_settings(document.spec.alerts),
         ),
         log_level=document.spec.observability.log_level,
         store=document.spec.store.struct(),

@@ -340,7 +340,7 @@ class Supervisor:
                 self._plan.control_url, "/health", self._plan.control.tls, self._admin_header
             ),
             files={str(state.control_file): msgspec.json.encode(self._plan.control)},
-            env=secret_variables([store.password_ref]),
+            env=secret_variables(self._plan.control.secret_refs),
         )
 
     def _child(self, name: str, kind: Kind, argv: tuple[str, ...], probe: Probe, **options: object) -> Member:

@@ -20,6 +20,7 @@ import sextant
 from sextant.base.errors import NotFound
 from sextant.control.access import Allowed, Needs
 from sextant.control.answers import add_error_answers, json_answer
+from sextant.control.budgets import add_budgets, watch
 from sextant.control.door import AdminDoor
 from sextant.control.keys import add_keys
 from sextant.control.me import add_me
@@ -44,6 +45,7 @@ _NOUNS: tuple[Callable[[FastAPI, Office], None], ...] = (
     add_money,
     add_usage,
     add_invoices,
+    add_budgets,
     add_people,
     add_grants,
     add_sessions,
@@ -75,13 +77,13 @@ def build_app(settings: ControlSettings, accounts: Accounts) -> AdminDoor:
 @contextlib.asynccontextmanager
 async def _alongside(office: Office) -> AsyncIterator[None]:
     """What runs as long as control does."""
-    following = asyncio.create_task(office.publisher.follow())
+    tasks = [asyncio.create_task(office.publisher.follow()), asyncio.create_task(watch(office))]
     try:
         yield
     finally:
-        following.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await following
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def _add_deployment(app: FastAPI, office: Office) -> None:

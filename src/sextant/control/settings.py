@@ -6,6 +6,7 @@ The supervisor (`sextant.app`) writes both; control and `sextant status` read th
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 
@@ -35,6 +36,20 @@ class OidcSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     roles: tuple[GroupRole, ...] = ()
 
 
+class AlertSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The ways that alerts take; `smtp_password_ref` is a secret reference, an empty `smtp_host` means no
+    e-mails."""
+
+    private_webhooks: bool = False
+    smtp_host: str = ""
+    smtp_port: int = 587
+    smtp_sender: str = ""
+    smtp_security: Literal["starttls", "tls", "none"] = "starttls"
+    smtp_user: str = ""
+    smtp_password_ref: str = ""
+    smtp_ca_file: str = ""
+
+
 class ControlSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What the supervisor tells control, as a JSON file."""
 
@@ -55,6 +70,13 @@ class ControlSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Model to its file or folder, where it is on this machine."""
     tls: TlsFiles | None = None
     oidc: OidcSettings | None = None
+    alerts: AlertSettings = AlertSettings()
+
+    @property
+    def secret_refs(self) -> tuple[str | None, ...]:
+        """References to all secrets that control reads."""
+        oidc = self.oidc.client_secret_ref if self.oidc else ""
+        return self.store.password_ref, oidc or None, self.alerts.smtp_password_ref or None
 
 
 class ProcessStatus(msgspec.Struct, frozen=True):

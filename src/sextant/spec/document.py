@@ -17,6 +17,7 @@ from pydantic_core import PydanticCustomError
 
 from sextant.base.errors import BadDocument
 from sextant.spec import checking, problems, reading
+from sextant.spec.control_sections import Alerts, Oidc
 from sextant.spec.engine_sections import EmbeddedEngine, Engine
 from sextant.spec.fields import (
     PATTERNS,
@@ -183,6 +184,9 @@ class Control(Section):
     tls: Tls | None = Field(
         None, description="Certificate and key; unset: plain HTTP, on a loopback address only."
     )
+    oidc: Oidc | None = Field(
+        None, description="A provider that people sign in through; unset: by local passwords alone."
+    )
 
 
 class Observability(Section):
@@ -211,6 +215,7 @@ class Spec(Section):
     )
     gateway: Gateway = Field(Gateway(), description="The API that applications call.")
     control: Control = Field(Control(), description="The admin API.")
+    alerts: Alerts = Field(Alerts(), description="How alerts reach people.")
     store: Store = Field(Store(), description="Where accounts and the ledger live.")
     limits: SharedLimits | None = Field(
         None,

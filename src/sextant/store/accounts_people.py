@@ -8,13 +8,14 @@ Neighbours: `sign_in.py` (passwords, sessions), `sextant.control.permissions` (w
 from __future__ import annotations
 
 import re
-from typing import Any, Literal, get_args
+from typing import Any
 
 import msgspec
 import sqlalchemy as sa
 
 from sextant.base.errors import BadRequest, NotFound
 from sextant.base.ids import new_id, new_secret
+from sextant.spec.roles import ROLES
 from sextant.store.accounts_database import (
     FIRST_PAGE,
     AccountsDatabase,
@@ -27,8 +28,6 @@ from sextant.store.accounts_database import (
 from sextant.store.accounts_schema import oidc_identity, person, role_grant, service_token, session
 from sextant.store.accounts_tenants import live_tenant
 
-Role = Literal["owner", "operator", "auditor", "billing", "member"]
-ROLES: tuple[str, ...] = get_args(Role)
 EMAIL = re.compile(r"[^\s@\x00-\x1f]{1,64}@[^\s@\x00-\x1f]{1,189}")
 EVERYWHERE = ""
 """The tenant id of a grant for the whole deployment."""

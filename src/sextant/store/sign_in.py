@@ -16,9 +16,9 @@ import sqlalchemy as sa
 
 from sextant.base.errors import Forbidden, RateLimited, Unauthenticated
 from sextant.base.ids import new_id, new_secret
+from sextant.spec.roles import ROLES
 from sextant.store.accounts_database import Noted, digest, wall_clock_ms
 from sextant.store.accounts_people import (
-    ROLES,
     PeopleAccounts,
     PersonRecord,
     checked_email,
