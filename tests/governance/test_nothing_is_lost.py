@@ -33,6 +33,7 @@ from sextant.spec.policy import KeyPolicy, TenantPolicy
 from sextant.spec.snapshot import PolicySnapshot
 from sextant.spec.usage import Usage
 from sextant.store.ledger import run_ledger
+from sextant.store.ledger_check import check_books
 from sextant.store.usage_report import usage_report
 from sextant.telemetry.table import Registry
 
@@ -48,12 +49,16 @@ def tokens_of(request_id: str) -> int:
 
 
 class Child:
-    """A process forked from this one, so that a restart costs milliseconds."""
+    """A process forked from this one, so that a restart costs milliseconds. SIGTERM waits until the body is
+    ready for it and unblocks it."""
 
     def __init__(self, body: Callable[[], None]) -> None:
         parent = os.getpid()
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         self.pid = os.fork()
-        if self.pid == 0:
+        if self.pid:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+        else:
             status = 1
             try:
                 bind_to_parent(parent)
@@ -85,6 +90,7 @@ async def _work(socket_path: Path, journal: int, worker: str, seed: int) -> None
     chance = random.Random(seed)
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
     bounds = LedgerBounds(settle_deadline_s=2.0, batch_rows=8, retry_min_s=0.001, retry_max_s=0.01)
     client = LedgerClient(str(socket_path), Registry(), bounds)
     await client.start()
@@ -136,6 +142,11 @@ async def _work(socket_path: Path, journal: int, worker: str, seed: int) -> None
     await client.close(flush_s=10)
     if client.pending_rows == 0:
         note(f"Z {worker}")
+
+
+def keep_ledger(db_path: Path, socket_path: Path) -> None:
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+    run_ledger(db_path, socket_path)
 
 
 Starter = Callable[[Callable[[], None]], Child]
@@ -195,7 +206,7 @@ def test_nothing_is_lost_whatever_is_killed_when(tmp_path: Path, start: Starter)
         return start(lambda: uvloop.run(_work(socket_path, journal, worker, seed)))
 
     def start_ledger() -> Child:
-        return start(lambda: run_ledger(db_path, socket_path))
+        return start(lambda: keep_ledger(db_path, socket_path))
 
     ledger, workers = start_ledger(), [start_worker(), start_worker()]
     kills = {"ledger": 0, "worker": 0, "both": 0}
@@ -218,6 +229,7 @@ def test_nothing_is_lost_whatever_is_killed_when(tmp_path: Path, start: Starter)
     for worker in workers:
         assert worker.end(signal.SIGTERM) == 0
     assert ledger.end(signal.SIGTERM) == 0
+    assert check_books(db_path) == []
     os.close(journal)
 
     completed = check(db_path, journal_path)
@@ -297,7 +309,7 @@ async def test_a_disk_that_breaks_is_survived_by_a_restart(tmp_path: Path, start
     def ledger_on_a_breaking_disk() -> None:
         with TestDisk() as disk:
             disk.broken_while_exists = broken
-            run_ledger(db_path, socket_path)
+            keep_ledger(db_path, socket_path)
 
     first = start(ledger_on_a_breaking_disk)
     client = LedgerClient(str(socket_path), Registry(), LedgerBounds(retry_min_s=0.005, retry_max_s=0.02))
@@ -308,7 +320,7 @@ async def test_a_disk_that_breaks_is_survived_by_a_restart(tmp_path: Path, start
     assert await asyncio.to_thread(first.wait) == 1
     assert not waiter.done()
     broken.unlink()
-    second = start(lambda: run_ledger(db_path, socket_path))
+    second = start(lambda: keep_ledger(db_path, socket_path))
     await waiter
     await client.close()
     assert second.end(signal.SIGTERM) == 0
