@@ -161,6 +161,7 @@ async def _connect(settings: SharedLimits, scripts: Scripts, host: str, port: in
         "socket_connect_timeout": settings.timeout_s,
         "retry": Retry(NoBackoff(), 0),
         "client_name": "sextant",
+        "driver_info": None,
         "protocol": 3,
     }
     if parts.scheme == "rediss":
