@@ -181,13 +181,22 @@ def test_teams_become_tenants_and_callers_keep_their_keys() -> None:
     assert (key.sha256, key.tenant_id, key.hint) == (DIGEST, "risk-credit", "sk-...0001")
     assert (key.models, key.endpoints) == (("deepseek-chat",), ("chat.completions",))
     assert key.expires_ms == 1_893_456_000_000
-    (budget,) = plan.budgets
-    assert (budget.scope, budget.amount_nano) == ("tenant:risk-credit", 40 * NANO)
     said = noted(plan)
+    assert (plan.budgets, "--email" in said["team Risk & Credit.soft_budget"]) == ((), True)
     assert "/health" in said["key app.allowed_routes"]
     assert "blocked" in said["team risk-credit"]
     assert "blocked" in said["key " + "b" * 12]
     assert "LiteLLM's own" in said["team Risk & Credit.metadata"]
+
+
+def test_soft_budgets_become_alerts_for_somebody() -> None:
+    rows = {"LiteLLM_TeamTable": [{"team_id": "t1", "team_alias": "Risk", "soft_budget": 40}]}
+    (budget,) = read_litellm(CONFIG, rows, ("ann@example.com",)).budgets
+    assert (budget.scope, budget.amount_nano, budget.emails) == (
+        "tenant:risk",
+        40 * NANO,
+        ("ann@example.com",),
+    )
 
 
 def test_organizations_hold_teams_as_projects_and_people_get_projects() -> None:

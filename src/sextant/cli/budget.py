@@ -7,8 +7,8 @@ from typing import Annotated, Any
 import typer
 
 from sextant.cli.options import Json, State, Tenant, state_dir
-from sextant.cli.output import out, print_json, print_table
-from sextant.cli.values import amount, amount_nano, path_part
+from sextant.cli.output import out, print_json, print_record, print_table
+from sextant.cli.values import amount, amount_nano, moment_shown, path_part
 
 app = typer.Typer(help="Be told when a month's spend reaches a share of a budget.", no_args_is_help=True)
 
@@ -69,6 +69,37 @@ def list_budgets(tenant: Tenant = "", state: State = None, json: Json = False) -
 
 
 @app.command()
+def show(
+    budget_id: Annotated[str, typer.Argument(metavar="BUDGET", help="As `sextant budget list` shows it.")],
+    state: State = None,
+    json: Json = False,
+) -> None:
+    """Show what a budget has spent this month, what the month may cost, and what was told."""
+    from sextant.cli.admin import AdminApi
+
+    found = AdminApi(state_dir(state)).call("GET", f"/v1/budgets/{path_part(budget_id)}")
+    if json:
+        print_json(found)
+        return
+    _table([found])
+    month = str(found["month"])
+    estimate = found["estimate"]
+    print_record(
+        (
+            ("month", f"{month[:4]}-{month[4:]}"),
+            ("spent", amount(found["spent_nano"], found["currency"])),
+            (
+                "estimate",
+                amount(estimate["month_nano"], found["currency"])
+                if estimate and estimate["basis"] != "none"
+                else "",
+            ),
+            *((f"at {one['threshold']} %", f"{one['channel']}: {_told(one)}") for one in found["alerts"]),
+        )
+    )
+
+
+@app.command()
 def remove(
     budget_id: Annotated[str, typer.Argument(metavar="BUDGET", help="As `sextant budget list` shows it.")],
     state: State = None,
@@ -82,6 +113,12 @@ def remove(
         print_json(gone)
         return
     out().print(f"Budget {budget_id} is removed.", markup=False)
+
+
+def _told(alert: dict[str, Any]) -> str:
+    if alert["told_ms"] > 0:
+        return f"told {moment_shown(alert['told_ms'])}"
+    return f"{'given up' if alert['told_ms'] < 0 else 'not told yet'}: {alert['problem'] or 'waiting'}"
 
 
 def _table(budgets: list[dict[str, Any]]) -> None:

@@ -53,6 +53,10 @@ def litellm(
             help="A dump of its database for teams, users and keys: by pg_dump, or JSON by table.",
         ),
     ] = None,
+    email: Annotated[
+        list[str] | None,
+        typer.Option(metavar="ADDRESS", help="Whom to tell of its soft budgets, again for more."),
+    ] = None,
     output: Document = None,
     secrets: Secrets = None,
     apply: Apply = False,
@@ -66,7 +70,8 @@ def litellm(
 
     wanted = frozenset([*TABLES.values(), *OTHER_TABLES])
     rows = None if database is None else read_tables(database, wanted)
-    _run(read_litellm(config, rows), (output, secrets), apply=apply, state=state, json=json)
+    plan = read_litellm(config, rows, tuple(email or ()))
+    _run(plan, (output, secrets), apply=apply, state=state, json=json)
 
 
 @app.command("one-api")

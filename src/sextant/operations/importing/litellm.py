@@ -6,7 +6,6 @@ Read against litellm 1.106's configuration and `schema.prisma`.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,8 +26,13 @@ SECTIONS = ("model_list", "litellm_settings", "general_settings", "router_settin
 _SECRET_SETTINGS = ("master_key", "database_url", "salt_key")
 
 
-def read_litellm(config: Path, tables: Mapping[str, Sequence[Mapping[str, Any]]] | None = None) -> ImportPlan:
-    """The plan of a configuration file and, where given, of the rows of its database's tables.
+def read_litellm(
+    config: Path,
+    tables: Mapping[str, Sequence[Mapping[str, Any]]] | None = None,
+    emails: tuple[str, ...] = (),
+) -> ImportPlan:
+    """The plan of a configuration file and, where given, of the rows of its database's tables. Alerts of its
+    soft budgets go to `emails`.
 
     Raises BadDocument when the file is no such configuration, or holds a value of a wrong type.
     """
@@ -50,7 +54,7 @@ def read_litellm(config: Path, tables: Mapping[str, Sequence[Mapping[str, Any]]]
     for name in sorted(variables):
         notes.append(Note("left out", f"environment_variables.{name}", "set it where Sextant is started"))
     top.rest("a section that has no equal here")
-    accounts = read_accounts(tables or {}, catalogue, models, notes, now_ms=time.time_ns() // 1_000_000)
+    accounts = read_accounts(tables or {}, catalogue, models, notes, emails=emails)
     plans = _plans(models, catalogue, notes)
     return ImportPlan(
         source=f"LiteLLM {config.name}",

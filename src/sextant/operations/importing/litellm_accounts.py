@@ -9,18 +9,17 @@ LiteLLM keeps the SHA-256 of a key, as we do, so callers keep their keys.
 from __future__ import annotations
 
 import dataclasses
-import math
 import re
+import time
 from collections.abc import Mapping, Sequence
-from decimal import Decimal
 from typing import Any
 
 import msgspec
 
 from sextant.operations.importing.catalogue import Catalogue
 from sextant.operations.importing.fields import Fields
+from sextant.operations.importing.litellm_limits import LimitReader, finish
 from sextant.operations.importing.litellm_models import LitellmModels
-from sextant.operations.importing.money import nano
 from sextant.operations.importing.plan import (
     Ids,
     Note,
@@ -38,7 +37,6 @@ TABLES = {
     "projects": "LiteLLM_ProjectTable",
     "users": "LiteLLM_UserTable",
     "keys": "LiteLLM_VerificationToken",
-    "budgets": "LiteLLM_BudgetTable",
 }
 OTHER_TABLES = {
     "LiteLLM_EndUserTable": "end users; a limit here is that of a key, project or tenant",
@@ -52,6 +50,7 @@ OTHER_TABLES = {
     "LiteLLM_DeprecatedVerificationToken": "old secrets of rotated keys; rotate again here if need be",
 }
 """What is looked for only to be told that it stays behind."""
+BUDGETS = "LiteLLM_BudgetTable"
 USERS_TENANT = "litellm-users"
 ENDPOINTS = {
     "/chat/completions": "chat.completions",
@@ -68,25 +67,6 @@ ENDPOINTS = {
 }
 ALL_ROUTES = frozenset({"llm_api_routes", "openai_routes"})
 _ALL_MODELS = frozenset({"all-proxy-models", "all-team-models", "all-org-models", "*"})
-_MONTHS = frozenset({"30d", "31d", "1mo", "1m", "monthly"})
-_BOOKS = (
-    "created_at",
-    "created_by",
-    "updated_at",
-    "updated_by",
-    "settings_updated_at",
-    "last_active",
-    "last_rotation_at",
-    "rotation_count",
-    "key_rotation_at",
-    "budget_reset_at",
-    "soft_budget_cooldown",
-    "model_spend",
-    "total_spend",
-    "spend",
-    "budget_id",
-    "key_name",
-)
 
 
 @dataclasses.dataclass
@@ -103,10 +83,10 @@ def read_accounts(
     models: LitellmModels,
     notes: list[Note],
     *,
-    now_ms: int,
+    emails: tuple[str, ...] = (),
 ) -> Accounts:
-    """What to make of the tables as of `now_ms`; nothing when there are none."""
-    return _Reader(tables, catalogue, models, notes, now_ms=now_ms).read()
+    """What to make of the tables; nothing when there are none. Alerts go to `emails`."""
+    return _Reader(tables, catalogue, models, notes, emails=emails).read()
 
 
 class _Reader:
@@ -117,9 +97,9 @@ class _Reader:
         models: LitellmModels,
         notes: list[Note],
         *,
-        now_ms: int,
+        emails: tuple[str, ...],
     ) -> None:
-        self._now_ms = now_ms
+        self._now_ms = time.time_ns() // 1_000_000
         self._tables = tables
         self._catalogue = catalogue
         self._models = models
@@ -129,11 +109,10 @@ class _Reader:
         self._tenants: dict[str, PlannedTenant] = {}
         self._projects: dict[str, PlannedProject] = {}
         self._keys: dict[str, PlannedKey] = {}
-        self._alerts: list[PlannedBudget] = []
         self._blocked: set[str] = set()
         self._places: dict[str, tuple[str, str]] = {}
         """Source's id (`team:…`, `project:…`, `user:…`) to tenant and project here."""
-        self._budgets = {str(row.get("budget_id")): row for row in tables.get(TABLES["budgets"], ())}
+        self._limits = LimitReader(tables.get(BUDGETS, ()), notes, emails)
 
     def read(self) -> Accounts:
         for organization in self._rows("organizations"):
@@ -153,7 +132,7 @@ class _Reader:
             tuple(self._tenants.values()),
             tuple(self._projects.values()),
             tuple(self._keys.values()),
-            tuple(self._alerts),
+            tuple(self._limits.alerts),
         )
 
     def _rows(self, noun: str) -> list[Fields]:
@@ -168,9 +147,9 @@ class _Reader:
         self._places[source] = (tenant_id, "")
         scope = f"tenant:{tenant_id}"
         self._add_tenant(
-            PlannedTenant(tenant_id, name, models=self._scope(row), limits=self._limits(row, scope))
+            PlannedTenant(tenant_id, name, models=self._scope(row), limits=self._limits.of(row, scope))
         )
-        self._finish(row)
+        finish(row)
 
     def _team(self, row: Fields) -> None:
         source = f"team:{row.text('team_id')}"
@@ -184,18 +163,18 @@ class _Reader:
         if organization is None:
             tenant_id = self._ids.of(name, source)
             self._places[source] = (tenant_id, "")
-            limits = self._limits(row, f"tenant:{tenant_id}")
+            limits = self._limits.of(row, f"tenant:{tenant_id}")
             self._add_tenant(PlannedTenant(tenant_id, name, models=self._scope(row), limits=limits))
         else:
             project_id = self._project_ids.of(f"{organization[0]}-{name}", source)
             self._places[source] = (organization[0], project_id)
-            limits = self._limits(row, f"project:{project_id}")
+            limits = self._limits.of(row, f"project:{project_id}")
             if self._scope(row):
                 row.note("the models that a team may use: they are kept on its keys, not on the project")
             self._projects[project_id] = PlannedProject(project_id, organization[0], name, limits)
         row.leave("members_with_roles", "who manages the team: give people roles with `sextant user grant`")
         row.passes("members", "admins", "members_with_roles", "team_member_permissions")
-        self._finish(row)
+        finish(row)
 
     def _project(self, row: Fields) -> None:
         source = f"project:{row.text('project_id')}"
@@ -213,14 +192,14 @@ class _Reader:
             return
         project_id = self._project_ids.of(f"{team[0]}-{name}", source)
         self._places[source] = (team[0], project_id)
-        limits = self._limits(row, f"project:{project_id}")
+        limits = self._limits.of(row, f"project:{project_id}")
         self._projects[project_id] = PlannedProject(project_id, team[0], name, limits)
         row.passes("description", "models")
-        self._finish(row)
+        finish(row)
 
     def _user(self, row: Fields) -> None:
         user_id = row.text("user_id")
-        limits = self._limits(row, f"user {user_id}")
+        limits = self._limits.of(row, f"user {user_id}")
         if self._needs_place(user_id):
             name = row.text("user_alias") or row.text("user_email") or user_id
             self._user_place(user_id, name, limits)
@@ -230,7 +209,7 @@ class _Reader:
         row.leave("password", "people sign in anew; see `sextant user add`")
         row.leave("sso_user_id", "people sign in anew; see `sextant user add`")
         row.leave("user_role", "roles are given anew: `sextant user grant`")
-        self._finish(row)
+        finish(row)
 
     def _needs_place(self, user_id: str) -> bool:
         return any(
@@ -282,10 +261,10 @@ class _Reader:
             expires_ms=expires_ms,
             models=self._scope(row),
             endpoints=() if routes & ALL_ROUTES else tuple(sorted(endpoints)),
-            limits=self._limits(row, f"key:{key_id(digest)}"),
+            limits=self._limits.of(row, f"key:{key_id(digest)}"),
         )
         row.passes("key_type")
-        self._finish(row)
+        finish(row)
 
     def _place_of(self, row: Fields) -> tuple[str, str] | None:
         """The tenant and project of a key; None: they are blocked."""
@@ -316,80 +295,6 @@ class _Reader:
             return ()
         unfolded = [name for item in listed for name in self._models.groups.get(item, [item])]
         return self._catalogue.scope(tuple(unfolded))
-
-    def _limits(self, row: Fields, scope: str) -> LimitRules:
-        """The row's own limits, then those of the budget it names."""
-        budget = self._budgets.get(row.text("budget_id"))
-        rows = [row] if budget is None else [row, Fields(budget, f"{row.where}, its budget", self._notes)]
-        found: dict[str, Any] = {}
-        for fields in rows:
-            requests_per_min = fields.whole("rpm_limit")
-            if requests_per_min is not None:
-                found.setdefault("requests_per_s", requests_per_min / 60)
-                found.setdefault("burst_requests", max(1, requests_per_min))
-            for name, ours in (
-                ("tpm_limit", "tokens_per_min"),
-                ("tpd_limit", "tokens_per_day"),
-                ("max_parallel_requests", "concurrent_requests"),
-            ):
-                value = fields.whole(name)
-                if value is not None:
-                    found.setdefault(ours, value)
-            spend = self._spend(fields)
-            if spend is not None:
-                found.setdefault("spend_nano_per_month", spend)
-            soft = fields.number("soft_budget")
-            if soft is not None:
-                self._alerts.append(PlannedBudget(scope, nano(soft)))
-        for fields in rows[1:]:
-            self._finish(fields)
-        return LimitRules(**found)
-
-    def _spend(self, fields: Fields) -> int | None:
-        """The limit of a month's spend that comes closest to a budget."""
-        most, duration = fields.number("max_budget"), fields.text("budget_duration")
-        spent = fields.number("spend") or Decimal(0)
-        if most is None:
-            return None
-        if duration in _MONTHS:
-            if duration != "1mo":
-                fields.changed(f"{most} USD in {duration} becomes {most} USD a calendar month", "max_budget")
-            return nano(most)
-        if duration:
-            days = _days(duration)
-            if days is None:
-                fields.note(
-                    f"{most} USD in `{duration}`, a span not understood: nothing may be spent", "max_budget"
-                )
-                return 0
-            monthly = nano(most) * max(1, math.floor(28 / days)) if days < 28 else nano(most)
-            fields.changed(
-                f"{most} USD in {duration} becomes {monthly / 10**9:g} USD a calendar month; there is no "
-                f"other span here",
-                "max_budget",
-            )
-            return monthly
-        left = max(Decimal(0), most - spent)
-        fields.changed(
-            f"{most} USD for good, {left} USD of it left, becomes {left} USD a calendar month; there is no "
-            f"limit for good here",
-            "max_budget",
-        )
-        return nano(left)
-
-    def _finish(self, row: Fields) -> None:
-        row.passes(*_BOOKS, "max_budget", "budget_duration")
-        row.leave("metadata", "LiteLLM's own settings and notes of whoever made it")
-        row.rest("has no equal here")
-
-
-def _days(duration: str) -> float | None:
-    """Days of LiteLLM's way to write a span: `30s`, `30m`, `24h`, `7d`, `1w`, `1mo`."""
-    found = re.fullmatch(r"(\d{1,6})(s|m|h|d|w|mo)", duration)
-    if found is None or int(found.group(1)) == 0:
-        return {"daily": 1.0, "weekly": 7.0}.get(duration)
-    length = {"s": 1 / 86_400, "m": 1 / 1_440, "h": 1 / 24, "d": 1.0, "w": 7.0, "mo": 30.0}
-    return int(found.group(1)) * length[found.group(2)]
 
 
 def _label(row: Mapping[str, Any], noun: str) -> str:

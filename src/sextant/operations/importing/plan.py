@@ -73,6 +73,7 @@ class PlannedBudget(msgspec.Struct, frozen=True):
 
     scope: str
     amount_nano: int
+    emails: tuple[str, ...]
 
 
 class Secret:
