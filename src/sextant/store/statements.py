@@ -133,11 +133,14 @@ def usage_lines(view: LedgerView, query: UsageQuery) -> list[UsageLine]:
     columns = [_COLUMNS[side] for side in dict.fromkeys(query.by)]
     where, values = _conditions(query)
     groups = ", ".join([*columns, "currency"])
+    # With every side asked for, the daily sums are the lines: nothing to add up, no whole sort for a page.
+    is_finest = {"tenant", "project", "key", "model", "day"} <= set(query.by)
+    sums, grouping = (", ".join(DAY_SUMS), "") if is_finest else (_SUMS, f"GROUP BY {groups}")
     is_wide = not query.tenant_id and query.tenants is None
     source = "tenants JOIN usage_day ON tenant_id = tenants.id" if is_wide else "usage_day"
     found = view.query(
-        f"{_ALL_TENANTS if is_wide else ''} SELECT {groups}, {_SUMS} FROM {source} WHERE {where} "
-        f"GROUP BY {groups} ORDER BY {groups} LIMIT :limit OFFSET :offset",
+        f"{_ALL_TENANTS if is_wide else ''} SELECT {groups}, {sums} FROM {source} WHERE {where} "
+        f"{grouping} ORDER BY {groups} LIMIT :limit OFFSET :offset",
         **values,
         limit=query.limit,
         offset=query.offset,
