@@ -101,7 +101,7 @@ def _presidio(texts: Sequence[Document]) -> dict[str, Score]:
 
     peer = Presidio()
     found, _, _ = score(texts[:2000], lambda text: [(s.start, s.end, s.type) for s in peer.find(text)])
-    return {type_: row for type_, row in found.items() if row.found}
+    return {type_: row for type_, row in found.items() if row.found and row.labels}
 
 
 def _goals(by_type: dict[str, Score], speed: dict[str, float]) -> list[Goal]:

@@ -331,6 +331,8 @@ def test_a_tenant_cannot_raise_itself(world: World, change: dict[str, Any]) -> N
     assert answer.json()["error"]["param"] == next(iter(change))
     assert world.control.accounts.tenant("acme") == before
     assert client.patch("/v1/tenants/acme", json={"privacy": {"otherwise": "mask"}}).status_code == 200
+    refused = client.patch("/v1/tenants/acme", json={"privacy": {"actions": {"PHONES": "mask"}}})
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, "privacy.actions")
 
 
 def test_a_tenants_owner_gives_no_role_beyond_it(world: World) -> None:

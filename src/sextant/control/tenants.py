@@ -11,6 +11,7 @@ from sextant.base.errors import BadRequest, Forbidden
 from sextant.control.access import Allowed, Needs
 from sextant.control.answers import Body, json_answer, listing, more_than, paged
 from sextant.control.office import Office
+from sextant.privacy.policy import check_policy
 from sextant.spec.policy import Billing, LimitRules, PrivacyPolicy
 from sextant.store.accounts_database import Page
 from sextant.store.accounts_tenants import ORDINARY, ProjectChange, TenantChange
@@ -71,6 +72,8 @@ def add_tenants(app: FastAPI, office: Office) -> None:
         """Makes a tenant with its default project."""
         given = msgspec.structs.asdict(new)
         del given["id"]
+        if new.privacy is not None:
+            check_policy(new.privacy)
         made = office.changed(
             lambda: office.by(allowed).create_tenant(new.id, msgspec.structs.replace(ORDINARY, **given))
         )
@@ -89,6 +92,8 @@ def add_tenants(app: FastAPI, office: Office) -> None:
         for name in sorted(set(msgspec.to_builtins(wanted)) - OWN_TENANT_FIELDS):
             if not allowed.everywhere:
                 raise Forbidden(f"{name} is changed by who runs the deployment", field=name)
+        if wanted.privacy is not None:
+            check_policy(wanted.privacy)
         return json_answer(office.changed(lambda: office.by(allowed).change_tenant(tenant_id, wanted)))
 
     @app.delete("/v1/tenants/{tenant_id}")

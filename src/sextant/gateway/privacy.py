@@ -22,6 +22,7 @@ from sextant.gateway.prompt_strings import refuse_token_ids, rewrite
 from sextant.gateway.unmasking import Unmasking
 from sextant.privacy.detector import Detector
 from sextant.privacy.mask import Vault, literal_tokens, mask
+from sextant.privacy.policy import check_policy
 from sextant.privacy.spans import BUILT_IN, OPT_IN, Span
 from sextant.spec.policy import PrivacyAction, PrivacyPolicy
 
@@ -43,7 +44,8 @@ class Guard:
     """One tenant's policy, ready for use."""
 
     def __init__(self, policy: PrivacyPolicy) -> None:
-        """Raises BadRequest for a policy that cannot be used."""
+        """Raises BadRequest for a policy that cannot be used, Misconfigured for one without Presidio."""
+        check_policy(policy)
         self.policy = policy
         known = (*BUILT_IN, *policy.opt_in, *policy.patterns)
         self._actions = {**policy.actions, **{t: policy.actions.get(t, policy.otherwise) for t in known}}

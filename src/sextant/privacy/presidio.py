@@ -13,10 +13,13 @@ from typing import Any
 from sextant.base.errors import Misconfigured
 from sextant.privacy.spans import Span
 
-LEAST_SCORE = 0.5
+LEAST_SCORE = 0.4
+"""What Presidio itself gives a telephone number without words around it."""
 _OURS = {"CREDIT_CARD": "BANK_CARD", "PHONE_NUMBER": "PHONE", "IP_ADDRESS": "IP"}
 """Presidio's types that are ours under another name; the others keep theirs."""
 _FETCHING = frozenset({"EmailRecognizer", "UrlRecognizer"})
+_IGNORED = frozenset({"DATE_TIME", "UUID"})
+"""They identify nobody by themselves."""
 _LANGUAGE = "en"
 _SUREST = 0.9
 """Ours win where both find something: their checksums are stricter."""
@@ -49,6 +52,7 @@ class Presidio:
                 one.start, one.end, _OURS.get(one.entity_type, one.entity_type), min(one.score, _SUREST) * 0.9
             )
             for one in found
+            if one.entity_type not in _IGNORED
         ]
 
 
