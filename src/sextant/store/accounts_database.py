@@ -13,6 +13,7 @@ import hashlib
 import os
 import re
 import time
+import zoneinfo
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Self
 
@@ -220,6 +221,16 @@ def checked_id(given: str, field: str = "id") -> str:
             field=field,
         )
     return given
+
+
+def checked_time_zone(name: str, field: str = "time_zone") -> str:
+    """Raises BadRequest for a name that the tz database does not have."""
+    try:
+        zoneinfo.ZoneInfo(name)
+    except (KeyError, ValueError, OSError):
+        said = f"{name[:60]!r} is no time zone; expected a name as Asia/Shanghai or UTC"
+        raise BadRequest(said, field=field) from None
+    return name
 
 
 def checked_limits(limits: LimitRules) -> LimitRules:

@@ -24,6 +24,7 @@ from sextant.store.accounts_database import (
     Noted,
     checked_id,
     checked_limits,
+    checked_time_zone,
     json_of,
     text_of,
 )
@@ -240,6 +241,7 @@ def _checked_price(added: Price) -> None:
     for window in added.off_peak:
         _checked_span("off_peak.from_minute", window.from_minute, 0, 1439)
         _checked_span("off_peak.until_minute", window.until_minute, 0, 1440)
+        checked_time_zone(window.time_zone, "off_peak.time_zone")
         _checked_span("off_peak.factor_ppm", window.factor_ppm, 0, FACTOR_PPM_MAX)
 
 

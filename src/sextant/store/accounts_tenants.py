@@ -6,7 +6,6 @@ by its plan. It is switched off for good, its keys are revoked, and no list show
 
 from __future__ import annotations
 
-import zoneinfo
 from typing import Any
 
 import msgspec
@@ -24,6 +23,7 @@ from sextant.store.accounts_database import (
     checked_id,
     checked_limits,
     checked_name,
+    checked_time_zone,
     json_of,
     text_of,
 )
@@ -253,9 +253,7 @@ def _changed_tenant(db: sa.Connection, record: TenantRecord, wanted: TenantChang
     if db.scalar(sa.select(tier.c.id).where(tier.c.id == changed.tier)) is None:
         known = ", ".join(db.scalars(sa.select(tier.c.id).order_by(tier.c.id)))
         raise BadRequest(f"there is no tier {changed.tier!r}; expected one of {known}", field="tier")
-    if not _is_time_zone(changed.time_zone):
-        said = f"{changed.time_zone!r} is no time zone; expected a name as Asia/Shanghai or UTC"
-        raise BadRequest(said, field="time_zone")
+    checked_time_zone(changed.time_zone)
     if changed.currency != record.currency and record.billing != "free":
         raise BadRequest(
             f"tenant {record.id} has accounts in {record.currency}; make another for {changed.currency}",
@@ -296,14 +294,6 @@ def _changed_project(record: ProjectRecord, wanted: ProjectChange) -> ProjectRec
 
 def _given(wanted: msgspec.Struct) -> dict[str, Any]:
     return {name: value for name, value in msgspec.structs.asdict(wanted).items() if value is not None}
-
-
-def _is_time_zone(name: str) -> bool:
-    try:
-        zoneinfo.ZoneInfo(name)
-    except (ValueError, OSError):
-        return False
-    return True
 
 
 def _revoke_keys(db: sa.Connection, which: sa.ColumnElement[bool], now_ms: int) -> None:

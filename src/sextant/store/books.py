@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 import msgspec
+from msgspec.structs import astuple
 
 from sextant.base.errors import BadRequest
 from sextant.spec.policy import Billing, Standing
@@ -167,6 +168,7 @@ def rate_rows(rows: Iterable[UsageRow], rates: Rates, month_tokens: Callable[[st
     """Rates rows that are new, in their order. `month_tokens(tenant, month)` is what the books have of a
     month before them. Raises BadRows for counts that no request has."""
     rated = RatedRows([], {}, [])
+    days, usage = rated.days, rated.usage
     so_far: dict[tuple[str, int], int] = {}
     for row in rows:
         tenant_id = row.tenant_id
@@ -174,43 +176,44 @@ def rate_rows(rows: Iterable[UsageRow], rates: Rates, month_tokens: Callable[[st
         before = so_far.get((tenant_id, month))
         if before is None:
             before = month_tokens(tenant_id, month)
-        tokens = _counted_tokens(row)
         price = rates.rate(row, before)
-        cost_nano, list_nano, currency = price.cost_nano, price.list_nano, price.currency
-        so_far[tenant_id, month] = before + tokens
-        rated.usage.append((*msgspec.structs.astuple(row), cost_nano, list_nano, currency, day, month))
+        cost_nano, currency = price.cost_nano, price.currency
+        usage.append((*astuple(row), cost_nano, price.list_nano, currency, day, month))
         if cost_nano:
             rated.charges.append(Charge(row, cost_nano, currency, month))
         key = (tenant_id, month, day, row.project_id, row.key_id, row.model, currency)
-        sums = rated.days.get(key)
+        sums = days.get(key)
         if sums is None:
-            sums = rated.days[key] = [0] * len(DAY_SUMS)
-        _add(sums, row, cost_nano, list_nano)
+            sums = days[key] = [0] * len(DAY_SUMS)
+        so_far[tenant_id, month] = before + _add(sums, row, cost_nano, price.list_nano)
     return rated
 
 
-def _counted_tokens(row: UsageRow) -> int:
-    """Input and output tokens, as far as they count. Raises BadRows."""
-    counts = (row.input_tokens, row.output_tokens, row.cached_tokens, row.reasoning_tokens)
-    if min(counts) < 0 or max(counts) > TOKENS_MAX:
-        raise BadRows(f"request {row.request_id} has token counts {counts}; allowed are 0 to {TOKENS_MAX}")
-    return 0 if row.outcome in UNBILLED else row.input_tokens + row.output_tokens
-
-
-def _add(sums: list[int], row: UsageRow, cost_nano: int, list_nano: int) -> None:
+def _add(sums: list[int], row: UsageRow, cost_nano: int, list_nano: int) -> int:
+    """Adds a row to the sums of its day; returns the tokens of it that count. Raises BadRows."""
+    input_tokens, output_tokens = row.input_tokens, row.output_tokens
+    cached_tokens, reasoning_tokens = row.cached_tokens, row.reasoning_tokens
+    if not (
+        0 <= input_tokens <= TOKENS_MAX >= output_tokens >= 0
+        and 0 <= cached_tokens <= TOKENS_MAX >= reasoning_tokens >= 0
+    ):
+        raise BadRows(f"request {row.request_id} has a token count that is not between 0 and {TOKENS_MAX}")
+    outcome = row.outcome
+    counted_tokens = 0 if outcome in UNBILLED else input_tokens + output_tokens
     sums[0] += 1
-    if row.outcome != "ok":
-        sums[1] += row.outcome == "engine_error"
-        sums[2] += row.outcome == "refused"
-    if row.outcome not in UNBILLED:
-        sums[10] += row.input_tokens + row.output_tokens
-    sums[3] += row.estimated
-    sums[4] += row.input_tokens
-    sums[5] += row.output_tokens
-    sums[6] += row.cached_tokens
-    sums[7] += row.reasoning_tokens
+    if outcome != "ok":
+        sums[1] += outcome == "engine_error"
+        sums[2] += outcome == "refused"
+    if row.estimated:
+        sums[3] += 1
+    sums[4] += input_tokens
+    sums[5] += output_tokens
+    sums[6] += cached_tokens
+    sums[7] += reasoning_tokens
     sums[8] += cost_nano
     sums[9] += list_nano
+    sums[10] += counted_tokens
+    return counted_tokens
 
 
 def counted(

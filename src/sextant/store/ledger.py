@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import functools
 import logging
 import os
 import selectors
@@ -49,6 +50,7 @@ from sextant.store.ledger_file import CHECKPOINT_PAGES, LedgerFile
 
 CLIENTS_MAX = 256
 READ_BYTES = 256 * 1024
+DAY_MS = 86_400_000
 LOCK_WAIT_S = 1.0
 IDLE_CHECKPOINT_S = 1.0
 """Quiet time after which the log is copied into the file even when it is short."""
@@ -80,6 +82,12 @@ class Ledger(Protocol):
     def close(self) -> None: ...
 
 
+@functools.lru_cache(maxsize=64)
+def _utc_day_and_month(days: int) -> tuple[int, int]:
+    day = datetime.fromtimestamp(days * 86_400, UTC)
+    return day.year * 10_000 + day.month * 100 + day.day, day.year * 100 + day.month
+
+
 class NoRated(msgspec.Struct, frozen=True):
     cost_nano: int = 0
     list_nano: int = 0
@@ -95,8 +103,7 @@ class NoRates:
         return self._nothing
 
     def day_and_month(self, tenant_id: str, at_ms: int) -> tuple[int, int]:
-        day = datetime.fromtimestamp(at_ms // 1000, UTC)
-        return day.year * 10_000 + day.month * 100 + day.day, day.year * 100 + day.month
+        return _utc_day_and_month(at_ms // DAY_MS)
 
     def currency(self, tenant_id: str) -> str:
         return self._nothing.currency

@@ -53,6 +53,10 @@ def known_schemas() -> Schemas:
 def found_schemas(databases: Databases) -> Schemas:
     """The schemas of the databases that are there; "" and 0 for one that is not there or empty. Raises
     Misconfigured when a file is no database."""
+    if databases.url:
+        from sextant.store.upgrade_postgres import found_versions
+
+        return Schemas(*found_versions(databases.url))
     return Schemas(_accounts_revision(databases.accounts), _ledger_version(databases.ledger))
 
 
@@ -76,9 +80,9 @@ def bring_up_to_date(databases: Databases, *, backup: bool = True) -> Migration 
 def refuse_newer(databases: Databases, found: Schemas) -> None:
     """Raises Misconfigured, naming the restore command, when a newer Sextant wrote the databases."""
     if found.accounts and found.accounts not in _account_revisions():
-        what = f"{databases.accounts} has the schema {found.accounts}"
+        what = f"{'PostgreSQL' if databases.url else databases.accounts} has the schema {found.accounts}"
     elif found.ledger > ledger_file.SCHEMA_VERSION:
-        what = f"{databases.ledger} has the schema version {found.ledger}"
+        what = f"{'PostgreSQL' if databases.url else databases.ledger} has the schema version {found.ledger}"
     else:
         return
     known = known_schemas()
@@ -106,12 +110,17 @@ def readable(manifest: Manifest) -> bool:
 
 def _migrate(databases: Databases, found: Schemas) -> None:
     if found.accounts:
-        accounts = Accounts(databases.accounts)
+        accounts = Accounts(databases.url or databases.accounts)
         try:
             accounts.migrate()
         finally:
             accounts.close()
-    if found.ledger:
+    if found.ledger and databases.url:
+        from sextant.store import ledger_postgres
+
+        with ledger_postgres.connected(databases.url) as db:
+            ledger_postgres.migrate(db)
+    elif found.ledger:
         ledger_file.LedgerFile(databases.ledger).close()
 
 

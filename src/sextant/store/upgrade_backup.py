@@ -27,6 +27,8 @@ from sextant import __version__
 from sextant.base.errors import Misconfigured, SextantError
 
 MANIFEST = "manifest.json"
+DUMP = "sextant.pgdump"
+"""The copy of a PostgreSQL store; one of files has each database under its own name."""
 FORMAT = 1
 SPARE_BYTES = 16 * 1024 * 1024
 """Free space that a copy must leave."""
@@ -48,6 +50,8 @@ class Databases(msgspec.Struct, frozen=True):
     """The state directory, which commands name."""
     accounts: Path
     ledger: Path
+    url: str = ""
+    """PostgreSQL with its password, where both are kept there instead; never shown."""
 
     @property
     def backups(self) -> Path:
@@ -65,7 +69,7 @@ class BackedUpFile(msgspec.Struct, frozen=True):
 
 
 class Manifest(msgspec.Struct, frozen=True):
-    """What a backup holds. `made_for` is "person" or "migration"; times are Unix milliseconds."""
+    """What a backup holds. `made_for` is "person", "migration" or "restore"; times are Unix milliseconds."""
 
     format: int
     made_ms: int
@@ -83,15 +87,12 @@ def make_backup(databases: Databases, schemas: Schemas, *, made_for: str, into: 
     parent = into or databases.backups
     try:
         parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        _check_room(databases, parent)
+        if not databases.url:
+            _check_room(databases, parent)
         partial = parent / f".{os.getpid()}-{made_ms}.partial"
         partial.mkdir(mode=0o700)
         try:
-            files = [
-                _copied(source, partial)
-                for source in (databases.ledger, databases.accounts)
-                if source.exists()
-            ]
+            files = _copies(databases, partial)
             manifest = Manifest(FORMAT, made_ms, made_for, __version__, schemas, tuple(files))
             _write_durably(partial / MANIFEST, msgspec.json.format(msgspec.json.encode(manifest)) + b"\n")
             _sync_directory(partial)
@@ -158,6 +159,10 @@ def restore_backup(databases: Databases, folder: Path) -> Path | None:
     cut off is ended by another call. Raises SextantError; what it set aside is never deleted."""
     manifest = read_manifest(folder)
     verify(folder, manifest)
+    if databases.url:
+        return _restore_postgres(databases, folder, manifest)
+    if any(file.name == DUMP for file in manifest.files):
+        raise Misconfigured(f"{folder} is of a PostgreSQL store, and this deployment keeps files")
     marker, targets = databases.restore_marker, (databases.accounts, databases.ledger)
     try:
         fresh = [_staged(folder, target, manifest) for target in targets]
@@ -187,6 +192,30 @@ def refuse_half_restored(databases: Databases) -> None:
             f"a restore of {folder} did not end; run it again: sextant db restore --state "
             f"{shlex.quote(str(databases.root))} {shlex.quote(folder)}"
         )
+
+
+def _copies(databases: Databases, folder: Path) -> list[BackedUpFile]:
+    if databases.url:
+        from sextant.store import upgrade_postgres
+
+        file = upgrade_postgres.dump(databases.url, folder)
+        upgrade_postgres.check_dump(file)
+        _sync(file)
+        return [BackedUpFile(file.name, file.stat().st_size, _sha256(file))]
+    sources = (databases.ledger, databases.accounts)
+    return [_copied(source, folder) for source in sources if source.exists()]
+
+
+def _restore_postgres(databases: Databases, folder: Path, manifest: Manifest) -> Path:
+    """Restores in one transaction; what is there is first backed up like any other state."""
+    from sextant.store import upgrade_postgres
+
+    if all(file.name != DUMP for file in manifest.files):
+        raise Misconfigured(f"{folder} is of files, and this deployment keeps its books in PostgreSQL")
+    present = Schemas(*upgrade_postgres.found_versions(databases.url))
+    aside = make_backup(databases, present, made_for="restore")
+    upgrade_postgres.restore(databases.url, folder / DUMP)
+    return aside
 
 
 def _copied(source: Path, folder: Path) -> BackedUpFile:

@@ -1,8 +1,8 @@
 """Whether the databases are sound: `sextant db check`.
 
-Reads only, so that it can look at a running deployment too: SQLite's own check of every page and index,
-references between tables, and the books against what they follow from.
-Neighbours: `upgrade.py`, `cli/db.py`.
+Reads only, so that it can look at a running deployment too: SQLite's own check of every page and index and of
+references between tables (PostgreSQL keeps both itself), then the books against what they follow from.
+Neighbours: `ledger_check.py` (the books), `upgrade.py`, `cli/db.py`.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ _COUNTS = ("input_tokens", "output_tokens", "cached_tokens", "reasoning_tokens",
 
 def check_databases(databases: Databases) -> list[str]:
     """Every fault found, one sentence each; empty when all is well. A database that is not there has none."""
+    if databases.url:
+        return check_books(databases.url)
     faults = [fault for path in (databases.accounts, databases.ledger) for fault in _check_file(path)]
     if not faults and databases.ledger.exists():
         faults += _check_usage(databases.ledger)
