@@ -127,7 +127,7 @@ class _Reader:
             self._key(key)
         for name, why in OTHER_TABLES.items():
             if self._tables.get(name):
-                self._notes.append(Note("left out", name, f"{len(self._tables[name])} rows: {why}"))
+                self._notes.append(Note("left out", name, f"rows: {len(self._tables[name])}; {why}"))
         return Accounts(
             tuple(self._tenants.values()),
             tuple(self._projects.values()),

@@ -120,7 +120,7 @@ class _Reader:
             self._token(Fields(row, f"token {row.get('id')} ({row.get('name')})", self._notes))
         for name, why in _OTHERS.items():
             if self._tables.get(name):
-                self._notes.append(Note("left out", name, f"{len(self._tables[name])} rows: {why}"))
+                self._notes.append(Note("left out", name, f"rows: {len(self._tables[name])}; {why}"))
         return ImportPlan(
             source=f"{self._name} {self._path.name}",
             document=self._catalogue.document(),
