@@ -41,7 +41,7 @@ def _said(refused: Refused, currency: str) -> str:
     allowed, needed, left = refused.allowed, refused.needed, refused.available
     wait = f"try again in {refused.retry_after_ms / 1000:g} s"
     if refused.limit == "requests_per_s":
-        return f"{allowed} requests at once are all used; {wait}"
+        return f"its burst of {allowed} requests is used up; {wait}"
     if refused.limit == "concurrent_requests":
         return f"{allowed} requests at a time, all under way; try again when one has ended"
     if refused.limit == "tokens_per_min":
