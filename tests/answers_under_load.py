@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-import apsw
+from sextant.store.ledger_reading import ledger_view
 
 PROMPTS = ("12+30", "sort: pear apple fig", "who are you?", "reverse: stone")
 PAUSE_AFTER_FAILURE_S = 0.05
@@ -147,17 +147,12 @@ def load(up: Address, clients: Sequence[Client]) -> Iterator[Seen]:
         total.add(seen)
 
 
-def usage_rows(db_path: Path, outcome: str = "") -> dict[str, tuple[int, int]]:
-    """(input, output) tokens of the ledger's rows by request id; of one outcome when that is named."""
-    db = apsw.Connection(str(db_path), flags=apsw.SQLITE_OPEN_READONLY)
-    try:
-        rows = db.execute(
-            "SELECT request_id, input_tokens, output_tokens FROM usage WHERE outcome = ?1 OR ?1 = ''",
-            (outcome,),
-        )
-        return {name: (input_tokens, output_tokens) for name, input_tokens, output_tokens in rows}
-    finally:
-        db.close()
+def usage_rows(ledger: Path | str, outcome: str = "") -> dict[str, tuple[int, int]]:
+    """(input, output) tokens of the ledger's rows (a file, or PostgreSQL's URL) by request id; of one outcome
+    when that is named."""
+    with ledger_view(ledger) as view:
+        rows = view.query("SELECT request_id, input_tokens, output_tokens, outcome FROM usage")
+        return {name: (read, made) for name, read, made, ended in rows if outcome in ("", ended)}
 
 
 def check_rows(seen: Seen, rows: dict[str, tuple[int, int]]) -> None:

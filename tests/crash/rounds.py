@@ -27,7 +27,8 @@ from pathlib import Path
 from answers_under_load import Client, Seen, check_rows, load, usage_rows
 from crash.fake_fast_engine import MODEL as FAST_MODEL
 from crash.paying import PayingTenant
-from crash.victims import FastEngine, kill_host, kill_member, wait_ready
+from crash.victims import FastEngine, Shared, kill_host, kill_member, wait_ready
+from servers import PASSWORD
 from sextant.store.upgrade_backup import Databases
 from sextant.store.upgrade_check import check_databases
 from stack_under_test import Stack, until
@@ -42,6 +43,11 @@ spec:
   models:
     - {{name: sextant-nano, engine: {{kind: embedded}}}}
     - {{name: {model}, engine: {{kind: remote, base_url: 'http://127.0.0.1:{port}/v1', compliant: true}}}}
+"""
+SHARED_STORES = """\
+  store: {{url: '{store}', password: 'file:{secret}'}}
+  limits: {{url: '{limits}', lease_s: 1}}
+  gateway: {{workers: 2}}
 """
 GAUGES_AT_REST = (
     "sextant_ledger_pending_rows",
@@ -69,21 +75,23 @@ class Report:
         )
 
 
-def run_rounds(root: Path, rounds: int, seed: int) -> Report:
-    """Kills `rounds` times and checks. `root` is a folder for the state. Raises AssertionError with what did
-    not hold; the message of every failure names the seed."""
+def run_rounds(root: Path, rounds: int, seed: int, shared: Shared | None = None) -> Report:
+    """Kills `rounds` times and checks. `root` is a folder for the state; with `shared` servers the books and
+    the limits are there, two gateways serve, and the servers are killed too. Raises AssertionError with what
+    did not hold; the message of every failure names the seed."""
     try:
-        return _run_rounds(root, rounds, seed)
+        return _run_rounds(root, rounds, seed, shared)
     except BaseException as error:
         error.add_note(f"again: make crash ROUNDS={rounds} SEED={seed}")
         raise
 
 
-def _run_rounds(root: Path, rounds: int, seed: int) -> Report:
+def _run_rounds(root: Path, rounds: int, seed: int, shared: Shared | None) -> Report:
     began_s = time.monotonic()
     chance = random.Random(seed)
-    with _stack(root) as (up, fast):
-        kills = _killers(up, fast)
+    url = shared.postgres.create_database() if shared else ""
+    with _stack(root, shared, url) as (up, fast):
+        kills = _killers(up, fast, shared)
         counts = dict.fromkeys(kills, 0)
         tenant = PayingTenant(up)
         with load(up, _clients(up, seed, tenant)) as seen:
@@ -96,28 +104,30 @@ def _run_rounds(root: Path, rounds: int, seed: int) -> Report:
         for gauge in GAUGES_AT_REST:
             until(lambda gauge=gauge: metric(up, gauge) == 0, f"{gauge} is 0 once the load is gone")  # type: ignore[misc]
         assert up.stop() == 0
-        rows = check_state(up.root, seen)
-        tenant.check(up.root / "ledger.db")
+        rows = check_state(up.root, url, seen)
+        tenant.check(url or up.root / "ledger.db")
     return Report(seed, counts, seen, rows, time.monotonic() - began_s)
 
 
-def check_state(state: Path, seen: Seen) -> int:
+def check_state(state: Path, url: str, seen: Seen) -> int:
     """Everything that must hold of the databases when nothing runs; the number of rows."""
-    databases = Databases(state, state / "accounts.db", state / "ledger.db")
+    databases = Databases(state, state / "accounts.db", state / "ledger.db", url)
     faults = check_databases(databases)
     assert faults == [], faults
-    check_rows(seen, usage_rows(databases.ledger, "ok"))
-    rows = len(usage_rows(databases.ledger))
+    ledger = url or databases.ledger
+    check_rows(seen, usage_rows(ledger, "ok"))
+    rows = len(usage_rows(ledger))
     asked = len(seen.completed) + seen.broken + seen.refused
     assert rows <= asked, f"{rows} rows for {asked} requests"
     return rows
 
 
 def metric(up: Stack, name: str) -> float:
+    """The sum over all gateway workers."""
     text = up.ask("GET", "/metrics").body.decode()
-    found = re.search(rf"^{name} (\S+)$", text, re.MULTILINE)
+    found = re.findall(rf"^{name}(?:{{[^}}]*}})? (\S+)$", text, re.MULTILINE)
     assert found, f"{name} is not exported"
-    return float(found[1])
+    return sum(map(float, found))
 
 
 def _clients(up: Stack, seed: int, tenant: PayingTenant) -> list[Client]:
@@ -127,12 +137,16 @@ def _clients(up: Stack, seed: int, tenant: PayingTenant) -> list[Client]:
     return [Client(seed * 1000 + number, models, (keys[number % 2],)) for number in range(CLIENTS)]
 
 
-def _killers(up: Stack, fast: FastEngine) -> dict[str, Callable[[], None]]:
+def _killers(up: Stack, fast: FastEngine, shared: Shared | None) -> dict[str, Callable[[], None]]:
     def kill_fast() -> None:
         fast.kill()
         fast.start()
 
+    servers: dict[str, Callable[[], None]] = {}
+    if shared is not None:
+        servers = {"PostgreSQL": shared.postgres.restart, "Redis": shared.redis.restart}
     return {
+        **servers,
         "gateway": lambda: kill_member(up, "gateway"),
         "ledger": lambda: kill_member(up, "ledger"),
         "gateway and ledger": lambda: kill_member(up, "gateway", "ledger"),
@@ -154,10 +168,18 @@ def _schedule(chance: random.Random, names: list[str], rounds: int) -> Iterator[
 
 
 @contextlib.contextmanager
-def _stack(root: Path) -> Iterator[tuple[Stack, FastEngine]]:
+def _stack(root: Path, shared: Shared | None, url: str) -> Iterator[tuple[Stack, FastEngine]]:
     fast = FastEngine()
     document = root / "crash.yaml"
-    document.write_text(DOCUMENT.format(model=FAST_MODEL, port=fast.port))
+    text = DOCUMENT.format(model=FAST_MODEL, port=fast.port)
+    if shared is not None:
+        secret = root / "password"
+        secret.write_text(PASSWORD)
+        secret.chmod(0o600)
+        text += SHARED_STORES.format(
+            store=url.replace(f":{PASSWORD}@", "@"), secret=secret, limits=shared.redis.url
+        )
+    document.write_text(text)
     up = Stack(root / "state", document=document)
     try:
         fast.start()
@@ -173,11 +195,19 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="make crash", description=__doc__)
     parser.add_argument("--rounds", type=int, default=100)
     parser.add_argument("--seed", type=int, default=None, help="as an earlier run printed it")
+    parser.add_argument("--store", choices=("files", "shared"), help="one of the two alone")
     given = parser.parse_args()
     seed = given.seed if given.seed is not None else random.SystemRandom().randrange(1_000_000)
-    print(f"{given.rounds} rounds; again: make crash ROUNDS={given.rounds} SEED={seed}", flush=True)
-    with tempfile.TemporaryDirectory(prefix="sx-crash-") as folder:
-        print(run_rounds(Path(folder), given.rounds, seed))
+    print(f"{given.rounds} rounds each; again: make crash ROUNDS={given.rounds} SEED={seed}", flush=True)
+    for store in ("files", "shared"):
+        if given.store in (None, store):
+            shared = Shared.start() if store == "shared" else None
+            try:
+                with tempfile.TemporaryDirectory(prefix="sx-crash-") as folder:
+                    print(f"{store}: {run_rounds(Path(folder), given.rounds, seed, shared)}", flush=True)
+            finally:
+                if shared is not None:
+                    shared.stop()
     return 0
 
 

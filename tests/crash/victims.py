@@ -8,11 +8,33 @@ import subprocess
 import sys
 from pathlib import Path
 
+import msgspec
+
+from servers import Postgres, Redis
 from sextant.base.lifeline import PARENT_VARIABLE
 from stack_under_test import Stack, alive, free_port, listening, until
 
 BACK_WITHIN_S = 60.0
 TESTS = Path(__file__).parents[1]
+
+
+class Shared(msgspec.Struct):
+    """Real PostgreSQL and Redis for a deployment that keeps its books and limits there."""
+
+    postgres: Postgres
+    redis: Redis
+
+    @classmethod
+    def start(cls) -> Shared:
+        """Redis writes each change to its disk at once, as PostgreSQL does."""
+        servers = cls(Postgres(), Redis(durable=True))
+        servers.postgres.start()
+        servers.redis.start()
+        return servers
+
+    def stop(self) -> None:
+        self.postgres.remove()
+        self.redis.remove()
 
 
 class FastEngine:

@@ -18,6 +18,7 @@ from sextant.app.state import StateDir, write_private
 from sextant.base.config import resolve_secret, variable
 from sextant.base.errors import Misconfigured
 from sextant.spec.stores import StoreSettings
+from sextant.store.upgrade_backup import Databases
 
 
 def located(store: StoreSettings, file: str | Path) -> str:
@@ -30,6 +31,12 @@ def located(store: StoreSettings, file: str | Path) -> str:
     scheme, _, rest = store.url.partition("://")
     user, at, where = rest.partition("@")
     return f"{scheme}://{user}:{quote(resolve_secret(store.password_ref), safe='')}{at}{where}"
+
+
+def databases_of(state: StateDir, store: StoreSettings) -> Databases:
+    """Both databases of a deployment. Raises Misconfigured where the password cannot be read."""
+    url = "" if store.is_sqlite else located(store, "")
+    return Databases(state.root, state.accounts_db, state.ledger_db, url)
 
 
 def note_store(state: StateDir, store: StoreSettings) -> None:

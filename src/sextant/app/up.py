@@ -15,12 +15,12 @@ from sextant.app.events import Event, Serving, Stopped, Tell, Warned
 from sextant.app.placing import place_models
 from sextant.app.plan import Overrides, Plan, listeners, make_plan
 from sextant.app.state import StateDir, check_port_free
-from sextant.app.stores import note_store
+from sextant.app.stores import databases_of, note_store
 from sextant.app.supervisor import Supervisor
 from sextant.base.errors import Misconfigured
 from sextant.spec.document import Deployment
+from sextant.spec.stores import StoreSettings
 from sextant.store.upgrade import bring_up_to_date
-from sextant.store.upgrade_backup import Databases
 from sextant.telemetry.logs import JsonFormatter
 
 
@@ -38,8 +38,7 @@ def run_up(document: Deployment, state: StateDir, overrides: Overrides, tell: Te
         for warning in plan.warnings:
             tell(Warned(warning))
         note_store(state, plan.store)
-        if plan.store.is_sqlite:
-            _bring_up_to_date(state, tell)
+        _bring_up_to_date(state, plan.store, tell)
         first_run = bootstrap(state, plan.store)
         try:
             asyncio.run(_supervise(plan, state, tell, first_run))
@@ -48,9 +47,9 @@ def run_up(document: Deployment, state: StateDir, overrides: Overrides, tell: Te
         tell(Stopped())
 
 
-def _bring_up_to_date(state: StateDir, tell: Tell) -> None:
+def _bring_up_to_date(state: StateDir, store: StoreSettings, tell: Tell) -> None:
     """Before anything opens a database: what an older Sextant wrote is backed up and migrated."""
-    done = bring_up_to_date(Databases(state.root, state.accounts_db, state.ledger_db))
+    done = bring_up_to_date(databases_of(state, store))
     if done is not None:
         tell(
             Warned(

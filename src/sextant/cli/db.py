@@ -146,14 +146,14 @@ def migrate(
 
 def _databases(deployment: StateDir) -> Databases:
     """Raises SextantError when there is nothing in the state directory."""
-    from sextant.store.upgrade_backup import Databases
+    from sextant.app.stores import databases_of, noted_store
 
     if not deployment.root.is_dir():
         raise SextantError(
             f"there is no state directory {deployment.root}; name it with --state DIR, or make one: "
             f"`{with_state('up', deployment)}`"
         )
-    return Databases(deployment.root, deployment.accounts_db, deployment.ledger_db)
+    return databases_of(deployment, noted_store(deployment))
 
 
 def _refuse_running(deployment: StateDir) -> None:
