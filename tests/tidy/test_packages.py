@@ -41,7 +41,7 @@ UNUSED_ALLOWED: dict[str, str] = {
 }
 """What nothing in the package uses, and why it stays. An entry that is no longer needed fails."""
 
-IMPORTED_AS = {"google-re2": "re2", "pyyaml": "yaml"}
+IMPORTED_AS = {"argon2-cffi": "argon2", "google-re2": "re2", "pyyaml": "yaml"}
 """Distributions whose import name is another."""
 
 COMES_WITH = {"fastapi": "starlette", "pydantic": "pydantic_core"}
