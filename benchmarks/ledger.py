@@ -3,7 +3,8 @@
 One process settles as a gateway worker does (identify, admit, settle), the ledger is the process that ships.
 Saturated: so many requests at once, each followed by the next. Paced: so many a second on a clock, the time
 from settle to durable. Client cost: CPU of the worker per settled request at a paced rate, less that of the
-same loop without settling. Nothing else is measured: no HTTP, no engine.
+same loop without settling. Ledger cost: CPU of the ledger process per row. With `--charged` the tenant pays
+later by a price plan, so that each row moves money too. Nothing else is measured: no HTTP, no engine.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import msgspec
 import uvloop
 
 from benchmarks.goals import Goal, exit_code, last_line
@@ -32,7 +34,8 @@ from sextant.base.ids import IdSource
 from sextant.governance.door import Claim, Outcome
 from sextant.governance.governor import LocalGovernor
 from sextant.governance.ledger_client import LedgerClient
-from sextant.spec.snapshot import KeyPolicy, PolicySnapshot, TenantPolicy
+from sextant.spec.policy import KeyPolicy, Price, PricePlan, TenantPolicy, TierPolicy, VolumeStep
+from sextant.spec.snapshot import PolicySnapshot
 from sextant.spec.usage import Usage
 from sextant.telemetry.table import Registry
 
@@ -56,14 +59,14 @@ class Window:
     settle_p50_ms: float
     settle_p99_ms: float
     rows_per_batch: float
+    ledger_us_per_row: float
 
 
 class Worker:
     """A gateway's governance, without the gateway."""
 
-    def __init__(self, socket_path: Path) -> None:
-        digest = hashlib.sha256(SECRET).hexdigest()
-        policy = PolicySnapshot(1, (TenantPolicy("default", "D"),), (KeyPolicy("key_1", "default", digest),))
+    def __init__(self, socket_path: Path, policy: PolicySnapshot, ledger_pid: int) -> None:
+        self.ledger_pid = ledger_pid
         self.registry = Registry()
         self.client = LedgerClient(str(socket_path), self.registry)
         self.governor = LocalGovernor(policy, self.client, self.registry)
@@ -91,7 +94,7 @@ class Worker:
 
     async def window(self, load: str, run: Callable[[], Awaitable[None]]) -> Window:
         self.waits_ms = []
-        batches, started_s = self.batches(), time.perf_counter()
+        batches, cpu_before_s, started_s = self.batches(), cpu_s(self.ledger_pid), time.perf_counter()
         await run()
         elapsed_s, rows = time.perf_counter() - started_s, len(self.waits_ms)
         return Window(
@@ -100,6 +103,7 @@ class Worker:
             round(percentile(self.waits_ms, 50), 3),
             round(percentile(self.waits_ms, 99), 3),
             round(rows / max(self.batches() - batches, 1), 1),
+            round((cpu_s(self.ledger_pid) - cpu_before_s) / rows * 1e6, 1),
         )
 
     async def saturated(self, at_once: int, seconds: float) -> None:
@@ -140,11 +144,34 @@ async def client_us(worker: Worker, seconds: float) -> float:
     return min(settling) - min(idle)
 
 
+def cpu_s(pid: int) -> float:
+    """What a process has used of the CPU, in ticks of a hundredth."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def policy_of(*, charged: bool) -> PolicySnapshot:
+    """One tenant with one key, free or postpaid."""
+    digest = hashlib.sha256(SECRET).hexdigest()
+    tenant = TenantPolicy("default", "D", currency="USD")
+    if charged:
+        tenant = msgspec.structs.replace(tenant, billing="postpaid", plan="standard")
+    price = Price("*", *[3_000_000_000] * 4)
+    plan = PricePlan("standard", "USD", (price,), (VolumeStep(100_000_000, 600_000),))
+    key = KeyPolicy("key_1", "default", digest)
+    return PolicySnapshot(1, (tenant,), (key,), tiers=(TierPolicy("internal"),), plans=(plan,))
+
+
 @contextmanager
-def ledger_process(directory: Path, slow_fsync_ms: float = 0.0) -> Iterator[Path]:
+def ledger_process(
+    directory: Path, policy: PolicySnapshot, slow_fsync_ms: float = 0.0
+) -> Iterator[tuple[Path, int]]:
     """The ledger that ships, on a core of its own; its syncs may be made slower."""
     socket_path = directory / "run" / "ledger.sock"
+    policy_file = directory / "policy.json"
+    policy_file.write_bytes(msgspec.json.encode(policy))
     arguments = ["--db", str(directory / "ledger.db"), "--socket", str(socket_path)]
+    arguments += ["--policy", str(policy_file)]
     slower = slow_fsync_environment(directory, slow_fsync_ms) if slow_fsync_ms else {}
     process = subprocess.Popen(
         [sys.executable, "-m", "sextant.app.ledger_process", *arguments], env={**os.environ, **slower}
@@ -156,14 +183,13 @@ def ledger_process(directory: Path, slow_fsync_ms: float = 0.0) -> Iterator[Path
         cores = sorted(os.sched_getaffinity(0))
         os.sched_setaffinity(process.pid, {cores[-1]})
         os.sched_setaffinity(0, {cores[0]})
-        yield socket_path
+        yield socket_path, process.pid
     finally:
         process.terminate()
         process.wait(20)
 
 
-async def measure(socket_path: Path, seconds: float) -> tuple[list[Window], float]:
-    worker = Worker(socket_path)
+async def measure(worker: Worker, seconds: float) -> tuple[list[Window], float]:
     await worker.client.start()
     windows = [
         await worker.window(f"{count} at once", lambda count=count: worker.saturated(count, seconds))  # type: ignore[misc]
@@ -180,18 +206,21 @@ def main() -> int:
     parser.add_argument("--form", choices=("short", "full"), default="full")
     parser.add_argument("--directory", type=Path, help="where the ledger lies; else a temporary one")
     parser.add_argument("--slow-fsync-ms", type=float, default=0.0, help="added to each fsync of the ledger")
+    parser.add_argument("--charged", action="store_true", help="a tenant that pays, by a price plan")
     given = parser.parse_args()
+    policy, seconds = policy_of(charged=given.charged), 2.0 if given.form == "short" else 10.0
     stop_cleanly_on_sigterm()
     with tempfile.TemporaryDirectory(prefix="sextant-bench-", dir=given.directory) as folder:
         disk_ms = fsync_ms(Path(folder)) + given.slow_fsync_ms
-        with ledger_process(Path(folder), given.slow_fsync_ms) as socket_path:
-            windows, cost_us = uvloop.run(measure(socket_path, 2.0 if given.form == "short" else 10.0))
+        with ledger_process(Path(folder), policy, given.slow_fsync_ms) as (socket_path, pid):
+            windows, cost_us = uvloop.run(measure(Worker(socket_path, policy, pid), seconds))
     print(f"an fsync takes {disk_ms:.3f} ms here")
-    print(f"{'load':>12} {'rows/s':>8} {'p50 ms':>8} {'p99 ms':>8} {'rows/batch':>11}")
+    print(f"{'load':>12} {'rows/s':>8} {'p50 ms':>8} {'p99 ms':>8} {'rows/batch':>11} {'ledger us/row':>14}")
     for window in windows:
         print(
             f"{window.load:>12} {window.rows_per_s:8.0f} {window.settle_p50_ms:8.3f} "
-            f"{window.settle_p99_ms:8.3f} {window.rows_per_batch:11.1f}"
+            f"{window.settle_p99_ms:8.3f} {window.rows_per_batch:11.1f} "
+            f"{window.ledger_us_per_row:14.1f}"
         )
     slow = disk_ms > FAST_FSYNC_MS
     note = f"an fsync takes {disk_ms:.3f} ms here, over {FAST_FSYNC_MS} ms" if slow else ""
