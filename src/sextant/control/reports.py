@@ -26,7 +26,7 @@ USAGE_DAYS_MAX = 366
 DEFAULT_DAYS = 30
 MOMENT_MS_MAX = 253_402_300_799_999
 """The end of the year 9999."""
-_INVOICE = re.compile(r"(\d{4})-(\d{2})(?:\.(json|csv|html|pdf))?", re.ASCII)
+_INVOICE = re.compile(r"(2\d{3})-(\d{2})(?:\.(json|csv|html|pdf))?", re.ASCII)
 
 Moment = Annotated[int | None, Field(ge=0, le=MOMENT_MS_MAX)]
 

@@ -1,0 +1,167 @@
+"""Balances, packages, usage, invoices and the policy's publication, over a real ledger."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from control_under_test import Control, control_with_ledger
+
+from sextant.control.publishing import PolicyPublisher
+from sextant.spec.snapshot import PolicySnapshot
+from sextant.store.accounts import Accounts
+from sextant.store.accounts_tenants import TenantChange
+
+UNIT = 10**9
+
+
+@pytest.fixture
+def control(tmp_path: Path) -> Iterator[Control]:
+    with control_with_ledger(tmp_path) as made:
+        made.accounts.create_tenant("acme", TenantChange(billing="prepaid", plan="standard"))
+        yield made
+
+
+def balance(control: Control) -> dict[str, Any]:
+    return control.client.get("/v1/tenants/acme/balance").json()
+
+
+def moved(control: Control, what: str, **body: Any) -> Any:
+    return control.client.post(f"/v1/tenants/acme/{what}", json=body)
+
+
+def test_money_comes_and_goes_and_each_request_counts_once(control: Control) -> None:
+    assert balance(control)["funds_nano"] == 0
+    for _ in range(2):
+        assert moved(control, "top-ups", amount_nano=5 * UNIT, id="bank-17").status_code == 201
+    assert balance(control)["prepaid_nano"] == 5 * UNIT
+    other = moved(control, "top-ups", amount_nano=6 * UNIT, id="bank-17")
+    assert (other.status_code, balance(control)["prepaid_nano"]) == (400, 5 * UNIT)
+    assert moved(control, "refunds", amount_nano=2 * UNIT).json()["prepaid_nano"] == 3 * UNIT
+    too_much = moved(control, "refunds", amount_nano=4 * UNIT)
+    assert (too_much.status_code, balance(control)["prepaid_nano"]) == (400, 3 * UNIT)
+    assert moved(control, "credits", amount_nano=UNIT).json()["prepaid_nano"] == 4 * UNIT
+    assert moved(control, "adjustments", amount_nano=-5 * UNIT, note="typo").json()["prepaid_nano"] == -UNIT
+    assert moved(control, "payments", amount_nano=UNIT).json()["receivable_nano"] == -UNIT
+    actions = [one["action"] for one in control.client.get("/v1/audit?limit=3").json()["audit"]]
+    assert actions == ["balance.payment", "balance.adjustment", "balance.credit"]
+
+
+def test_a_package_costs_what_the_plan_says_and_gives_its_face(control: Control) -> None:
+    for _ in range(2):
+        made = moved(control, "packages", face_nano=1000 * UNIT, id="y1", days=365)
+        assert made.status_code == 201, made.text
+    (package,) = made.json()["packages"]
+    assert (package["id"], package["face_nano"], package["left_nano"]) == ("y1", 1000 * UNIT, 1000 * UNIT)
+    assert package["expires_ms"] > time.time() * 1000 + 364 * 86_400_000
+    assert made.json()["funds_nano"] == 1000 * UNIT
+    month = time.strftime("%Y-%m", time.gmtime())
+    shown = control.client.get(f"/v1/invoices/acme/{month}").json()
+    assert sorted((one[1], one[4]) for one in shown["movements"]) == [
+        ("discount", 500 * UNIT),
+        ("package", 500 * UNIT),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("what", "body"),
+    [
+        ("top-ups", {"amount_nano": 0}),
+        ("top-ups", {"amount_nano": -1}),
+        ("top-ups", {"amount_nano": 2**63}),
+        ("top-ups", {"amount_nano": 1.5}),
+        ("top-ups", {"amount_nano": "1"}),
+        ("top-ups", {"amount_nano": 1, "id": "a:b"}),
+        ("adjustments", {"amount_nano": 1}),
+        ("packages", {"face_nano": 1, "days": 0}),
+    ],
+)
+def test_a_wrong_amount_moves_nothing(control: Control, what: str, body: dict[str, Any]) -> None:
+    answer = moved(control, what, **body)
+    assert answer.status_code == 422
+    assert answer.json()["error"]["param"] in ("amount_nano", "id", "days", "note")
+    assert balance(control)["funds_nano"] == 0
+
+
+def test_an_invoice_comes_in_every_form(control: Control) -> None:
+    month = time.strftime("%Y-%m", time.gmtime())
+    for form, media, start in (
+        ("", "application/json", b"{"),
+        (".json", "application/json", b"{"),
+        (".csv", "text/csv", b"\xef\xbb\xbfinvoice"),
+        (".html", "text/html", b"<!doctype html>"),
+        (".pdf", "application/pdf", b"%PDF"),
+    ):
+        answer = control.client.get(f"/v1/invoices/acme/{month}{form}?lang=zh")
+        assert answer.status_code == 200, answer.text
+        assert answer.headers["content-type"].startswith(media)
+        assert answer.content.startswith(start)
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    for wrong in ("2026-13", "2026-1", "x", "2026-11.exe", "9999-12"):
+        assert control.client.get(f"/v1/invoices/acme/{wrong}").status_code in (400, 404)
+
+
+@pytest.mark.parametrize("by", ["day", "month", "tenant,model", "key"])
+def test_usage_is_told_apart_by_what_is_asked(control: Control, by: str) -> None:
+    assert control.client.get(f"/v1/usage?by={by}").json()["totals"] == []
+    assert control.client.get(f"/v1/usage.csv?by={by}").status_code == 200
+
+
+@pytest.mark.parametrize(
+    "query", ["by=colour", "by=", "limit=0", "limit=x", "tenat_id=acme", "since_ms=9&until_ms=5"]
+)
+def test_a_wrong_question_about_usage_is_refused(control: Control, query: str) -> None:
+    assert control.client.get(f"/v1/usage?{query}").status_code in (400, 422)
+
+
+def test_lists_are_paged_to_their_end(control: Control) -> None:
+    for number in range(5):
+        control.accounts.create_key("acme", f"key {number}")
+    names: list[str] = []
+    cursor: str | None = ""
+    while cursor is not None:
+        page = control.client.get(f"/v1/keys?tenant_id=acme&limit=2&cursor={cursor}").json()
+        assert len(page["keys"]) <= 2
+        names += [key["name"] for key in page["keys"]]
+        cursor = page["next"]
+    assert names == [f"key {number}" for number in range(5)]
+    assert control.client.get("/v1/keys?limit=1001").status_code == 422
+
+
+def test_a_body_that_is_too_long_is_refused(control: Control) -> None:
+    answer = control.client.post("/v1/tenants", content=b'{"id": "' + b"x" * 2**21 + b'"}')
+    assert answer.status_code == 413
+
+
+async def test_two_controls_on_one_database_publish_each_others_changes(
+    tmp_path: Path, database: str
+) -> None:
+    """The second control's gateways follow what the first has changed."""
+    first, second = Accounts(database), Accounts(database)
+    first.migrate()
+    files = [tmp_path / "one.json", tmp_path / "two.json"]
+    publishers = [PolicyPublisher(one, str(file)) for one, file in zip((first, second), files, strict=True)]
+    following = [asyncio.create_task(one.follow()) for one in publishers]
+    try:
+        _, secret = await asyncio.to_thread(first.create_key, "default", "of the first")
+        assert secret
+        publishers[0].publish()
+        async with asyncio.timeout(20):
+            while not files[1].exists() or keys_of(files[1]) != ["of the first"]:
+                await asyncio.sleep(0.02)
+        assert keys_of(files[0]) == ["of the first"]
+    finally:
+        for task in following:
+            task.cancel()
+        await asyncio.gather(*following, return_exceptions=True)
+        first.close()
+        second.close()
+
+
+def keys_of(file: Path) -> list[str]:
+    return [key.name for key in msgspec.json.decode(file.read_bytes(), type=PolicySnapshot).keys]
