@@ -14,6 +14,7 @@ from typing import Any
 
 import anthropic
 import httpx
+import msgspec
 import openai
 import pictures
 import pytest
@@ -21,6 +22,7 @@ from fake_engine import HELLO, Exchange, FakeEngine, whole
 from gateway_stack import COMPLIANT, model
 
 from governed_books import NANO_PER_TOKEN, Books, books, key, policy
+from ledger_under_test import stored
 from sextant.gateway.app import build_handler
 from sextant.spec.policy import LimitRules, TenantPolicy, TierPolicy
 from sextant.spec.snapshot import (
@@ -35,6 +37,7 @@ from sextant.transport.client import Pool
 from sextant.transport.server import serve
 
 HI: list[Any] = [{"role": "user", "content": "hi"}]
+SERVICE_S = 0.02
 PREPAID = TenantPolicy("t", "T", billing="prepaid", plan="flat")
 
 
@@ -59,6 +62,10 @@ class Gateway:
             json={"model": "nano", "messages": HI, "max_tokens": 50, **fields},
             headers={"authorization": f"Bearer sk-{name}"},
         )
+
+
+def tenant(name: str) -> TenantPolicy:
+    return TenantPolicy(name, name)
 
 
 async def hello(exchange: Exchange) -> None:
@@ -334,3 +341,82 @@ async def test_a_key_is_kept_to_its_networks_on_every_path(tmp_path: Path) -> No
         refused = await g.chat("a")
         assert "may not be used from 127.0.0.1" in refused.json()["error"]["message"]
         assert (await g.chat("b")).status_code == 403
+
+
+async def test_a_tenant_that_floods_leaves_another_its_latency(tmp_path: Path) -> None:
+    """Two places of 20 ms each, forty requests of one tenant at once; another asks one after the other."""
+
+    async def slow(exchange: Exchange) -> None:
+        await asyncio.sleep(SERVICE_S)
+        await exchange.whole(whole())
+
+    snapshot = policy(key("a", "noisy"), key("b", "quiet"), tenants=tuple(map(tenant, ("noisy", "quiet"))))
+    engine = FakeEngine(slow)
+    async with engine:
+        busy = model([engine], COMPLIANT, concurrent_requests=2, queue_length=100)
+        async with gateway(tmp_path, snapshot, FakeEngine(hello), busy) as g:
+            flood = [asyncio.ensure_future(g.chat("a")) for _ in range(40)]
+            await waiting(g, 38)
+            overtaken = []
+            for _ in range(3):
+                before = sum(task.done() for task in flood)
+                assert (await g.chat("b")).status_code == 200
+                overtaken.append(sum(task.done() for task in flood) - before)
+            assert max(overtaken) <= 8, "by arrival all 38 come first"
+            assert {answer.status_code for answer in await asyncio.gather(*flood)} == {200}
+
+
+async def test_a_full_queue_refuses_the_flood_and_not_the_newcomer(tmp_path: Path) -> None:
+    gate = asyncio.Event()
+
+    async def held(exchange: Exchange) -> None:
+        await gate.wait()
+        await exchange.whole(whole())
+
+    snapshot = policy(key("a", "noisy"), key("b", "quiet"), tenants=tuple(map(tenant, ("noisy", "quiet"))))
+    engine = FakeEngine(held)
+    async with engine:
+        busy = model([engine], COMPLIANT, concurrent_requests=1, queue_length=3)
+        async with gateway(tmp_path, snapshot, FakeEngine(hello), busy) as g:
+            flood = [asyncio.ensure_future(g.chat("a")) for _ in range(4)]
+            await waiting(g, 3)
+            newcomer = asyncio.ensure_future(g.chat("b"))
+            done, flood_left = await asyncio.wait(flood, timeout=5, return_when=asyncio.FIRST_COMPLETED)
+            (displaced,) = done
+            said = displaced.result()
+            assert (said.status_code, said.json()["error"]["code"]) == (503, "queue_displaced")
+            assert said.headers["retry-after"] == "1"
+            gate.set()
+            assert (await newcomer).status_code == 200
+            assert [(await task).status_code for task in flood_left] == [200, 200, 200]
+
+
+async def test_a_request_that_found_no_engine_counts_against_a_promise(tmp_path: Path) -> None:
+    snapshot = policy(
+        key("a", "t"),
+        key("b", "u"),
+        tenants=(TenantPolicy("t", "T", tier="enterprise"), tenant("u")),
+        tiers=(TierPolicy("enterprise", sla_ppm=999_000),),
+    )
+    engine = FakeEngine(hello)
+    async with engine:
+        served = model([engine], COMPLIANT)
+        gone = msgspec.structs.replace(served.upstreams[0], ready=False, reason="stopped")
+        unready = msgspec.structs.replace(served, upstreams=(gone,))
+        async with gateway(tmp_path, snapshot, FakeEngine(hello), unready) as g:
+            answers = [await g.chat(name) for name in "ab"]
+            assert [answer.status_code for answer in answers] == [503, 503]
+            async with asyncio.timeout(5):
+                while not stored(g.books.db_path):
+                    await asyncio.sleep(0.005)
+            ((request_id, row),) = stored(g.books.db_path).items()
+            assert request_id == answers[0].headers["x-request-id"]
+            assert (row[1], row[6]) == ("t", "refused")
+            assert g.books.governor.open_admissions == {}
+
+
+async def waiting(g: Gateway, count: int) -> None:
+    """Until so many requests wait for a place."""
+    async with asyncio.timeout(5):
+        while b"sextant_gateway_queue_length %d.0" % count not in g.books.registry.exposition():
+            await asyncio.sleep(0.002)

@@ -48,7 +48,9 @@ async def test_the_refusal_names_scope_limit_and_wait(tmp_path: Path) -> None:
         admission = await setup.admit("a")
         assert admission.requests == Headroom(1, 0, 2000)
         error = await refused(setup)
-        assert error.message.startswith("Rate limit reached for key a: its burst of 1 requests is used up; try ")
+        assert error.message.startswith(
+            "Rate limit reached for key a: its burst of 1 requests is used up; try "
+        )
         assert error.retry_after_s is not None
         assert 1.5 < error.retry_after_s <= 2
         assert error.headroom[0].remaining == 0
