@@ -175,3 +175,22 @@ def test_known_models_are_in_order_and_plausible() -> None:
     for size in sizes:
         for gb in size.weights_gb.values():
             assert 0.4 * size.parameters_b <= gb <= 2.1 * size.parameters_b
+
+
+def test_an_import_shows_its_plan_and_overwrites_nothing(tmp_path: Path) -> None:
+    config, document = tmp_path / "config.yaml", tmp_path / "moved.yaml"
+    config.write_text(
+        "model_list: [{model_name: qwen, litellm_params: {model: hosted_vllm/q, api_base: 'http://10.0.0.7/v1', api_key: "
+        "sk-upstream-secret-1, timeout: 5}}]\n"
+    )
+    at = ("-o", str(document), "--secrets", str(tmp_path / "secrets"))
+    done = sextant("import", "litellm", str(config), *at, env=plain())
+    assert done.returncode == 0, done.stderr
+    assert "model_list[0].litellm_params.timeout" in done.stdout
+    assert "Nothing was changed" in done.stdout
+    assert "sk-upstream-secret-1" not in done.stdout + document.read_text()
+    secret = tmp_path / "secrets/qwen_api_key"
+    assert (secret.read_text(), secret.stat().st_mode & 0o777) == ("sk-upstream-secret-1\n", 0o600)
+    assert f"api_key: file:{secret}" in document.read_text()
+    refused = sextant("import", "litellm", str(config), *at, env=plain())
+    assert (refused.returncode, "is there already" in refused.stderr) == (1, True)

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from sextant.base.errors import BadDocument
-from sextant.operations.importing import safe_yaml
+from sextant.operations.importing import catalogue, safe_yaml
 from sextant.operations.importing.litellm import read_litellm
 from sextant.operations.importing.plan import ImportPlan
 from sextant.operations.importing.tables import read_tables
@@ -93,7 +93,7 @@ def test_what_cannot_be_carried_over_is_told() -> None:
         assert word in said[where], where
 
 
-def test_every_leaf_of_the_configuration_is_taken_or_told() -> None:
+def test_every_leaf_of_the_configuration_is_taken_or_told(tmp_path: Path) -> None:
     """A field that the importer has never heard of appears in the notes, wherever it stands."""
     tree = yaml.safe_load(CONFIG.read_text())
     strange = {"made_up_field": "x"}
@@ -103,20 +103,7 @@ def test_every_leaf_of_the_configuration_is_taken_or_told() -> None:
     for section in ("litellm_settings", "router_settings", "general_settings"):
         tree[section] |= strange
     tree["made_up_section"] = strange
-    file = CONFIG.with_name("unused.yaml")
-    notes: list[str] = []
-    original = Path.open
-
-    def opened(self: Path, *arguments: Any, **more: Any) -> Any:
-        import io
-
-        if self == file:
-            return io.BytesIO(yaml.safe_dump(tree).encode())
-        return original(self, *arguments, **more)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Path, "open", opened)
-        notes = [note.where for note in read_litellm(file).notes]
+    notes = [note.where for note in read_litellm(written(tmp_path, yaml.safe_dump(tree))).notes]
     assert sum("made_up" in where for where in notes) == 7
 
 
@@ -330,6 +317,30 @@ def test_a_huge_file_is_refused_by_its_length(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(safe_yaml, "FILE_BYTES", 100)
     with pytest.raises(BadDocument, match="more than 100 bytes"):
         read_litellm(written(tmp_path, "model_list: []  #" + "x" * 100))
+
+
+def test_endless_endpoints_are_looked_at_within_a_bound(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(catalogue, "TRIED_MAX", 3)
+    items = [
+        {
+            "model_name": f"not a name {n}",
+            "litellm_params": {"model": "openai/x", "api_key": "os.environ/KEY"},
+        }
+        for n in range(5)
+    ]
+    said = [note.said for note in read_litellm(written(tmp_path, json.dumps({"model_list": items}))).notes]
+    assert sum("expected: 1 to 128 letters" in one for one in said) == 3
+    assert sum("more than 3 endpoints" in one for one in said) == 2
+
+
+def test_more_models_than_a_document_holds_are_told(tmp_path: Path) -> None:
+    items = [{"model_name": f"m{n}", "litellm_params": {"model": "openai/x"}} for n in range(66)]
+    plan = read_litellm(written(tmp_path, json.dumps({"model_list": items})))
+    assert plan.document is not None
+    assert len(plan.document["spec"]["models"]) == 64
+    assert sum("holds 64 models" in note.said for note in plan.notes) == 2
 
 
 def test_anchors_and_merge_keys_work(tmp_path: Path) -> None:

@@ -81,7 +81,7 @@ class _Run:
                 self._admin.call("POST", target, body)
             except Permanent as error:
                 if error.code != EXISTS:
-                    raise
+                    raise _stopped_at(what, error) from None
             else:
                 self.made.append(what)
                 return True
@@ -109,6 +109,13 @@ class _Run:
             note = "balance brought along by an import"
             self._admin.call("POST", target, {"id": TOP_UP, "amount_nano": tenant.top_up_nano, "note": note})
             (self.made if is_new else self.kept).append(f"balance of {tenant.id}")
+
+
+def _stopped_at(what: str, error: Permanent) -> BadRequest:
+    return BadRequest(
+        f"{what}: {error.message}; correct it in the source and import again: what was made so far stays",
+        field=error.field,
+    )
 
 
 def _key(key: PlannedKey) -> dict[str, Any]:

@@ -14,6 +14,8 @@ from sextant.spec.document import parse_document
 
 MODELS_MAX = 64
 """As many as a document takes."""
+TRIED_MAX = 2000
+"""So many are looked at; each is checked as the document would be."""
 CONTEXT_TOKENS_MIN = 256
 CONTEXT_TOKENS_MAX = 10_485_760
 
@@ -40,6 +42,7 @@ class Catalogue:
         self._entries: dict[str, dict[str, Any]] = {}
         self._aliases: dict[str, str] = {}
         self._references: dict[str, Secret] = {}
+        self._tried = 0
         self.gateway_limits: dict[str, int] = {}
 
     @property
@@ -62,7 +65,9 @@ class Catalogue:
             )
             return
         entry = self._entry(endpoint, where)
-        faults = _faults({"models": [entry]})
+        self._tried += 1
+        too_many = f"more than {TRIED_MAX} endpoints" if self._tried > TRIED_MAX else ""
+        faults = too_many or _faults({"models": [entry]})
         if faults:
             self._left_out(where, f"`{endpoint.name}` cannot be an entry of spec.models: {faults}")
             return

@@ -13,7 +13,6 @@ from sextant.operations.importing.peers import is_compliant, peers
 from sextant.operations.importing.plan import Note
 from sextant.spec.policy import Price
 
-MODELS_MAX = 10_000
 ENVIRONMENT = "os.environ/"
 _BOOKKEEPING = ("id", "db_model", "updated_at", "updated_by", "created_at", "created_by", "base_model")
 _BY_NAME = ("gpt-", "o1", "o3", "o4", "text-embedding-", "chatgpt-")
@@ -44,8 +43,6 @@ class LitellmModels:
     def read(self, listed: Any) -> None:
         """Takes in `model_list`."""
         items = _listed(listed, "model_list")
-        if len(items) > MODELS_MAX:
-            raise BadDocument(f"model_list: {len(items)} entries; at most {MODELS_MAX}")
         for number, item in enumerate(items):
             self._deployment(Fields(item, f"model_list[{number}]", self._notes))
 
