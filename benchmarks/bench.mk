@@ -63,3 +63,7 @@ bench-tools:
 .PHONY: bench-pii
 bench-pii: $(BASE_STAMP) ## Personal data: precision and recall by type on a generated set, microseconds per KiB.
 	@$(BIN)/python -m benchmarks.pii --form full $(ARGS)
+
+.PHONY: bench-features
+bench-features: $(TEST_STAMP) servers bench-tools ## What each part of governance costs: limits, money, privacy, Redis, PostgreSQL, slow syncs.
+	@$(BIN)/python -m benchmarks.features --form full $(ARGS)

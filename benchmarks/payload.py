@@ -13,6 +13,7 @@ MODEL = "deepseek-chat"
 PROMPT_BYTES = 600
 PATH = "/v1/chat/completions"
 SENTENCE = "The night shift wrote that pump four ran warm after the valve was changed, then settled. "
+PERSONAL = "Call 13812345678 or write to wang.li@example.com when it is done. "
 REPLY = (
     "Pump four ran warm because the new valve opens later than the old one, so the first minutes of each "
     "cycle run against a closed line. It settles once the controller has learned the new opening time. Three "
@@ -22,16 +23,23 @@ REPLY = (
 )
 
 
-def prompt() -> str:
-    """Exactly `PROMPT_BYTES` bytes of plain ASCII."""
-    return (SENTENCE * (PROMPT_BYTES // len(SENTENCE) + 1))[:PROMPT_BYTES]
+def prompt(*, personal: bool = False) -> str:
+    """Exactly `PROMPT_BYTES` bytes of plain ASCII; `personal`: with two pieces of personal data."""
+    begin = PERSONAL if personal else ""
+    return (begin + SENTENCE * (PROMPT_BYTES // len(SENTENCE) + 1))[:PROMPT_BYTES]
 
 
-def body(*, stream: bool, max_tokens: int = 256, extra: Mapping[str, Any] | None = None) -> bytes:
+def body(
+    *,
+    stream: bool,
+    max_tokens: int = 256,
+    extra: Mapping[str, Any] | None = None,
+    personal: bool = False,
+) -> bytes:
     """The JSON request body."""
     request: dict[str, Any] = {
         "model": MODEL,
-        "messages": [{"role": "user", "content": prompt()}],
+        "messages": [{"role": "user", "content": prompt(personal=personal)}],
         "max_tokens": max_tokens,
         "temperature": 0.7,
     }

@@ -132,11 +132,14 @@ def probe(server: Server) -> int:
     return len(raw)
 
 
-def closed_window(bench: Bench, server: Server, connections: int, seconds: int) -> ClosedWindow:
-    """`connections` clients, each asking again as soon as it is answered."""
+def closed_window(
+    bench: Bench, server: Server, connections: int, seconds: int, *, body: bytes | None = None
+) -> ClosedWindow:
+    """`connections` clients, each asking again as soon as it is answered; they send `body`, or the plain
+    one."""
     body_bytes = probe(server)
     body_file = bench.work / "body.json"
-    body_file.write_bytes(payload.body(stream=False))
+    body_file.write_bytes(body or payload.body(stream=False))
     argv = [
         "taskset", "-c", str(bench.load_core), "wrk", "-t1", f"-c{connections}", f"-d{seconds}s",
         "--timeout", f"{WRK_TIMEOUT_S}s", "-s", str(LOAD / "wrk.lua"),

@@ -79,12 +79,12 @@ def _refuse_connected(url: str) -> None:
         )
 
 
-def _only(db: psycopg.Connection[tuple[Any, ...]], table: str, column: str) -> object:
+def _only(db: psycopg.Connection[tuple[Any, ...]], table: str, column: str) -> Any:
     """A value of a table that may be missing."""
     found = db.execute("SELECT to_regclass(%s)::text", (table,)).fetchone()
     if found is None or found[0] is None:
         return None
-    row = db.execute(f"SELECT {column} FROM {table}").fetchone()  # type: ignore[arg-type]  # our own names
+    row = db.execute(f"SELECT {column} FROM {table}").fetchone()
     return None if row is None else row[0]
 
 
@@ -111,7 +111,7 @@ def _run(url: str, name: str, *arguments: str) -> None:
     if url:
         parameters = conninfo_to_dict(url)
         environment["PGPASSWORD"] = str(parameters.pop("password", "") or "")
-        where = [f"--dbname={make_conninfo(**parameters)}"]
+        where = [f"--dbname={make_conninfo('', **parameters)}"]
     command = [program, *where, *arguments]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
