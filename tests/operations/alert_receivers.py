@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.server
 import socketserver
 import ssl
@@ -138,6 +139,30 @@ def mail_server(folder: Path, *, tls_first: bool = False) -> Iterator[Mail]:
     mail = Mail(server.server_address[1])
     with _serving(server):
         yield mail
+
+
+@contextmanager
+def dripping(folder: Path, *, tls: bool) -> Iterator[int]:
+    """A receiver that sends header bytes one at a time, for ever; its port."""
+    ended = threading.Event()
+
+    class Handler(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            with contextlib.suppress(OSError), contextlib.ExitStack() as stack:
+                if tls:
+                    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+                    context.load_cert_chain(folder / "cert.pem", folder / "key.pem")
+                    self.request = stack.enter_context(context.wrap_socket(self.request, server_side=True))
+                self.request.sendall(b"HTTP/1.1 200 OK\r\nX-Slow: ")
+                while not ended.wait(0.02):
+                    self.request.sendall(b"x")
+
+    server = socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler)
+    with _serving(server):
+        try:
+            yield server.server_address[1]
+        finally:
+            ended.set()
 
 
 @contextmanager

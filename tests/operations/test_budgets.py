@@ -19,7 +19,7 @@ import msgspec
 import pytest
 
 from billing_under_test import book, ms, policy, row, tenant, top_up
-from operations.alert_receivers import Receiver, certificate, mail_server, receiving
+from operations.alert_receivers import Receiver, certificate, dripping, mail_server, receiving
 from sextant.base.errors import BadRequest, NotFound
 from sextant.operations.alert_channels import Channels, SmtpServer, Undelivered, Webhook, send_webhook
 from sextant.operations.budgets import (
@@ -291,6 +291,20 @@ def test_a_receiver_that_is_not_there_may_come_back(url: str) -> None:
     with pytest.raises(Undelivered) as caught:
         send_webhook(Webhook(url, "whsec_AAAA", "evt", b"{}"), INSIDE, now_s=1)
     assert not caught.value.for_good
+
+
+@pytest.mark.parametrize("tls", [False, True])
+def test_a_receiver_that_drips_is_cut_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tls: bool) -> None:
+    """A byte now and then: no single wait is long, the whole would never end."""
+    monkeypatch.setattr("sextant.operations.alert_channels.DEADLINE_S", 0.5)
+    folder = certificate(tmp_path)
+    monkeypatch.setenv("SSL_CERT_FILE", str(folder / "cert.pem"))
+    with dripping(folder, tls=tls) as port:
+        url = f"{'https' if tls else 'http'}://localhost:{port}/"
+        with pytest.raises(Undelivered) as caught:
+            send_webhook(Webhook(url, "whsec_AAAA", "evt", b"{}"), INSIDE, now_s=1)
+    assert not caught.value.for_good
+    assert "no whole answer within 0.5 s" in caught.value.message
 
 
 @pytest.mark.parametrize("security", ["starttls", "tls"])

@@ -16,7 +16,9 @@ import http.client
 import smtplib
 import socket
 import ssl
+import threading
 import urllib.parse
+from collections.abc import Iterator
 from email.message import EmailMessage
 from typing import Literal
 
@@ -25,7 +27,9 @@ import msgspec
 from sextant.transport.addresses import is_not_public
 
 TIMEOUT_S = 10.0
-ANSWER_BYTES_MAX = 64 * 1024
+"""Longest silence of a receiver."""
+DEADLINE_S = 20.0
+"""A whole webhook call: a receiver that answers a byte at a time must not hold up the alerts of others."""
 _GONE = 410
 
 
@@ -86,16 +90,14 @@ def send_webhook(webhook: Webhook, channels: Channels, *, now_s: int) -> None:
     try:
         port = url.port or (443 if url.scheme == "https" else 80)
         connection = _Pinned(host, port, _checked_address(host, port, channels), tls=url.scheme == "https")
-        with contextlib.closing(connection):
+        with contextlib.closing(connection), connection.cut_off_after(DEADLINE_S):
             connection.request("POST", target, body=webhook.body, headers=headers)
-            answer = connection.getresponse()
-            answer.read(ANSWER_BYTES_MAX)
+            with contextlib.closing(connection.getresponse()) as answer:
+                status = answer.status
     except (OSError, ValueError, http.client.HTTPException) as error:
         raise Undelivered(f"webhook {host}: {type(error).__name__}: {error}") from error
-    if not 200 <= answer.status < 300:
-        raise Undelivered(
-            f"webhook {host} answered {answer.status}; expected 2xx", for_good=answer.status == _GONE
-        )
+    if not 200 <= status < 300:
+        raise Undelivered(f"webhook {host} answered {status}; expected 2xx", for_good=status == _GONE)
 
 
 def signature(webhook: Webhook, now_s: int) -> str:
@@ -156,3 +158,24 @@ class _Pinned(http.client.HTTPConnection):
         if self._tls:
             sock = ssl.create_default_context().wrap_socket(sock, server_hostname=self.host)
         self.sock = sock
+
+    @contextlib.contextmanager
+    def cut_off_after(self, deadline_s: float) -> Iterator[None]:
+        """Ends the connection when its time is over, whatever it waits for. Raises TimeoutError then: an
+        answer that was cut off can look like a short whole one."""
+        over = threading.Event()
+        timer = threading.Timer(deadline_s, self._cut_off, (over,))
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
+        if over.is_set():
+            raise TimeoutError(f"no whole answer within {deadline_s:g} s")
+
+    def _cut_off(self, over: threading.Event) -> None:
+        over.set()
+        with contextlib.suppress(OSError, AttributeError):
+            # The plain socket's way, under TLS too: nothing is said to the peer, reading ends.
+            socket.socket.shutdown(self.sock, socket.SHUT_RDWR)
