@@ -1,10 +1,10 @@
 """`make bench-features`: what each part of governance costs, in one run.
 
-A column is our gateway with one more thing switched on, in a process of its own with everything that it needs
-on the same core. Windows alternate between the columns, so that a noisy moment falls on all. The first column
-has no governance at all; ratios are to it. The prompt holds a telephone number and an e-mail address. Then the
-same with 4 ms added to each sync of the ledger, at one connection (what one answer waits) and at many (what
-group commit keeps), and two gateway processes.
+A column is our gateway with one more thing switched on, in a process of its own with everything that it
+needs on the same core. Windows alternate between the columns, so that a noisy moment falls on all. The first
+has no governance at all; ratios are to it. The prompt holds a telephone number and an e-mail address. Then
+the same with 4 ms added to each sync of the ledger, at one connection (what one answer waits) and at many
+(what group commit keeps), and two gateway processes.
 """
 
 from __future__ import annotations
