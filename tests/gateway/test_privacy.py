@@ -12,8 +12,9 @@ from fake_engine import USAGE, Exchange, FakeEngine, chunk, usage_chunk, whole
 from gateway_stack import COMPLIANT, LLAMA, Stack, model, stack
 
 from sextant.gateway.prompt_strings import rewrite
-from sextant.spec.policy import PrivacyPolicy
-from sextant.spec.snapshot import Capabilities, RouteTable
+from sextant.governance.holders import holders
+from sextant.spec.policy import KeyPolicy, PrivacyPolicy, TenantPolicy
+from sextant.spec.snapshot import Capabilities, PolicySnapshot, RouteTable
 
 MASK = PrivacyPolicy(otherwise="mask", opt_in=("NAME",))
 TEXT = '患者张伟先生，身份证 11010519491231002X，电话 138-0013-8000；password="Hu<n>ter2&x"'
@@ -389,3 +390,14 @@ def test_what_does_not_change_is_not_copied():
     assert new["messages"][0]["content"][1]["text"] == "X"
     assert new["model"] == "13800138000"
     assert fields["messages"][0]["content"][1]["text"] == "x"
+
+
+def test_a_tenants_policy_reaches_its_keys() -> None:
+    digest = "0" * 63
+    tenants = (TenantPolicy("a", "a", privacy=MASK), TenantPolicy("b", "b"))
+    keys = (KeyPolicy("ka", "a", f"{digest}1"), KeyPolicy("kb", "b", f"{digest}2"))
+    held = {
+        holder.principal.key_id: holder.principal for _, holder in holders(PolicySnapshot(1, tenants, keys))
+    }
+    assert held["ka"].privacy == MASK
+    assert held["kb"].privacy is None
