@@ -180,8 +180,8 @@ def test_known_models_are_in_order_and_plausible() -> None:
 def test_an_import_shows_its_plan_and_overwrites_nothing(tmp_path: Path) -> None:
     config, document = tmp_path / "config.yaml", tmp_path / "moved.yaml"
     config.write_text(
-        "model_list: [{model_name: qwen, litellm_params: {model: hosted_vllm/q, api_base: 'http://10.0.0.7/v1', api_key: "
-        "sk-upstream-secret-1, timeout: 5}}]\n"
+        "model_list: [{model_name: qwen, litellm_params: {model: hosted_vllm/q, "
+        "api_base: 'http://10.0.0.7/v1', api_key: sk-upstream-secret-1, timeout: 5}}]\n"
     )
     at = ("-o", str(document), "--secrets", str(tmp_path / "secrets"))
     done = sextant("import", "litellm", str(config), *at, env=plain())
