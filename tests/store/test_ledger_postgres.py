@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import random
 import threading
 import time
@@ -21,6 +22,7 @@ from sextant.spec.ledger_wire import Refusal
 from sextant.spec.policy import Standing
 from sextant.spec.transfer import Transfer, prepaid_account
 from sextant.spec.usage import UsageRow
+from sextant.store import ledger_postgres
 from sextant.store.ledger import LedgerServer, _listen
 from sextant.store.ledger_postgres import SCHEMA_VERSION, LedgerDatabase, connected
 from sextant.telemetry.table import Registry
@@ -154,6 +156,45 @@ def test_a_server_that_is_away_at_the_start_is_found_later(database: str, postgr
     patiently(lambda: ledger.append([row("r1")], RATES))
     assert one(database, "SELECT count(*) FROM usage") == 1
     ledger.close()
+
+
+async def test_a_server_that_stands_still_only_delays(
+    database: str, postgres: Postgres, tmp_path: Path
+) -> None:
+    socket_path = tmp_path / "run" / "ledger.sock"
+    bounds = LedgerBounds(settle_deadline_s=0.2)
+    with served(database, socket_path):
+        client = LedgerClient(str(socket_path), Registry(), bounds)
+        await client.start()
+        await client.submit(row("r1"))
+        with postgres.frozen():
+            with pytest.raises(LedgerUnavailable, match="in time"):
+                await client.submit(row("r2"))
+            assert not client.ready
+        await client.close(flush_s=20)
+        assert client.pending_rows == 0
+    assert one(database, "SELECT count(*) FROM usage") == 2
+
+
+def test_attempts_to_connect_have_pauses_as_long_as_they_took(
+    database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock_s, attempts = [100.0], []
+
+    def unreachable(_url: str) -> psycopg.Connection[tuple[object, ...]]:
+        attempts.append(clock_s[0])
+        clock_s[0] += 2.0
+        raise psycopg.OperationalError("timeout expired")
+
+    ledger = LedgerDatabase(database)
+    ledger.close()
+    monkeypatch.setattr(ledger_postgres, "connected", unreachable)
+    monkeypatch.setattr(time, "monotonic", lambda: clock_s[0])
+    for _ in range(100):
+        with pytest.raises(LedgerUnavailable):
+            ledger.ask(["tenant:a"], RATES)
+        clock_s[0] += 0.1
+    assert [round(one - other) for other, one in itertools.pairwise(attempts)] == [4, 4, 4, 4]
 
 
 def test_a_deadlock_is_tried_again(database: str) -> None:

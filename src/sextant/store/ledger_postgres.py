@@ -30,13 +30,14 @@ from sextant.store.ledger_schema import POSTGRES_STEPS
 
 SCHEMA_VERSION = 2
 """As in a ledger file, which has the same tables."""
-CONNECT_TIMEOUT_S = 3
+CONNECT_TIMEOUT_S = 2
 STATEMENT_TIMEOUT_MS = 10_000
 CONFLICTS_MAX = 20
 """Times that a transaction is made again in a row before its batch is put off."""
 CONFLICT_PAUSE_S = 0.005
 RECONNECT_PAUSE_S = 0.2
-"""Between two attempts to connect; what comes meanwhile is put off at once."""
+"""Between two attempts to connect, and at least as long as the first one took: what comes meanwhile is put
+off at once, so that the process answers although its server does not."""
 
 _SESSION = (
     "-c search_path=ledger -c synchronous_commit=on -c default_transaction_isolation=read\\ committed "
@@ -93,7 +94,7 @@ class LedgerDatabase:
         Misconfigured when its schema is a newer program's, or we may not make ours."""
         self._url = url
         self._connection: psycopg.Connection[tuple[Any, ...]] | None = None
-        self._tried_s = 0.0
+        self._try_again_s = 0.0
         try:
             self._db  # noqa: B018 - connects
         except LedgerUnavailable as error:
@@ -158,15 +159,16 @@ class LedgerDatabase:
     def _db(self) -> psycopg.Connection[tuple[Any, ...]]:
         """A connection that works as far as we know. Raises LedgerUnavailable or Misconfigured."""
         if self._connection is None:
-            now_s = time.monotonic()
-            if now_s - self._tried_s < RECONNECT_PAUSE_S:
+            started_s = time.monotonic()
+            if started_s < self._try_again_s:
                 raise LedgerUnavailable("PostgreSQL is away")
-            self._tried_s = now_s
             try:
                 self._connection = connected(self._url)
                 migrate(self._connection)
             except psycopg.Error as error:
                 self.close()
+                now_s = time.monotonic()
+                self._try_again_s = now_s + max(RECONNECT_PAUSE_S, now_s - started_s)
                 raise LedgerUnavailable(f"PostgreSQL does not answer: {_told(error)}") from error
             except BaseException:
                 self.close()
