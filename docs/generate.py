@@ -75,7 +75,7 @@ def document_page() -> str:
     rows = []
     kind = ""
     for path, info in walk_fields(Deployment):
-        if "limits" in path[:-1]:
+        if path[:3] == ("spec", "gateway", "limits") and len(path) > 3:
             continue
         if path == ("spec", "engine", "kind"):
             kind = f" (`{typing.get_args(info.annotation)[0]}`)"

@@ -14,7 +14,14 @@ from sextant.app import placing
 from sextant.app.events import Event
 from sextant.app.model_plan import EMBEDDED_CONCURRENCY_MAX
 from sextant.app.placing import place_models
-from sextant.app.plan import Overrides, Plan, bundled_model_path, is_loopback, make_plan
+from sextant.app.plan import (
+    Overrides,
+    Plan,
+    bundled_model_path,
+    gateway_workers,
+    is_loopback,
+    make_plan,
+)
 from sextant.app.state import StateDir
 from sextant.base.errors import Misconfigured
 from sextant.spec.document import load_document, parse_document
@@ -75,6 +82,30 @@ def test_several_models(tmp_path: Path) -> None:
     assert (made.models[0].concurrent_requests, made.models[0].queue_length) == (7, 9)
     assert (made.models[1].concurrent_requests, made.models[1].queue_length) == (0, 0)
     assert made.models[1].upstreams[0].upstream_model == "org/big"
+
+
+def test_workers_have_a_port_to_be_asked_at_and_share_the_places(tmp_path: Path) -> None:
+    rest = "  gateway: {workers: 2}\n  limits: {url: 'redis://10.0.0.9:6379', password: 'env:P'}\n"
+    made = plan(tmp_path, EMBEDDED + rest)
+    assert made.models[0].concurrent_requests == 2  # of the four that one worker would have
+    assert any("rediss://" in warning for warning in made.warnings)
+    workers = gateway_workers(made, [41001, 41002])
+    assert list(workers) == ["gateway-1", "gateway-2"]
+    assert [worker.probe_port for worker in workers.values()] == [41001, 41002]
+    assert all(worker.reuse_port for worker in workers.values())
+    names = {worker.shared_limits.worker for worker in workers.values() if worker.shared_limits}
+    assert names == {f"{tmp_path}/state:1", f"{tmp_path}/state:2"}
+    assert gateway_workers(plan(tmp_path, EMBEDDED), []) == {"gateway": plan(tmp_path, EMBEDDED).gateway}
+
+
+def test_books_over_a_network_without_a_proof_are_told(tmp_path: Path) -> None:
+    url = "postgresql://a@db.example.com/b"
+    assert any(
+        "verify-full" in said for said in plan(tmp_path, f"{REMOTE}  store: {{url: '{url}'}}\n").warnings
+    )
+    safe = f"{REMOTE}  store: {{url: '{url}?sslmode=verify-full'}}\n"
+    assert plan(tmp_path, safe).warnings == ()
+    assert plan(tmp_path, safe).store.url.endswith("verify-full")
 
 
 def test_models_that_crowd_each_other_are_told(tmp_path: Path) -> None:

@@ -120,7 +120,7 @@ def make_plan(
     for entry, place in zip(document.spec.served, places, strict=True):
         taken = {engine.upstream_id for engine in engines}
         served, engine = plan_model(entry, place, state, taken=taken)
-        models.append(served)
+        models.append(_of_one_worker(served, gateway.workers))
         engines.append(engine)
     at = listeners(document, overrides)
     warnings = [
@@ -200,6 +200,12 @@ def _crowded(models: Sequence[ServedModel], places: int) -> list[str]:
         f"the models may have {asked} requests under way and the gateway {places}, so a busy model can keep "
         f"the others waiting; raise gateway.limits.concurrent_requests to {asked}"
     ]
+
+
+def _of_one_worker(served: ServedModel, workers: int) -> ServedModel:
+    """Its places in each of several workers: all together no more than its engine has, but one in each."""
+    places = served.concurrent_requests
+    return msgspec.structs.replace(served, concurrent_requests=places and max(1, places // workers))
 
 
 def _shared_in_clear(document: Deployment) -> list[str]:
