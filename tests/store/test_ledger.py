@@ -207,6 +207,28 @@ def test_a_client_that_reads_no_acknowledgements_is_dropped(
         assert good.receive_seq() == 1
 
 
+def test_an_acknowledgement_longer_than_the_sockets_buffer_arrives_whole(
+    server: LedgerServer, socket_path: Path
+) -> None:
+    """Of a batch whose rows each have a tenant, a project and a key of their own, to a client that reads late
+    and little at a time."""
+    long = "x" * 40
+    rows = [
+        row(f"r{n}", tenant_id=f"{long}{n}", project_id=f"{long}{n}", key_id=f"{long}{n}")
+        for n in range(1024)
+    ]
+    with RawClient(socket_path) as slow, RawClient(socket_path) as other:
+        slow.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
+        slow.send_rows(1, rows)
+        other.send_rows(1, [row("r0")])
+        assert other.receive_seq() == 1
+        answer = slow.receive()
+        assert isinstance(answer, Ack)
+        assert len({standing.scope for standing in answer.standings}) == 3 * 1024
+        slow.send_rows(2, [row("again")])
+        assert slow.receive_seq() == 2
+
+
 # several clients
 
 

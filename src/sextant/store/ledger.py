@@ -45,12 +45,15 @@ from sextant.spec.ledger_wire import (
 from sextant.spec.policy import Billing, Standing
 from sextant.spec.transfer import Transfer
 from sextant.spec.usage import UsageRow
-from sextant.store.books import BadRows, Rates
+from sextant.store.books import BadRows, Rates, scopes_of
 from sextant.store.ledger_file import CHECKPOINT_PAGES, LedgerFile
 
 CLIENTS_MAX = 256
 READ_BYTES = 256 * 1024
 DAY_MS = 86_400_000
+UNSENT_BYTES_MAX = 1024 * 1024
+"""Answers kept for a client that does not read them; more, and it is dropped. The longest one, to a batch of
+rows that each have a tenant, a project and a key of their own, is half of that."""
 LOCK_WAIT_S = 1.0
 IDLE_CHECKPOINT_S = 1.0
 """Quiet time after which the log is copied into the file even when it is short."""
@@ -192,9 +195,12 @@ class LedgerServer:
             quiet_s = IDLE_CHECKPOINT_S if self._file.log_pages else None
             events = self._selector.select(quiet_s)
             waiting: list[tuple[_Client, Message]] = []
-            for key, _ in events:
+            for key, mask in events:
                 if isinstance(key.data, _Client):
-                    self._read(key.data, waiting)
+                    if mask & selectors.EVENT_WRITE:
+                        self._send_rest(key.data)
+                    if mask & selectors.EVENT_READ and key.data in self._clients:
+                        self._read(key.data, waiting)
                 else:
                     key.data()
             if waiting:
@@ -288,8 +294,12 @@ class LedgerServer:
             if isinstance(error, apsw.Error):
                 raise
             return
+        if len(waiting) == 1:
+            self._send(waiting[0][0], Ack(waiting[0][1].seq, standings))
+            return
+        by_scope = {standing.scope: standing for standing in standings}
         for client, batch in waiting:
-            self._send(client, Ack(batch.seq, standings))
+            self._send(client, Ack(batch.seq, [by_scope[scope] for scope in scopes_of(batch.rows)]))
 
     def _look_up_or_post(self, client: _Client, said: Ask | Post, rates: Rates) -> None:
         try:
@@ -313,8 +323,18 @@ class LedgerServer:
         self._send(client, Refusal(said.seq, reason, True))
 
     def _send(self, client: _Client, message: Ack | Refusal) -> None:
+        if client not in self._clients:
+            return
         if not client.send(message):
             self._drop(client)
+        elif client.unsent:
+            self._selector.modify(client.socket, selectors.EVENT_READ | selectors.EVENT_WRITE, client)
+
+    def _send_rest(self, client: _Client) -> None:
+        if not client.send_rest():
+            self._drop(client)
+        elif not client.unsent:
+            self._selector.modify(client.socket, selectors.EVENT_READ, client)
 
     def _drop(self, client: _Client) -> None:
         if client in self._clients:
@@ -341,6 +361,8 @@ class _Client:
     def __init__(self, connection: socket.socket) -> None:
         self.socket = connection
         self.frames = FrameBuffer()
+        self.unsent = bytearray()
+        """What the socket did not take yet, at most `UNSENT_BYTES_MAX`."""
         self.greeted = False
         self.name = "(no hello yet)"
 
@@ -355,12 +377,20 @@ class _Client:
         self.send(Welcome(WIRE_VERSION))
 
     def send(self, message: Welcome | Ack | Refusal) -> bool:
-        """False when the client has left, or reads so little that its socket is full."""
-        data = frame(_encode(message))
+        """False when the client has left, or reads so little that too much waits for it."""
+        self.unsent += frame(_encode(message))
+        return self.send_rest()
+
+    def send_rest(self) -> bool:
+        """Hands the socket what it takes now; False as `send`."""
         try:
-            return self.socket.send(data) == len(data)
+            sent = self.socket.send(self.unsent)
+        except BlockingIOError:
+            sent = 0
         except OSError:
             return False
+        del self.unsent[:sent]
+        return len(self.unsent) <= UNSENT_BYTES_MAX
 
 
 @contextlib.contextmanager
