@@ -63,6 +63,19 @@ def test_nobody_saves_up_turns_and_nobody_gains_by_leaving() -> None:
     assert order.count("i") <= 11
 
 
+def test_one_that_comes_back_has_no_turns_saved_up() -> None:
+    queue: FairQueue[str] = FairQueue()
+    queue.push("x", 1, "x")
+    for _ in range(100):
+        queue.push("a", 1, "a")
+    assert [queue.pop(), queue.pop()] == ["x", "a"]
+    for _ in range(60):
+        queue.pop()
+    for _ in range(20):
+        queue.push("x", 1, "x")
+    assert collections.Counter(queue.pop() for _ in range(20)) == {"a": 10, "x": 10}
+
+
 def test_a_full_queue_gives_up_the_youngest_of_who_has_most() -> None:
     queue: FairQueue[str] = FairQueue()
     for item in ("a0", "a1", "a2"):
