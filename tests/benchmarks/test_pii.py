@@ -1,4 +1,4 @@
-"""The set that the detectors are scored on: the same each time, its labels right, and the goals met on a part."""
+"""The set that the detectors are scored on: the same each time, rightly labelled, the goals met on a part."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import random
 from benchmarks.pii import values
 from benchmarks.pii.generate import CHECKSUMMED, Document, Label, documents
 from benchmarks.pii.score import score
+
 from sextant.privacy.checksums import is_credit_code, is_luhn, is_resident_id
 from sextant.privacy.detector import Detector
 
