@@ -16,6 +16,8 @@ from stack_under_test import alive, until
 RUNNING = "vllm:num_requests_running"
 ABORTED = "vllm:request_success_total"
 LONG = 900
+THREE_STARTS_S = 600.0
+"""vLLM imports for half a minute and more on busy cores before it reads its arguments, and is started thrice."""
 """Tokens of an answer that is still going on whenever something happens to it."""
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
@@ -104,5 +106,5 @@ def test_stopping_lets_an_answer_end_and_leaves_nothing(served: Served) -> None:
 def test_an_engine_that_refuses_its_arguments_is_quoted(serve: Serve, model: Path) -> None:
     with serve(model, args=["--no-such-argument"]) as refused:
         assert refused.process is not None
-        assert refused.process.wait(120) != 0
+        assert refused.process.wait(THREE_STARTS_S) != 0
         assert "unrecognized arguments: --no-such-argument" in refused.said(), refused.said()
