@@ -264,6 +264,16 @@ def test_a_dump_says_the_same_as_json(tmp_path: Path) -> None:
     assert (key.name, key.models) == ("two\twords", ("deepseek-chat", "qwen3-8b"))
 
 
+def test_a_dump_of_something_else_is_refused(tmp_path: Path) -> None:
+    dump = tmp_path / "inserts.sql"
+    dump.write_text(
+        "-- PostgreSQL database dump\n"
+        f"INSERT INTO public.\"LiteLLM_VerificationToken\" VALUES ('{DIGEST}', 'app');\n"
+    )
+    with pytest.raises(BadDocument, match="no --inserts"):
+        read_tables(dump, TABLES)
+
+
 def test_twice_is_the_same() -> None:
     rows = {"TeamTable": [{"team_id": name, "team_alias": "Same"} for name in "xyz"]}
     one, two = of_rows(**rows), of_rows(TeamTable=rows["TeamTable"][::-1])

@@ -54,7 +54,13 @@ def read_tables(path: Path, wanted: frozenset[str]) -> Tables:
         rb"PostgreSQL database dump|MySQL dump|MariaDB dump|CREATE TABLE|INSERT INTO|^COPY ", start, re.M
     ):
         with path.open(encoding="utf-8", errors="replace", newline="\n") as file:
-            return _dump(file, path, wanted)
+            tables = _dump(file, path, wanted)
+        if not tables:
+            raise BadDocument(
+                f"{path}: holds none of the tables {', '.join(sorted(wanted)[:6])} …; dump them with mysqldump, "
+                f"or with pg_dump as it does by itself (no --inserts)"
+            )
+        return tables
     raise BadDocument(
         f"{path}: is neither a SQLite file, a dump in plain text by pg_dump or mysqldump, nor JSON by table"
     )
