@@ -27,7 +27,6 @@ from sextant.control.me import add_me
 from sextant.control.metrics import engine_metrics, exposition
 from sextant.control.money import add_money
 from sextant.control.office import Office
-from sextant.control.oidc import add_oidc
 from sextant.control.people import add_grants, add_people
 from sextant.control.prices import add_prices
 from sextant.control.reports import add_invoices, add_usage
@@ -50,7 +49,6 @@ _NOUNS: tuple[Callable[[FastAPI, Office], None], ...] = (
     add_grants,
     add_sessions,
     add_me,
-    add_oidc,
 )
 
 SignedIn = Annotated[Allowed, Depends(Needs())]
@@ -70,6 +68,10 @@ def build_app(settings: ControlSettings, accounts: Accounts) -> AdminDoor:
     add_error_answers(app)
     for add in _NOUNS:
         add(app, office)
+    if settings.oidc is not None:
+        from sextant.control.oidc import add_oidc  # its libraries cost a start that needs none of them
+
+        add_oidc(app, office, settings.oidc)
     _add_deployment(app, office)
     return AdminDoor(app, accounts, secure=office.secure)
 

@@ -186,11 +186,9 @@ class OidcProvider:
             return status if status != 200 else 502, {}
 
 
-def add_oidc(app: FastAPI, office: Office) -> None:
-    """Routes of signing in through the provider; none where the document names none."""
-    if office.settings.oidc is None:
-        return
-    provider = OidcProvider(office.settings.oidc)
+def add_oidc(app: FastAPI, office: Office, settings: OidcSettings) -> None:
+    """Routes of signing in through the provider."""
+    provider = OidcProvider(settings)
 
     @app.get("/v1/oidc/start")
     def start() -> Response:
