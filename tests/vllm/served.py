@@ -15,9 +15,9 @@ from stack_under_test import alive, until
 
 RUNNING = "vllm:num_requests_running"
 ABORTED = "vllm:request_success_total"
-LONG = 900
 THREE_STARTS_S = 600.0
-"""vLLM imports for half a minute and more on busy cores before it reads its arguments, and is started thrice."""
+"""vLLM imports for half a minute on busy cores before it reads its arguments, and is started three times."""
+LONG = 900
 """Tokens of an answer that is still going on whenever something happens to it."""
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
