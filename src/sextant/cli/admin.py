@@ -103,11 +103,14 @@ def local_accounts(state: StateDir) -> Iterator[Accounts]:
 
     Raises SextantError when there is no deployment here yet, or one runs after all.
     """
+    from sextant.app.stores import databases_of, noted_store
     from sextant.store.accounts import Accounts
+    from sextant.store.upgrade import bring_up_to_date
 
     if not state.accounts_db.exists():
         raise not_running(state)
     with state.lock():
+        bring_up_to_date(databases_of(state, noted_store(state)))
         accounts = Accounts(state.accounts_db)
         try:
             accounts.migrate()
