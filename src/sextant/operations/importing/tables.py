@@ -57,7 +57,7 @@ def read_tables(path: Path, wanted: frozenset[str]) -> Tables:
             tables = _dump(file, path, wanted)
         if not tables:
             raise BadDocument(
-                f"{path}: holds none of the tables {', '.join(sorted(wanted)[:6])} …; dump them with mysqldump, "
+                f"{path}: holds none of the tables {', '.join(sorted(wanted)[:6])} …; dump with mysqldump, "
                 f"or with pg_dump as it does by itself (no --inserts)"
             )
         return tables
