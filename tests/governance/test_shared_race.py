@@ -67,15 +67,15 @@ class RedisMachine(LimiterMachine):
     @rule(target=LimiterMachine.holds, scope=st.sampled_from(SCOPES), over=st.integers(0, 1))
     def admit_what_is_left(self, scope: str, over: int) -> str:
         """Exactly what the day, the month or the funds still allow, or one more than that."""
-        of, tokens, nano = self.model[scope], 0, 0
+        of, tokens, nano = self.model[scope], 1, 0
         books = of.standing
         if books is not None and of.rules.tokens_per_day != NO_LIMIT:
             today = books.day_tokens if books.day >= self.day else 0
-            tokens = max(0, of.rules.tokens_per_day - today - of.held_tokens + over)
+            tokens = max(1, of.rules.tokens_per_day - today - of.held_tokens + over)
         if books is not None and of.rules.nano_per_month != NO_LIMIT:
             nano = max(0, of.rules.nano_per_month - books.month_nano - of.held_nano + over)
         if books is not None and of.rules.prepaid:
-            tokens, nano = 0, max(0, books.funds_nano - of.held_nano + over)
+            tokens, nano = 1, max(0, books.funds_nano - of.held_nano + over)
         return self.admit((scope,), tokens, nano)
 
     def make(self) -> Limiter:
