@@ -37,6 +37,14 @@ SQLITE_STEPS = (
 )
 SCHEMA_VERSION += 1
 """
+_LEDGER_POSTGRES = """
+
+POSTGRES_STEPS = (
+    *POSTGRES_STEPS,
+    "CREATE TABLE later_seen AS SELECT request_id, started_ms FROM usage",
+)
+SCHEMA_VERSION += 1
+"""
 
 
 def make_later_tree(folder: Path) -> Path:
@@ -52,6 +60,7 @@ def make_later_tree(folder: Path) -> Path:
     version.write_text("\n".join(replaced) + "\n")
     revision = package / "store" / "migrations" / "versions" / f"{REVISION}_later.py"
     revision.write_text(_ACCOUNTS.format(before=known_schemas().accounts))
-    with (package / "store" / "ledger_file.py").open("a") as file:
-        file.write(_LEDGER)
+    for name, addition in (("ledger_file.py", _LEDGER), ("ledger_postgres.py", _LEDGER_POSTGRES)):
+        with (package / "store" / name).open("a") as file:
+            file.write(addition)
     return folder

@@ -17,9 +17,11 @@ from pathlib import Path
 
 import apsw
 import msgspec
+import psycopg
 import pytest
 
-from answers_under_load import Client, check_rows, load, usage_rows
+from answers_under_load import Client, load, usage_rows
+from servers import PASSWORD
 from sextant.store.upgrade import known_schemas
 from stack_under_test import Stack
 from upgrade.later_sextant import REVISION, VERSION, make_later_tree
@@ -29,6 +31,23 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 PIP = ("-m", "pip", "--quiet", "--disable-pip-version-check", "--no-input")
 CLIENTS = 6
 PHASE_S = 3.0
+
+
+DOCUMENT = """\
+apiVersion: sextant.dev/v1alpha1
+kind: ModelDeployment
+metadata: {{name: upgrade}}
+spec:
+  models: [{{name: sextant-nano, engine: {{kind: embedded}}}}]
+  store: {{url: '{url}', password: 'file:{secret}'}}
+"""
+
+
+class Store(msgspec.Struct, frozen=True):
+    """`ledger` is a file or PostgreSQL's URL."""
+
+    ledger: Path | str
+    document: Path | None
 
 
 class Programs(msgspec.Struct, frozen=True):
@@ -84,33 +103,50 @@ def run(*command: str) -> str:
     return done.stdout
 
 
-def test_up_and_back_under_load(programs: Programs, tmp_path: Path) -> None:
-    state = tmp_path / "state"
-    old = Stack(state, program=(str(programs.old),))
-    new = Stack(state, program=(str(programs.new),))
+@pytest.fixture(params=["files", "PostgreSQL"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
+    """Where a deployment keeps its books, and the document that says so."""
+    if request.param == "files":
+        return Store(tmp_path / "state" / "ledger.db", None)
+    url = request.getfixturevalue("database")
+    secret = tmp_path / "password"
+    secret.write_text(PASSWORD)
+    secret.chmod(0o600)
+    document = tmp_path / "upgrade.yaml"
+    document.write_text(DOCUMENT.format(url=url.replace(f":{PASSWORD}@", "@"), secret=secret))
+    return Store(url, document)
+
+
+def test_up_and_back_under_load(programs: Programs, store: Store, tmp_path: Path) -> None:
+    state, ledger = tmp_path / "state", store.ledger
+    old = Stack(state, program=(str(programs.old),), document=store.document)
+    new = Stack(state, program=(str(programs.new),), document=store.document)
     new.port, new.control_port, new.arguments = old.port, old.control_port, old.arguments
     try:
         old.start().wait_serving()
         with load(old, [Client(number) for number in range(CLIENTS)]) as seen:
             time.sleep(PHASE_S)
             assert old.stop() == 0
-            before = usage_rows(state / "ledger.db")
+            before = usage_rows(ledger)
             new.start().wait_serving()
             assert "were migrated" in new.said()
             time.sleep(PHASE_S)
             assert new.stop() == 0
-        after = usage_rows(state / "ledger.db")
-        check_rows(seen, usage_rows(state / "ledger.db", "ok"))
+        after = rows_of_a_later_schema(ledger)
+        assert seen.completed.keys() <= after.keys()
+        assert {name: after[name] for name in seen.completed} == seen.completed
         assert before.items() < after.items(), "all rows of the old program, and more of the new one"
-        assert later_rows(state / "ledger.db") == len(before), "the migration saw every row there was"
+        assert later_rows(ledger) == len(before), "the migration saw every row there was"
         assert "Sound" in run(str(programs.new), "db", "check", "--state", str(state))
-        check_the_way_back(old, programs, before)
+        check_the_way_back(old, programs, ledger, before)
     finally:
         old.kill()
         new.kill()
 
 
-def check_the_way_back(old: Stack, programs: Programs, before: dict[str, tuple[int, int]]) -> None:
+def check_the_way_back(
+    old: Stack, programs: Programs, ledger: Path | str, before: dict[str, tuple[int, int]]
+) -> None:
     """The old program refuses the new schema and names a command; that command, run as it stands, restores
     what the old program had written."""
     state = old.root
@@ -120,21 +156,34 @@ def check_the_way_back(old: Stack, programs: Programs, before: dict[str, tuple[i
     assert refused.returncode == 1
     assert f"schema {REVISION}" in refused.stderr
     assert f"{known_schemas().accounts} and ledger {known_schemas().ledger}" in refused.stderr
-    assert usage_rows(state / "ledger.db").keys() >= before.keys(), "refusing changed nothing"
+    assert rows_of_a_later_schema(ledger).keys() >= before.keys(), "refusing changed nothing"
     command = refused.stderr.rpartition("set aside): ")[2].strip()
     assert command.startswith("sextant db restore --state ")
     assert "What was there is in" in run(str(programs.old), *shlex.split(command)[1:])
-    assert usage_rows(state / "ledger.db") == before
+    assert usage_rows(ledger) == before
     old.start().wait_serving()
     assert old.chat().status == 200
     assert old.stop() == 0
-    assert before.items() < usage_rows(state / "ledger.db").items()
+    assert before.items() < usage_rows(ledger).items()
     assert "Sound" in run(str(programs.old), "db", "check", "--state", str(state))
 
 
-def later_rows(db_path: Path) -> int:
-    db = apsw.Connection(str(db_path), flags=apsw.SQLITE_OPEN_READONLY)
-    try:
-        return int(db.execute("SELECT count(*) FROM later_seen").get)
-    finally:
-        db.close()
+def query(ledger: Path | str, sql: str) -> list[tuple[object, ...]]:
+    """Asked of the database itself: this tree's own reader refuses a later schema."""
+    if isinstance(ledger, Path):
+        db = apsw.Connection(str(ledger), flags=apsw.SQLITE_OPEN_READONLY)
+        try:
+            return list(db.execute(sql))
+        finally:
+            db.close()
+    with psycopg.connect(ledger, options="-c search_path=ledger") as connection:
+        return list(connection.execute(sql))  # type: ignore[arg-type]
+
+
+def rows_of_a_later_schema(ledger: Path | str) -> dict[object, tuple[object, object]]:
+    found = query(ledger, "SELECT request_id, input_tokens, output_tokens FROM usage")
+    return {name: (read, made) for name, read, made in found}
+
+
+def later_rows(ledger: Path | str) -> object:
+    return query(ledger, "SELECT count(*) FROM later_seen")[0][0]
