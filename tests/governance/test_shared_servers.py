@@ -81,10 +81,10 @@ async def test_a_user_with_no_more_rights_than_needed(
 
 
 async def test_a_cluster_is_asked_where_our_slot_is(private_redis: Callable[..., Redis]) -> None:
-    nodes = [private_redis(cluster_enabled="yes") for _ in range(2)]
-    owner, other = nodes
+    buses = [free_port(), free_port()]
+    owner, other = (private_redis(cluster_enabled="yes", cluster_port=str(bus)) for bus in buses)
     owner.cli("CLUSTER", "ADDSLOTSRANGE", "0", "16383")
-    owner.cli("CLUSTER", "MEET", "127.0.0.1", str(other.port))
+    owner.cli("CLUSTER", "MEET", "127.0.0.1", str(other.port), str(buses[1]))
     await until(lambda: "cluster_state:ok" in other.cli("CLUSTER", "INFO"), timeout_s=20)
     async with limiter(other.url, warm=False) as one:
         await until(lambda: not one.trouble)
