@@ -246,6 +246,19 @@ def test_an_unknown_field_survives_every_rewriting() -> None:
     assert call.max_output_tokens == 9
 
 
+@pytest.mark.parametrize("wants", ["max_tokens", "max_completion_tokens"])
+@pytest.mark.parametrize(
+    ("newer", "older", "most"), [(1, 4000, 1), (4000, 1, 4000), (None, 7, 7), (7, None, 7)]
+)
+def test_of_two_output_limits_the_engine_gets_the_one_that_is_set_aside(
+    wants: str, newer: int | None, older: int | None, most: int
+) -> None:
+    call = parse(model(Quirks(max_tokens_field=wants)), max_completion_tokens=newer, max_tokens=older)
+    body = sent(call)
+    assert call.max_output_tokens == most
+    assert {name: body[name] for name in body if name.startswith("max_")} == {wants: most}
+
+
 @pytest.mark.parametrize(
     ("fields", "off"),
     [

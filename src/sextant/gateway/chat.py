@@ -62,7 +62,7 @@ class ChatDialect(OpenAIDialect):
             "/chat/completions",
             body if changes is None else None,
             fields if changes is None else changes,
-            request.max_completion_tokens or request.max_tokens or 0,
+            _most_asked(request) or 0,
             self.include_usage,
             request.n or 1,
             media=media,
@@ -218,9 +218,8 @@ def engine_changes(
         return None
     changed = {name: value for name, value in fields.items() if name not in drops}
     if renames:
-        value = changed.pop(other)
-        if changed.get(wants) is None:
-            changed[wants] = value
+        del changed[other]
+        changed[wants] = _most_asked(request)  # of two limits the one that admission has counted with
     if few:  # none given would mean the engine's default, and zero none at all; the answer is cut
         changed["top_logprobs"] = 1
     if developer:
@@ -234,6 +233,11 @@ def engine_changes(
         changed["tools"] = [tool for tool in changed["tools"] if tool["function"]["name"] == wanted]
         changed["tool_choice"] = "required"
     return _merged(changed, extra)
+
+
+def _most_asked(request: wire.ChatRequest) -> int | None:
+    """The most tokens to answer with; the newer of the two names counts."""
+    return request.max_completion_tokens or request.max_tokens
 
 
 def _thinking(request: wire.ChatRequest, quirks: Quirks) -> dict[str, object]:
