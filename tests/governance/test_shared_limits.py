@@ -343,6 +343,14 @@ async def test_what_nobody_uses_is_forgotten_by_redis(redis_server: Redis) -> No
         await until(lambda: redis_server.cli("PTTL", f"{KEY}s:key:two") != "-1")
 
 
+async def test_a_debt_of_tokens_is_remembered_until_it_is_paid(redis_server: Redis) -> None:
+    async with limiter(redis_server.url) as one:
+        one.settle(await admitted(one, ask(BUCKET, tokens=60_000)), 60_000)
+        await until(lambda: redis_server.cli("PTTL", f"{KEY}s:key:bucket") != "-1")
+        assert int(redis_server.cli("PTTL", f"{KEY}s:key:bucket")) > 59 * 60_000
+        assert (await refused(one, ask(BUCKET, tokens=1))).retry_after_ms > 58 * 60_000
+
+
 async def _abandoned(url: str, worker: str, *asks: object, lease_s: float = LEASE_S) -> SharedLimiter:
     """A gateway that died with these admissions open: its task ends without a word to Redis."""
     async with limiter(url, worker, lease_s=lease_s) as dead:

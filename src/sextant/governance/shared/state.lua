@@ -44,7 +44,8 @@ local function commit()
                 'mn', s.mn, 'f', s.f, 'fu', int(s.fu), 'q', s.q)
         end
         if s.n <= 0 then
-            redis.call('PEXPIRE', key, int(math.max(FORGET_MS, (s.tat - now) / 1000 + 1)))
+            local full = s.pm > 0 and (s.pm * MINUTE - s.lvl) / s.pm or 0
+            redis.call('PEXPIRE', key, int(math.max(FORGET_MS, (s.tat - now) / 1000 + 1, full / 1000 + 1)))
         elseif not s.kept then
             redis.call('PERSIST', key)
         end
