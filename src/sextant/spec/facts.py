@@ -22,11 +22,13 @@ from sextant.spec.architecture import ModelArchitecture
 from sextant.spec.hardware import Accelerator
 
 NEAREST_SHOWN = 3
+LIKE_DEPTH = 4
+"""So many entries may be `like` one another in a row."""
 ANY_FIELD = "*"
 UNSOURCED = frozenset({"id", "aliases", "sources", "title", "family", "vendor", "kind"})
 """Fields that name a thing and need no source."""
 
-NOT_INHERITED = frozenset({"id", "aliases", "like", "title", "checkpoints"})
+NOT_INHERITED = frozenset({"id", "aliases", "like", "checkpoints"})
 """What an entry does not take from the one that it is `like`."""
 NEVER_ZERO = frozenset(
     {"layers", "hidden", "heads", "vocabulary", "context_tokens", "params_total", "params_active"}
@@ -96,11 +98,11 @@ def nearest(name: str, known: Iterable[str]) -> str:
 def _named(entries: Mapping[str, Noun], name: str, what: str, command: str) -> Noun:
     folded = name.casefold()
     names: dict[str, str] = {}
-    for one in entries.values():
-        for other in (one.id, *one.aliases):
-            names[other] = one.id
+    for id_, entry in entries.items():
+        for other in (id_, *entry.aliases):
+            names[other] = id_
             if other.casefold() == folded:
-                return one
+                return entry
     near = nearest(name, names)
     hint = f"nearest: {near}" if near else f"there are {len(entries)} of them"
     raise NotFound(
@@ -131,25 +133,25 @@ def _add(tables: Tables, more: dict[str, Any], own_name: str) -> None:
             known[id_] = (
                 _merged(known.get(id_, {}), entry, own_name) if own_name and section != "source" else entry
             )
-            known[id_].setdefault("id", id_)
+            if section in NOUNS:
+                known[id_].setdefault("id", id_)
     if own_name:
         tables.setdefault("source", {})[own_name] = {"where": own_name, "kind": "user"}
 
 
 def _merged(base: dict[str, Any], entry: dict[str, Any], own_name: str) -> dict[str, Any]:
-    said = {field: own_name for field in entry if field not in UNSOURCED}
-    return {
-        **base,
-        **entry,
-        "sources": {ANY_FIELD: own_name, **base.get("sources", {}), **said, **entry.get("sources", {})},
-    }
+    said = {field: own_name for field in entry if field not in UNSOURCED and field != "like"}
+    rest = {} if "like" in entry else {ANY_FIELD: own_name}
+    sources = {**rest, **base.get("sources", {}), **said, **entry.get("sources", {})}
+    return {**base, **entry, "sources": sources}
 
 
 def _catalog(tables: Tables) -> Catalog:
     sources = {id_: _converted(entry, Source, f"source.{id_}") for id_, entry in tables["source"].items()}
     models = _entries(tables["model"], ModelArchitecture, "model")
     accelerators = _entries(tables["accelerator"], Accelerator, "accelerator")
-    for noun in (*models.values(), *accelerators.values()):
+    nouns: list[ModelArchitecture | Accelerator] = [*models.values(), *accelerators.values()]
+    for noun in nouns:
         _check_numbers(noun)
         _check_sources(noun, sources)
     for model in models.values():
@@ -158,19 +160,27 @@ def _catalog(tables: Tables) -> Catalog:
 
 
 def _entries(tables: dict[str, Any], noun: type[Noun], section: str) -> dict[str, Noun]:
-    """Each entry, what it is `like` filled in; one level deep."""
-    found = {}
-    for id_, entry in tables.items():
-        like = entry.get("like")
-        if like is not None and like not in tables:
-            raise Misconfigured(
-                f"{section}.{id_}: like = `{like}` is unknown; nearest: {nearest(like, tables)}"
-            )
-        base = {field: value for field, value in tables.get(like, {}).items() if field not in NOT_INHERITED}
-        own = {field: value for field, value in entry.items() if field != "like"}
-        both = {**base.get("sources", {}), **own.get("sources", {})}
-        found[id_] = _converted({**base, **own, "sources": both}, noun, f"{section}.{id_}")
-    return found
+    """Each entry, what it is `like` filled in."""
+    return {
+        id_: _converted(_filled(tables, id_, f"{section}.{id_}", depth=0), noun, f"{section}.{id_}")
+        for id_ in tables
+    }
+
+
+def _filled(tables: dict[str, Any], id_: str, place: str, *, depth: int) -> dict[str, Any]:
+    entry = tables[id_]
+    own = {field: value for field, value in entry.items() if field != "like"}
+    like = entry.get("like")
+    if like is None:
+        return own
+    if like not in tables:
+        near = nearest(str(like), tables)
+        raise Misconfigured(f"{place}: like = `{like}` is not in the catalogue; nearest: {near or 'none'}")
+    if depth == LIKE_DEPTH:
+        raise Misconfigured(f"{place}: like = `{like}` goes round or is over {LIKE_DEPTH} deep")
+    base = _filled(tables, like, place, depth=depth + 1)
+    kept = {field: value for field, value in base.items() if field not in NOT_INHERITED}
+    return {**kept, **own, "sources": {**base.get("sources", {}), **own.get("sources", {})}}
 
 
 def _converted(entry: dict[str, Any], kind: type[Any], place: str) -> Any:
