@@ -10,10 +10,13 @@ from pathlib import Path
 
 import pytest
 
+from servers import PASSWORD
 from sextant.app.bootstrap import bootstrap
 from sextant.app.machine import Gpu, Machine, look, model_sizes
 from sextant.app.state import StateDir
+from sextant.app.stores import note_store
 from sextant.cli.doctor import what_fits
+from sextant.spec.stores import StoreSettings
 from sextant.store.accounts import Accounts
 from stack_under_test import sextant
 
@@ -97,6 +100,30 @@ def test_keys_of_a_stopped_deployment(tmp_path: Path) -> None:
     assert "there is no key key_none" in refused.stderr
     accounts = Accounts(state.accounts_db)
     assert len(accounts.list_keys()) == 2
+    accounts.close()
+
+
+@pytest.mark.slow
+def test_keys_of_a_stopped_deployment_in_postgresql(database: str, tmp_path: Path) -> None:
+    state = StateDir(tmp_path / "state")
+    state.prepare()
+    store = StoreSettings(database.replace(f":{PASSWORD}", ""), "env:BOOKS_PASSWORD")
+    at = ("--state", str(state.root))
+    assert "nothing runs with the state directory" in sextant("key", "list", *at).stderr
+    note_store(state, store)
+    away = sextant("key", "list", *at)
+    assert away.returncode != 0
+    assert "BOOKS_PASSWORD" in away.stderr
+    known = {"env": {**os.environ, "BOOKS_PASSWORD": PASSWORD}}
+    made = json.loads(sextant("key", "create", "--name", "app", "--json", *at, **known).stdout)
+    assert [key["name"] for key in json.loads(sextant("key", "list", "--json", *at, **known).stdout)] == [
+        "app"
+    ]
+    assert sextant("key", "revoke", made["id"], *at, **known).returncode == 0
+    assert made["id"] not in sextant("key", "list", *at, **known).stdout
+    assert not state.accounts_db.exists()
+    accounts = Accounts(database)
+    assert [key.revoked_ms > 0 for key in accounts.list_keys(with_revoked=True)] == [True]
     accounts.close()
 
 

@@ -99,19 +99,23 @@ class AdminApi:
 
 @contextlib.contextmanager
 def local_accounts(state: StateDir) -> Iterator[Accounts]:
-    """The accounts file itself, for a deployment that does not run; its lock is held meanwhile.
+    """The accounts of a deployment that does not run here, in its file or in PostgreSQL; the lock of the
+    state directory is held meanwhile.
 
-    Raises SextantError when there is no deployment here yet, or one runs after all.
+    Raises SextantError when there is no deployment here yet, or one runs after all; Misconfigured where the
+    database's password cannot be read; LedgerUnavailable where PostgreSQL is away.
     """
-    from sextant.app.stores import databases_of, noted_store
+    from sextant.app.stores import databases_of, located, noted_store
     from sextant.store.accounts import Accounts
     from sextant.store.upgrade import bring_up_to_date
 
-    if not state.accounts_db.exists():
+    store = noted_store(state)
+    if store.is_sqlite and not state.accounts_db.exists():
         raise not_running(state)
+    location = located(store, state.accounts_db)
     with state.lock():
-        bring_up_to_date(databases_of(state, noted_store(state)))
-        accounts = Accounts(state.accounts_db)
+        bring_up_to_date(databases_of(state, store))
+        accounts = Accounts(location)
         try:
             accounts.migrate()
             yield accounts
