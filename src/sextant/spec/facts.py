@@ -61,11 +61,13 @@ class Catalog(msgspec.Struct, frozen=True, kw_only=True):
 
     def model(self, name: str) -> ModelArchitecture:
         """The model of that id or alias, letter case aside. Raises NotFound with the nearest names."""
-        return _named(self.models, name, "model", "sextant catalog models")
+        found: ModelArchitecture = _named(self.models, name, "model", "sextant catalog models")
+        return found
 
     def accelerator(self, name: str) -> Accelerator:
         """The accelerator of that id or alias, letter case aside. Raises NotFound with the nearest names."""
-        return _named(self.accelerators, name, "accelerator", "sextant catalog accelerators")
+        found: Accelerator = _named(self.accelerators, name, "accelerator", "sextant catalog accelerators")
+        return found
 
     def source_of(self, noun: ModelArchitecture | Accelerator, field: str) -> Source:
         """Where that field's value comes from."""
@@ -95,7 +97,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return ", ".join(folded[one] for one in list(found)[:NEAREST_SHOWN])
 
 
-def _named(entries: Mapping[str, Noun], name: str, what: str, command: str) -> Noun:
+def _named(entries: Mapping[str, Any], name: str, what: str, command: str) -> Any:
     folded = name.casefold()
     names: dict[str, str] = {}
     for id_, entry in entries.items():
