@@ -145,6 +145,15 @@ async def test_own_patterns_and_a_policy_that_cannot_be_used(shielded):
     assert len(shielded.engine.exchanges) == 1
 
 
+async def test_what_is_set_aside_covers_the_masked_prompt(shielded):
+    shielded.governor.privacy = PrivacyPolicy(
+        patterns={"RECORD_OF_A_HOSPITAL": r"H\d{4}"}, actions={"RECORD_OF_A_HOSPITAL": "mask"}
+    )
+    await shielded.chat(messages=messages(" ".join(f"H{number}" for number in range(1000, 1100))))
+    ((claim, _),) = shielded.governor.rows
+    assert claim.input_tokens >= len(shielded.engine.exchanges[0].raw)
+
+
 async def test_findings_are_counted(shielded):
     await shielded.chat(messages=messages())
     metrics = shielded.registry.exposition().decode()

@@ -17,6 +17,8 @@ import logging
 import time
 from typing import Any
 
+import msgspec
+
 from sextant.base.errors import (
     BadRequest,
     LedgerUnavailable,
@@ -51,6 +53,7 @@ _log = logging.getLogger(__name__)
 ERROR_BODY_BYTES = 64 * 1024
 """The most that is read of an engine's error body."""
 _NOTHING_USED = Usage()
+_encode = msgspec.json.Encoder().encode
 _NO_MORE: list[Header] = []
 
 
@@ -84,10 +87,10 @@ class Flow:
             gate = route.gate
             headers += gate.told[gate.free]
             run.call = call = dialect.parse(fields, body, route.served)
+            run.prompt_bytes = len(body)
             if principal.privacy is not None:
                 route, call = self._shielded(run, principal, fields, body)
                 gate = route.gate
-            run.prompt_bytes = len(body)
             if call.media is not None:
                 check(call.media, route.served, self.limits)
                 run.prompt_bytes -= call.media.body_bytes
@@ -138,6 +141,8 @@ class Flow:
             run.headers.append((b"x-sextant-personal-data", b"routed"))
             if principal.privacy.everywhere:
                 call, _ = self.shield.apply(run, principal.privacy, call, routes)
+        if run.unmasking is not None:  # what stands for a value may be longer than the value
+            run.prompt_bytes = max(len(body), len(_encode(call.fields)))
         run.call = call
         return run.route, call
 
