@@ -12,6 +12,7 @@ import typer
 
 from sextant.base.errors import SextantError
 from sextant.cli import (
+    advise,
     balance,
     budget,
     chat,
@@ -61,6 +62,7 @@ app.add_typer(token.app, name="token")
 app.add_typer(import_.app, name="import")
 app.add_typer(model.app, name="model")
 app.add_typer(db.app, name="db")
+app.command("advise")(advise.advise)
 app.command("doctor")(doctor.doctor)
 app.command("version")(version.version)
 
