@@ -52,6 +52,48 @@ def test_money_comes_and_goes_and_each_request_counts_once(control: Control) -> 
     assert actions == ["balance.payment", "balance.adjustment", "balance.credit"]
 
 
+def changed(control: Control, **wanted: Any) -> Any:
+    return control.client.patch("/v1/tenants/acme", json=wanted)
+
+
+@pytest.mark.parametrize("billing", ["prepaid", "postpaid"])
+def test_whoever_pays_has_a_plan_in_its_currency(control: Control, billing: str) -> None:
+    control.accounts.create_tenant("trial")
+    for wanted, field in (
+        ({"billing": billing}, "plan"),
+        ({"billing": billing, "plan": "standrad"}, "plan"),
+        ({"billing": billing, "plan": "standard", "currency": "CNY"}, "plan"),
+        ({"currency": "Yen"}, "currency"),
+    ):
+        answer = control.client.patch("/v1/tenants/trial", json=wanted)
+        assert (answer.status_code, answer.json()["error"]["param"]) == (400, field)
+    assert control.accounts.tenant("trial").billing == "free"
+    fits = control.client.patch("/v1/tenants/trial", json={"billing": billing, "plan": "standard"})
+    assert (fits.status_code, fits.json()["currency"]) == (200, "USD")
+
+
+def test_money_that_has_moved_fixes_the_currency(control: Control) -> None:
+    assert changed(control, currency="CNY", plan="standard-cny").status_code == 400
+    assert changed(control, billing="free", plan="").status_code == 200
+    for currency in ("CNY", "USD"):  # nothing was paid or used yet
+        assert changed(control, currency=currency).json()["currency"] == currency
+    assert moved(control, "top-ups", amount_nano=UNIT).status_code == 201
+    assert moved(control, "refunds", amount_nano=UNIT).json()["prepaid_nano"] == 0
+    for wanted in ({"currency": "CNY"}, {"billing": "prepaid", "plan": "standard-cny"}):
+        refused = changed(control, **wanted)
+        assert (refused.status_code, refused.json()["error"]["param"]) == (400, "currency")
+        assert "has paid or used in USD already" in refused.json()["error"]["message"]
+    assert changed(control, billing="prepaid", plan="standard").status_code == 200
+
+
+def test_the_currency_stays_while_the_books_cannot_be_asked(control: Control) -> None:
+    changed(control, billing="free", plan="")
+    Path(control.settings.ledger_db).rename(Path(control.settings.ledger_db).with_suffix(".away"))
+    assert changed(control, currency="CNY").status_code >= 400
+    assert control.accounts.tenant("acme").currency == "USD"
+    assert changed(control, name="Acme").status_code == 200
+
+
 def test_a_package_costs_what_the_plan_says_and_gives_its_face(control: Control) -> None:
     for _ in range(2):
         made = moved(control, "packages", face_nano=1000 * UNIT, id="y1", days=365)

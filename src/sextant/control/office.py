@@ -11,7 +11,9 @@ from sextant.control.access import Allowed
 from sextant.control.publishing import PolicyPublisher
 from sextant.control.settings import ControlSettings
 from sextant.store.accounts import Accounts
+from sextant.store.balances import currencies_of
 from sextant.store.ledger_posting import LedgerPosting
+from sextant.store.ledger_reading import ledger_view
 
 T = TypeVar("T")
 
@@ -40,6 +42,11 @@ class Office:
         made = change()
         self.publisher.publish()
         return made
+
+    def currencies_of(self, tenant_id: str) -> frozenset[str]:
+        """Those in which the books have moved money of a tenant. Raises Misconfigured, LedgerUnavailable."""
+        with ledger_view(self.settings.ledger_db) as view:
+            return currencies_of(view, tenant_id)
 
     @staticmethod
     def now_ms() -> int:

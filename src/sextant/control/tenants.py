@@ -94,7 +94,10 @@ def add_tenants(app: FastAPI, office: Office) -> None:
                 raise Forbidden(f"{name} is changed by who runs the deployment", field=name)
         if wanted.privacy is not None:
             check_policy(wanted.privacy)
-        return json_answer(office.changed(lambda: office.by(allowed).change_tenant(tenant_id, wanted)))
+        made = office.changed(
+            lambda: office.by(allowed).change_tenant(tenant_id, wanted, currencies_of=office.currencies_of)
+        )
+        return json_answer(made)
 
     @app.delete("/v1/tenants/{tenant_id}")
     def delete_tenant(tenant_id: str, allowed: MakeTenants) -> Response:

@@ -233,6 +233,14 @@ def checked_time_zone(name: str, field: str = "time_zone") -> str:
     return name
 
 
+def checked_currency(code: str) -> str:
+    """Raises BadRequest for what is no ISO 4217 code by its form."""
+    if len(code) != 3 or not code.isascii() or not code.isalpha() or not code.isupper():
+        said = f"{code[:60]!r} is no currency; expected an ISO 4217 code as USD or CNY"
+        raise BadRequest(said, field="currency")
+    return code
+
+
 def checked_limits(limits: LimitRules) -> LimitRules:
     """Raises BadRequest for a limit that is negative, or greater than can be counted."""
     for name in msgspec.structs.fields(LimitRules):

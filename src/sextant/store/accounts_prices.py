@@ -22,6 +22,7 @@ from sextant.store.accounts_database import (
     COUNT_MAX,
     AccountsDatabase,
     Noted,
+    checked_currency,
     checked_id,
     checked_limits,
     checked_time_zone,
@@ -216,9 +217,7 @@ def _checked_tier(policy: TierPolicy) -> None:
 
 def _checked_terms(plan_id: str, terms: PlanTerms) -> None:
     checked_id(plan_id)
-    if len(terms.currency) != 3 or not terms.currency.isascii() or not terms.currency.isupper():
-        said = f"{terms.currency!r} is no currency; expected an ISO 4217 code as USD or CNY"
-        raise BadRequest(said, field="currency")
+    checked_currency(terms.currency)
     _checked_span("package_factor_ppm", terms.package_factor_ppm, 1, PPM)
     _checked_span("volume", len(terms.volume), 0, STEPS_MAX)
     over = [step.over_tokens for step in terms.volume]

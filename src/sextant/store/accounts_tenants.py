@@ -6,6 +6,7 @@ by its plan. It is switched off for good, its keys are revoked, and no list show
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection
 from typing import Any
 
 import msgspec
@@ -20,6 +21,7 @@ from sextant.store.accounts_database import (
     Noted,
     Page,
     Tenants,
+    checked_currency,
     checked_id,
     checked_limits,
     checked_name,
@@ -30,6 +32,13 @@ from sextant.store.accounts_database import (
 from sextant.store.accounts_schema import api_key, price_plan, project, role_grant, tenant, tier
 
 DEFAULT_TENANT = "default"
+
+CurrenciesOf = Callable[[str], Collection[str]]
+"""The currencies in which the books have moved money of a tenant."""
+
+
+def _no_money(_tenant_id: str) -> Collection[str]:
+    return ()
 
 
 class TenantRecord(msgspec.Struct, frozen=True):
@@ -128,10 +137,16 @@ class TenantAccounts(AccountsDatabase):
         with self.reading() as db:
             return live_tenant(db, tenant_id)
 
-    def change_tenant(self, tenant_id: str, wanted: TenantChange) -> TenantRecord:
-        """A tenant switched off keeps its keys; they are refused. Raises NotFound, BadRequest."""
+    def change_tenant(
+        self, tenant_id: str, wanted: TenantChange, *, currencies_of: CurrenciesOf = _no_money
+    ) -> TenantRecord:
+        """A tenant switched off keeps its keys; they are refused. `currencies_of` is asked where the currency
+        would change. Raises NotFound, BadRequest, and what `currencies_of` raises."""
         with self.changing() as change:
-            record = _changed_tenant(change.db, live_tenant(change.db, tenant_id), wanted)
+            before = live_tenant(change.db, tenant_id)
+            record = _changed_tenant(change.db, before, wanted)
+            if record.currency != before.currency:
+                _refuse_two_currencies(record, currencies_of(tenant_id))
             change.db.execute(sa.update(tenant).where(tenant.c.id == tenant_id).values(**columns_of(record)))
             change.note(Noted("tenant.change", tenant_id, tenant_id, msgspec.to_builtins(wanted)))
         return record
@@ -254,12 +269,25 @@ def _changed_tenant(db: sa.Connection, record: TenantRecord, wanted: TenantChang
         known = ", ".join(db.scalars(sa.select(tier.c.id).order_by(tier.c.id)))
         raise BadRequest(f"there is no tier {changed.tier!r}; expected one of {known}", field="tier")
     checked_time_zone(changed.time_zone)
+    checked_currency(changed.currency)
     if changed.currency != record.currency and record.billing != "free":
         raise BadRequest(
-            f"tenant {record.id} has accounts in {record.currency}; make another for {changed.currency}",
+            f"tenant {record.id} has accounts in {record.currency}; make another for {changed.currency}, or "
+            f"set billing to free first if it has neither paid nor used anything",
             field="currency",
         )
     return _with_plan(db, changed, wanted, paying=record.billing != "free")
+
+
+def _refuse_two_currencies(record: TenantRecord, moved: Collection[str]) -> None:
+    """What a tenant has paid, owes or spends stays in one currency. Raises BadRequest."""
+    others = sorted(set(moved) - {record.currency})
+    if others:
+        raise BadRequest(
+            f"tenant {record.id} has paid or used in {', '.join(others)} already, which stays its currency; "
+            f"make another tenant for {record.currency}",
+            field="currency",
+        )
 
 
 def _with_plan(

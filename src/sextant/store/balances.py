@@ -53,3 +53,9 @@ def balance_of(view: LedgerView, tenant_id: str, currency: str, *, now_ms: int) 
             packages.append(PackageLeft(package_id, currency, credits_nano, left_nano, expires_ms))
     usable_nano = sum(one.left_nano for one in packages if one.expires_ms > now_ms)
     return Balance(prepaid_nano, receivable_nano, prepaid_nano + usable_nano, tuple(packages))
+
+
+def currencies_of(view: LedgerView, tenant_id: str) -> frozenset[str]:
+    """The currencies in which a tenant has ever paid, been given or owed anything."""
+    rows = view.query("SELECT DISTINCT currency FROM account WHERE tenant_id = :tenant", tenant=tenant_id)
+    return frozenset(row[0] for row in rows)
