@@ -18,8 +18,6 @@ from sextant.spec.planning import Break, Layout, Question, Wishes
 MOST_RANKS = 64
 """Ranks of one replica that are considered; 64 holds the largest model of the catalogue many times."""
 MOST_STAGES = 8
-SPLIT_PREFILL_SHARES = (0.25, 0.5, 0.75)
-"""Shares of the replicas of a split that read prompts."""
 
 SINGLE = frozenset({"jetson", "cpu"})
 """Kinds without a link that one model could be spread over."""
@@ -36,16 +34,16 @@ def replicas(question: Question, accelerator: Accelerator) -> tuple[Layout, ...]
     return tuple(sorted(dict.fromkeys(found), key=lambda layout: (layout.replica, layout.pp)))
 
 
-def splits(decode: Layout, prefill: Layout) -> tuple[Layout, ...]:
-    """Prefill and decode apart, four replicas in all: prompts on `prefill`, answers on `decode`."""
+def splits(decode: Layout, prefill: Layout, *, replicas: int) -> tuple[Layout, ...]:
+    """Prefill and decode apart in each proportion of that many replicas: prompts on `prefill`, answers on
+    `decode`. None for fewer than two."""
     found = []
-    for share in SPLIT_PREFILL_SHARES:
-        reading = round(4 * share)
+    for reading in range(1, replicas):
         found.append(
             Layout(
                 prefill=msgspec.structs.replace(prefill, dp=reading),
-                decode=msgspec.structs.replace(decode, dp=4 - reading),
-                why=f"prompts on {reading} of 4 replicas, so that no long prompt delays an answer",
+                decode=msgspec.structs.replace(decode, dp=replicas - reading),
+                why=f"prompts on {reading} of {replicas} replicas, so that no long prompt delays an answer",
             )
         )
     return tuple(found)
@@ -106,8 +104,8 @@ def _shapes(question: Question, accelerator: Accelerator) -> Iterator[tuple[int,
     for tp in ranks:
         yield tp, 1, "tensor parallel inside the fast link" if tp > 1 else "one accelerator holds it"
     node = max(size for size in _powers(min(domain, MOST_RANKS)))
-    stages = {2, 4, MOST_STAGES, *([wishes.pp] if wishes.pp else [])}
-    for pp in sorted(stages - {1}):
+    depths = {2, 4, MOST_STAGES, *([wishes.pp] if wishes.pp else [])}
+    for pp in sorted(depths - {1}):
         if wishes.pp == pp or (domain < MOST_RANKS and node * pp <= MOST_RANKS):
             yield (
                 wishes.tp or node,

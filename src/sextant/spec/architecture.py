@@ -24,6 +24,15 @@ KvPrecision = Literal["bf16", "fp8"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 
 
+class PrecisionFacts(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What a way to keep weights is expected to cost in accuracy, and where that was measured."""
+
+    id: Precision
+    title: str
+    accuracy: str
+    source: str
+
+
 class ModelArchitecture(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """One model. 0 where the model has no such thing."""
 

@@ -1,4 +1,4 @@
-"""The catalogue of models and accelerators, from `data/{architectures,accelerators}.toml`, and a user's own.
+"""The catalogue, from `data/{architectures,accelerators,precisions}.toml`, and a user's own.
 
 Every field has a source: where it stands, when it was looked up, or that it is an estimate. A user's file has
 the same form, is checked the same way, and adds entries or replaces fields of known ones. Nothing is kept
@@ -18,7 +18,7 @@ from typing import Any, Literal, TypeVar
 import msgspec
 
 from sextant.base.errors import Misconfigured, NotFound
-from sextant.spec.architecture import ModelArchitecture
+from sextant.spec.architecture import ModelArchitecture, PrecisionFacts
 from sextant.spec.hardware import Accelerator
 
 NEAREST_SHOWN = 3
@@ -34,7 +34,7 @@ NEVER_ZERO = frozenset(
     {"layers", "hidden", "heads", "vocabulary", "context_tokens", "params_total", "params_active"}
     | {"memory_bytes", "bandwidth_bytes_per_s", "watts", "per_node"}
 )
-NOUNS = ("model", "accelerator")
+NOUNS = ("model", "accelerator", "precision")
 
 Tables = dict[str, dict[str, Any]]
 """Section (`source`, `model`, `accelerator`) to id to fields."""
@@ -57,6 +57,7 @@ class Catalog(msgspec.Struct, frozen=True, kw_only=True):
 
     models: Mapping[str, ModelArchitecture]
     accelerators: Mapping[str, Accelerator]
+    precisions: tuple[PrecisionFacts, ...]
     sources: Mapping[str, Source]
 
     def model(self, name: str) -> ModelArchitecture:
@@ -81,7 +82,7 @@ def load_catalog(own: str = "", own_name: str = "your facts") -> Catalog:
     """
     data = resources.files("sextant.spec").joinpath("data")
     tables: Tables = {}
-    for name in ("architectures.toml", "accelerators.toml"):
+    for name in ("architectures.toml", "accelerators.toml", "precisions.toml"):
         _add(tables, _parsed(data.joinpath(name).read_text(encoding="utf-8"), name), "")
     if own:
         _add(tables, _parsed(own, own_name), own_name)
@@ -125,8 +126,8 @@ def _add(tables: Tables, more: dict[str, Any], own_name: str) -> None:
     for section, entries in more.items():
         if section not in NOUNS and section != "source":
             raise Misconfigured(
-                f"{own_name}: there is no section `{section}`; expected [source.ID], [model.ID] or "
-                f"[accelerator.ID]"
+                f"{own_name}: there is no section `{section}`; expected [source.ID], [model.ID], "
+                f"[accelerator.ID] or [precision.ID]"
             )
         known = tables.setdefault(section, {})
         for id_, entry in entries.items():
@@ -158,7 +159,12 @@ def _catalog(tables: Tables) -> Catalog:
         _check_sources(noun, sources)
     for model in models.values():
         _check_model(model)
-    return Catalog(models=models, accelerators=accelerators, sources=sources)
+    precisions = tuple(
+        _converted(entry, PrecisionFacts, f"precision.{id_}") for id_, entry in tables["precision"].items()
+    )
+    for one in precisions:
+        _known_source(one.id, "accuracy", one.source, sources)
+    return Catalog(models=models, accelerators=accelerators, precisions=precisions, sources=sources)
 
 
 def _entries(tables: dict[str, Any], noun: type[Noun], section: str) -> dict[str, Noun]:
@@ -214,14 +220,16 @@ def _check_numbers(noun: ModelArchitecture | Accelerator) -> None:
 
 def _check_sources(noun: ModelArchitecture | Accelerator, sources: Mapping[str, Source]) -> None:
     for field, source in noun.sources.items():
-        if source not in sources:
-            raise Misconfigured(
-                f"{noun.id}: the source `{source}` of {field} is not given; add [source.{source}]"
-            )
+        _known_source(noun.id, field, source, sources)
         if field != ANY_FIELD and field not in noun.__struct_fields__:
             raise Misconfigured(f"{noun.id}: sources names {field}, which is no field")
     if ANY_FIELD not in noun.sources:
         raise Misconfigured(f'{noun.id}: no source; add sources = {{"*" = "ID"}}')
+
+
+def _known_source(id_: str, field: str, source: str, sources: Mapping[str, Source]) -> None:
+    if source not in sources:
+        raise Misconfigured(f"{id_}: the source `{source}` of {field} is not given; add [source.{source}]")
 
 
 def _check_model(model: ModelArchitecture) -> None:

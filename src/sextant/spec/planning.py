@@ -219,6 +219,8 @@ class Option(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     cost: Cost | None = None
     no_cost: str = ""
     """Why there is no cost."""
+    host: Host = Host()
+    """What each server needs."""
     warnings: tuple[str, ...] = ()
 
 
