@@ -17,6 +17,7 @@ from typing import Any
 
 import msgspec
 import pytest
+import sqlalchemy as sa
 
 from billing_under_test import book, ms, policy, row, tenant, top_up
 from operations.alert_receivers import Receiver, certificate, dripping, mail_server, receiving
@@ -342,6 +343,35 @@ def test_an_email_is_handed_in_over_tls(
     assert "0.01 USD" in text
 
 
+def test_a_name_is_nothing_but_a_name_in_an_email(accounts: Accounts, tmp_path: Path, clock: Clock) -> None:
+    folder = certificate(tmp_path)
+    name = "=?utf-8?q?=0d=0aBcc:_all=40x.org=0d=0a=0d=0aPay_here?="  # which Python's headers decode
+    with mail_server(folder) as mail:
+        channels = Channels(SmtpServer("localhost", "s@x.org", mail.port, ca_file=str(folder / "cert.pem")))
+        setting = Setting(accounts, tmp_path, clock, channels)
+        setting.budget(name=name, webhook_url="", emails=("a@x.org",), thresholds=(50,))
+        setting.spend(2)
+        assert watch_once(setting.watch) == 1
+    message = email.message_from_bytes(mail.messages[0], policy=email.policy.default)
+    assert "Bcc" not in message
+    assert mail.recipients == ["a@x.org"]
+    assert "Pay_here" in message["Subject"]
+    assert message.get_content().startswith("The budget =?")
+
+
+def test_an_alert_that_cannot_be_written_keeps_back_no_other(
+    setting: Setting, receiver: Receiver, accounts: Accounts
+) -> None:
+    bad, _ = setting.budget(webhook_url="", emails=("a@x.org",), thresholds=(50,))
+    with accounts.engine.begin() as db:
+        db.execute(sa.text("""UPDATE budget SET emails = '["=?utf-8?q?=0a?=@x.org"]'"""))
+    setting.budget(webhook_url=receiver.url, thresholds=(50,))
+    setting.spend(2)
+    assert watch_once(setting.watch) == 1
+    (alert,) = setting.book.alerts(bad)
+    assert alert.problem == "the alert cannot be written: ValueError"
+
+
 def test_a_mail_server_that_cannot_be_trusted_gets_nothing(
     accounts: Accounts, tmp_path: Path, clock: Clock
 ) -> None:
@@ -439,6 +469,7 @@ def test_budgets_are_made_listed_and_deleted(either: Accounts, clock: Clock) -> 
         ({"emails": ("a@b\r\nBcc: c@d",)}, "emails"),
         ({"emails": ("a@b, c@d",)}, "emails"),
         ({"emails": ("nobody",)}, "emails"),
+        ({"emails": ("=?utf-8?q?a?=@x.org",)}, "emails"),
         ({"name": "a\nb"}, "name"),
     ],
 )

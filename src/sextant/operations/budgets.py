@@ -171,6 +171,18 @@ def _sides(budget: Budget) -> tuple[str, str]:
 
 
 def _tell(watch: BudgetWatch, alert: Alert, budget: Budget, secret: str) -> None:
+    """One attempt. Raises Undelivered, whatever is wrong: what one tenant's alert fails on must not keep
+    back those of others."""
+    try:
+        _send(watch, alert, budget, secret)
+    except Undelivered:
+        raise
+    except Exception as error:
+        _log.exception("budget %s: the alert cannot be written", budget.id)
+        raise Undelivered(f"the alert cannot be written: {type(error).__name__}") from error
+
+
+def _send(watch: BudgetWatch, alert: Alert, budget: Budget, secret: str) -> None:
     """Raises Undelivered."""
     currency = next((one.currency for one in watch.policy().tenants if one.id == budget.tenant_id), "")
     now_s = watch.now_ms() // 1000
@@ -223,8 +235,10 @@ def _email(watch: BudgetWatch, alert: Alert, budget: Budget, currency: str) -> E
     message = EmailMessage()
     message["From"] = watch.channels.smtp.sender if watch.channels.smtp else ""
     message["To"] = ", ".join(terms.emails)
+    # Python's headers decode what looks encoded, ends of lines too; a name is shown as it was given.
+    shown = name.replace("=?", "= ?")
     message["Subject"] = (
-        f"Budget {name}: {alert.threshold} % reached in {month} / 预算已用 {alert.threshold} %"
+        f"Budget {shown}: {alert.threshold} % reached in {month} / 预算已用 {alert.threshold} %"
     )
     message["Message-ID"] = f"<{alert.event_id}@sextant.invalid>"
     lines = [

@@ -270,6 +270,7 @@ def checked_terms(terms: BudgetTerms) -> BudgetTerms:
 def _is_email(text: str) -> bool:
     name, at, host = text.rpartition("@")
     plain = text.isascii() and text.isprintable() and not set(text) & set(' ,;:<>()"\\[]')
+    plain = plain and "=?" not in text  # the beginning of an encoded word
     return bool(name and at and host) and plain and len(text) <= 254 and name.count("@") == 0
 
 
