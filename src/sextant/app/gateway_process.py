@@ -26,6 +26,7 @@ from sextant.app.snapshots import POLL_INTERVAL_S, SnapshotFile
 from sextant.app.tls import server_context
 from sextant.base.errors import Misconfigured
 from sextant.gateway.app import build_handler
+from sextant.gateway.proxies import behind_proxies
 from sextant.governance.governor import LocalGovernor
 from sextant.governance.ledger_client import LedgerClient
 from sextant.governance.shared.limiter import SharedLimiter
@@ -86,7 +87,7 @@ async def run_gateway(settings: GatewaySettings) -> None:
     app.swap_routes(routes_file.load())
     try:
         server = await serve(
-            app,
+            behind_proxies(app, settings.trusted_proxies),
             host=settings.host,
             port=settings.port,
             limits=settings.limits,

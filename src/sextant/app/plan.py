@@ -140,6 +140,7 @@ def make_plan(
             ledger_socket=str(state.ledger_socket),
             tls=gateway.tls.struct() if gateway.tls else None,
             cors_origins=gateway.cors_origins,
+            trusted_proxies=gateway.trusted_proxies,
             limits=gateway.limits.struct(),
             shared_limits=None if limits is None else SharedLimits(worker=str(state.root), **limits.values()),
             access_log=document.spec.observability.access_log,

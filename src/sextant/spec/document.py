@@ -30,6 +30,7 @@ from sextant.spec.fields import (
     Origin,
     Port,
     Positive,
+    ProxyNetwork,
     Section,
     items,
 )
@@ -170,6 +171,11 @@ class Gateway(Section):
     )
     cors_origins: Annotated[tuple[Origin, ...], items(most=64)] = Field(
         (), description="Web origins whose pages may call the API; none by default."
+    )
+    trusted_proxies: Annotated[tuple[ProxyNetwork, ...], items(most=64)] = Field(
+        (),
+        description="Networks of proxies in front: from there, and only there, the caller's address is taken "
+        "from `X-Forwarded-For`. None by default.",
     )
     limits: Limits = Field(Limits(), description="Every bound of the gateway.")
 

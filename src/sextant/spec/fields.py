@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from pathlib import Path
 from typing import Annotated, Any
@@ -87,6 +88,24 @@ def _origin(value: str) -> str:
     )
 
 
+def _proxy_network(value: str) -> str:
+    """A network in its plain form. One of all addresses is refused: whoever calls would name the caller."""
+    try:
+        network = ipaddress.ip_network(value)
+    except ValueError:
+        network = None
+    if network is not None and network.prefixlen:
+        return str(network)
+    raise PydanticCustomError(
+        "network",
+        "not a network of proxies" if network is None else "every address would be a trusted proxy",
+        {
+            "expected": "an address or a network in CIDR form, whose bits after the prefix are zero",
+            "write": "for example `10.1.0.0/24`, or the proxy's own address, as `127.0.0.1`",
+        },
+    )
+
+
 def _beside_document(value: str, info: ValidationInfo) -> str:
     """A path as written, taken from the document's folder when relative."""
     folder = (info.context or {}).get("folder")
@@ -123,6 +142,7 @@ ModelName = Annotated[str, Field(pattern=_MODEL_NAME)]
 ModelAlias = Annotated[str, Field(pattern=_MODEL_ALIAS)]
 SecretReference = Annotated[str, AfterValidator(_secret_reference), Field(examples=["env:DEEPSEEK_API_KEY"])]
 Origin = Annotated[str, AfterValidator(_origin)]
+ProxyNetwork = Annotated[str, AfterValidator(_proxy_network), Field(examples=["10.1.0.0/24"])]
 HttpUrl = Annotated[str, AfterValidator(_url), Field(examples=["https://api.deepseek.com/v1"])]
 FilePath = Annotated[str, Field(min_length=1), AfterValidator(_beside_document)]
 ModelSource = Annotated[str, Field(min_length=1, max_length=1024), AfterValidator(_source)]

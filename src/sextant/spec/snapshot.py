@@ -227,5 +227,7 @@ class GatewaySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Limits in Redis; None: in the memory of this process."""
     tls: TlsFiles | None = None
     cors_origins: tuple[str, ...] = ()
+    trusted_proxies: tuple[str, ...] = ()
+    """Networks of proxies whose `X-Forwarded-For` names the caller; none: nobody's is read."""
     limits: GatewayLimits = GatewayLimits()
     access_log: bool = True
