@@ -1,0 +1,233 @@
+"""What an option costs: by hand-made sums, with prices missing, and the directions that must hold."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from sextant.base.errors import Misconfigured
+from sextant.planner.cost import Have, api_usd_per_mtok, capital_usd, cost_of, ways_of
+from sextant.planner.energy import cap_saving, energy_of
+from sextant.planner.money import money_of
+from sextant.spec.facts import load_catalog
+from sextant.spec.hardware import Accelerator, HourPrices
+from sextant.spec.hardware_prices import FACTS, Prices, load_prices
+from sextant.spec.planning import Estimate, Layout, Question, Speed, StatedCosts, Workload
+
+CATALOG = load_catalog()
+PRICES = load_prices()
+NOTHING_STATED = StatedCosts()
+LOAD = Workload(requests_per_s=2.0, input_tokens=1000, output_tokens=500)
+
+
+def exactly(value: float, unit: str = "1") -> Estimate:
+    return Estimate(value=value, low=value, high=value, unit=unit, basis="stated")
+
+
+def speed(requests_per_s_max: float) -> Speed:
+    ms = exactly(20.0, "ms")
+    return Speed(
+        concurrency=8,
+        ttft_ms=ms,
+        tpot_ms=ms,
+        ttft_ms_p99=ms,
+        tpot_ms_p99=ms,
+        output_tokens_per_s=exactly(400.0),
+        requests_per_s_max=exactly(requests_per_s_max),
+    )
+
+
+def have(
+    accelerator: str | Accelerator = "h100-sxm",
+    *,
+    costs: StatedCosts = NOTHING_STATED,
+    load: Workload = LOAD,
+    most: float = 4.0,
+    prices: Prices = PRICES,
+) -> Have:
+    card = CATALOG.accelerator(accelerator) if isinstance(accelerator, str) else accelerator
+    question = Question(
+        architecture=CATALOG.model("deepseek-r1"),
+        precision="fp8",
+        accelerators=(card,),
+        workload=load,
+        costs=costs,
+    )
+    return Have(question=question, accelerator=card, count=8, speed=speed(most), prices=prices)
+
+
+def test_every_price_has_a_source_a_unit_and_an_ordered_band() -> None:
+    assert set(PRICES.facts) == set(FACTS)
+    for name, fact in PRICES.facts.items():
+        value, low, high = PRICES.band(name)
+        assert low <= value <= high and fact.unit, name
+    for source in PRICES.sources:
+        if source != "your prices":
+            assert PRICES.sources[source].date is not None, source
+    for api in PRICES.apis:
+        assert all(model in CATALOG.models for model in api.models), api.id
+    assert all(card in CATALOG.accelerators for card in PRICES.cards)
+
+
+def test_the_hour_is_what_renting_takes() -> None:
+    given = have(costs=StatedCosts(usd_per_h=2.0))
+    cost = cost_of(PRICES)(given.question, given.accelerator, Layout(tp=8), given.speed)
+    assert cost.usd_per_h is not None and cost.usd_per_mtok is not None
+    assert cost.usd_per_h.value == pytest.approx(16.0)
+    assert cost.usd_per_mtok.value == pytest.approx(16.0 / (2.0 * 500 * 3600) * 1e6)
+    assert cost.usd_per_mtok.low <= cost.usd_per_mtok.value <= cost.usd_per_mtok.high
+
+
+def test_what_is_bought_is_card_server_power_upkeep_and_what_is_stated() -> None:
+    costs = StatedCosts(
+        price_usd=30_000, power_usd_per_kwh=0.1, pue=1.2, space_usd_per_month=500, staff_usd_per_month=4000
+    )
+    given = have(costs=costs)
+    own = ways_of(given)[0]
+    assert own.mode == "on-prem" and own.missing == ()
+    assert own.upfront_usd is not None and own.usd_per_month is not None and own.total_usd is not None
+    assert own.upfront_usd.value == pytest.approx(8 * 30_000 * 1.4)
+    watts = 8 * 700 * (0.12 + (0.6 - 0.12) * 0.5) * 1.4 * 1.2
+    month = watts / 1000 * 730 * 0.1 + 336_000 * 0.05 / 12 + 4500
+    assert own.usd_per_month.value == pytest.approx(month)
+    assert own.total_usd.value == pytest.approx(336_000 + 36 * month)
+    assert own.tokens_per_usd == pytest.approx(1000 * 730 * 3600 * 36 / own.total_usd.value)
+
+
+def test_a_missing_price_is_named_and_nothing_is_guessed() -> None:
+    card = msgspec.structs.replace(CATALOG.accelerator("h20"), usd_per_h=HourPrices(), price_usd=None)
+    given = have(card)
+    cost = cost_of(PRICES)(given.question, card, Layout(tp=8), given.speed)
+    assert cost.usd_per_h is None and cost.usd_per_mtok is None and cost.capital_usd is None
+    assert "--usd-per-h" in cost.missing[0]
+    money = money_of(given)
+    unknown = {way.mode for way in money.ways if way.total_usd is None}
+    assert unknown == {"on-prem", "private-cloud", "hybrid", "edge", "container"}
+    assert all(way.missing for way in money.ways if way.total_usd is None)
+    assert money.break_evens == () and money.swings == () and money.spot_training is None
+
+
+def test_bought_where_nothing_is_rented() -> None:
+    given = have("jetson-thor")
+    cost = cost_of(PRICES)(given.question, given.accelerator, Layout(dp=8), given.speed)
+    assert cost.usd_per_h is not None and cost.usd_per_h.formula.startswith("bought")
+    capital = capital_usd(given)
+    assert capital is not None and capital.value == 8 * given.accelerator.price_usd  # no server around it
+    hybrid = next(
+        way for way in ways_of(have("jetson-thor", load=Workload(swing=4.0))) if way.mode == "hybrid"
+    )
+    assert hybrid.total_usd is None and "on demand" in hybrid.missing[0]
+
+
+def test_a_load_that_swings_buys_the_mean_and_rents_the_rest() -> None:
+    costs = StatedCosts(usd_per_h=2.0, price_usd=30_000)
+    load = Workload(requests_per_s=1.0, input_tokens=1000, output_tokens=500, swing=4.0)
+    own, _, hybrid, *_ = ways_of(have(costs=costs, load=load))
+    assert "2 bought" in hybrid.how and "6 rented" in hybrid.how
+    assert hybrid.upfront_usd is not None and own.upfront_usd is not None
+    assert hybrid.upfront_usd.value == pytest.approx(own.upfront_usd.value / 4)
+    steady = ways_of(have(costs=costs))[2]
+    assert steady.upfront_usd == own.upfront_usd  # nothing swings: all of it bought
+
+
+def test_an_api_charges_hits_misses_and_answers() -> None:
+    api = next(one for one in PRICES.apis if one.id == "deepseek-r1")
+    load = Workload(input_tokens=1000, output_tokens=500, prefix_hit_share=0.25)
+    question = msgspec.structs.replace(have().question, workload=load)
+    assert api_usd_per_mtok(question, api) == pytest.approx(2.19 + 2 * (0.25 * 0.14 + 0.75 * 0.55))
+
+
+def test_break_even_is_where_both_cost_the_same() -> None:
+    money = money_of(have(most=1e6, costs=StatedCosts(usd_per_h=1.0)))
+    one = next(each for each in money.break_evens if each.api.startswith("Together"))
+    assert one.tokens_per_s is not None and one.sold
+    api = next(each for each in PRICES.apis if each.id == "together-r1")
+    per_mtok = api_usd_per_mtok(have().question, api)
+    assert one.tokens_per_s * 730 * 3600 / 1e6 * per_mtok == pytest.approx(one.own_usd_per_month)
+    small = money_of(have(most=2.0, costs=StatedCosts(usd_per_h=50.0, price_usd=1e6)))
+    assert all(each.tokens_per_s is None for each in small.break_evens)
+
+
+def test_what_moves_the_sum_most_comes_first_and_what_is_stated_does_not_move() -> None:
+    swings = money_of(have()).swings
+    assert swings[0].assumption == "price_usd"
+    widths = [swing.high_usd - swing.low_usd for swing in swings]
+    assert widths == sorted(widths, reverse=True) and widths[-1] >= 0
+    said = {s.assumption for s in money_of(have(costs=StatedCosts(pue=1.1, price_usd=3e4))).swings}
+    assert "pue" not in said and "price_usd" not in said and "power_usd_per_kwh" in said
+
+
+def test_spot_training_pays_for_its_interruptions() -> None:
+    calm = money_of(have()).spot_training
+    own = '[fact.spot_hours_between_interruptions]\nvalue = 0.25\nunit = "h"'
+    rough = money_of(have(prices=load_prices(own))).spot_training
+    assert calm is not None and rough is not None
+    assert calm.spot_usd_per_h == 1.03 and calm.slowdown.value > 1
+    assert rough.slowdown.value > calm.slowdown.value
+    assert rough.saving_share.value < calm.saving_share.value
+    assert calm.saving_share.low <= calm.saving_share.value <= calm.saving_share.high
+    assert money_of(have("h200")).spot_training.spot_usd_per_h == pytest.approx(4.18 * 0.4)  # type: ignore[union-attr]
+
+
+def test_energy_follows_load_pue_and_grid() -> None:
+    def of(costs: StatedCosts, most: float = 4.0) -> tuple[float, float, float]:
+        given = have(costs=costs, most=most)
+        energy = energy_of(given.question, given.accelerator, count=8, speed=given.speed, prices=PRICES)
+        return energy.watts.value, energy.co2_g_per_mtok.value, energy.liquid_kwh_per_mtok
+
+    watts, co2, liquid = of(StatedCosts(pue=1.5, co2_g_per_kwh=500))
+    assert watts == pytest.approx(8 * 700 * (0.12 + 0.48 * 0.5) * 1.4 * 1.5)
+    assert co2 == pytest.approx(watts / 1000 / 3.6 * 500)  # 1,000 tokens a second are 3.6 million an hour
+    assert liquid == pytest.approx(watts / 1000 / 3.6 * 1.1 / 1.5)
+    assert of(StatedCosts(pue=1.5, co2_g_per_kwh=500), most=2.0)[0] > watts
+    assert of(StatedCosts(), most=0.0)[1] == 0.0  # it serves nothing
+
+
+def test_a_lower_cap_saves_between_nothing_and_all_of_the_difference() -> None:
+    card = msgspec.structs.replace(CATALOG.accelerator("a100-80"), watts=250)
+    given = have(card, costs=StatedCosts(pue=1.1, power_usd_per_kwh=0.1))
+    saving = cap_saving(given.question, card, count=8, prices=PRICES)
+    assert (saving.from_w, saving.to_w) == (250, 150)
+    assert saving.kwh_per_year.high == pytest.approx(0.1 * 8 * 10 * 365 * 1.1)
+    assert saving.kwh_per_year.low == 0.0
+    assert saving.usd_per_year.high == pytest.approx(saving.kwh_per_year.high * 0.1)
+
+
+@pytest.mark.parametrize(
+    ("own", "said"),
+    [
+        ("[fact.pue]\nvalue = 0.9", "PUE is 1 or more"),
+        ("[fact.peu]\nvalue = 1.2", "nearest: pue"),
+        ("[fact.pue]\nvalue = 1.2\nlow = 1.3", "not between"),
+        ("[fact.spot_discount]\nvalue = -1", "0 or more"),
+        ("[fact.idle_power_share]\nvalue = 1.5", "share is 0 to 1"),
+        ('[fact.pue]\nvalue = 1.2\nsource = "nowhere"', "[source.nowhere]"),
+        ("[card.h200]\nprice = 3", "its fields are price_usd"),
+        ("[cards.h200]\nprice_usd = 3", "no section `cards`"),
+        ("fact = ", "not valid TOML"),
+    ],
+)
+def test_a_wrong_price_file_is_refused_with_the_place(own: str, said: str) -> None:
+    with pytest.raises(Misconfigured) as caught:
+        load_prices(own, "mine.toml")
+    assert said in caught.value.message
+
+
+def test_own_prices_lie_on_top_without_the_band_of_another() -> None:
+    own = """
+    [fact.pue]
+    value = 1.08
+    [card.h200]
+    price_usd = 35_000
+    [[api]]
+    id = "together-r1"
+    title = "our contract"
+    models = ["deepseek-r1"]
+    input_usd_per_mtok = 1.0
+    output_usd_per_mtok = 2.0
+    """
+    prices = load_prices(own, "mine.toml")
+    assert prices.band("pue") == (1.08, 1.08, 1.08)
+    assert prices.said(prices.facts["pue"].source) == "mine.toml"
+    assert prices.cards["h200"].price_usd == 35_000 and "h100-sxm" in prices.cards
+    assert [api.title for api in prices.apis if api.id == "together-r1"] == ["our contract"]
