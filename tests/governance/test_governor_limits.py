@@ -64,6 +64,20 @@ async def test_the_refusal_names_scope_limit_and_wait(tmp_path: Path) -> None:
         setup.governor.refund(admission)
 
 
+@pytest.mark.parametrize("waits", [True, False], ids=["settle", "settle_soon"])
+async def test_a_row_that_finds_no_room_gives_back_what_was_set_aside(tmp_path: Path, waits: bool) -> None:
+    async with books(tmp_path, limited(concurrent_requests=1)) as setup:
+        admission = await setup.admit("a")
+        setup.ledger._pending_rows_max = 0
+        if waits:
+            with pytest.raises(LedgerUnavailable):
+                await setup.governor.settle(admission, outcome(10))
+        else:
+            setup.governor.settle_soon(admission, outcome(10))
+        setup.ledger._pending_rows_max = 1
+        await setup.run("a")
+
+
 async def test_one_at_a_time_is_one_at_a_time_until_the_row_is_durable(tmp_path: Path) -> None:
     async with books(tmp_path, limited(concurrent_requests=1)) as setup:
         admission = await setup.admit("a")

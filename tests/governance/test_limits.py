@@ -195,6 +195,14 @@ def test_books_and_holds_together_never_exceed_the_funds() -> None:
     limits.admit(1, 90)
 
 
+def test_an_older_standing_that_comes_late_changes_nothing() -> None:
+    limits = Limits(rules("tenant:t", prepaid=True))
+    limits.ask()
+    limits.limiter.take([Standing("tenant:t", 2, DAY, 1, MONTH, 1, 90, 10)])
+    limits.limiter.take([Standing("tenant:t", 1, DAY, 0, MONTH, 0, 0, 100)])
+    assert limits.refuse(1, 11).available == 10
+
+
 def test_a_new_day_and_a_new_month_begin_at_nothing() -> None:
     limits = Limits(rules("key:a", tokens_per_day=100, spend_nano_per_month=100))
     limits.ask()
