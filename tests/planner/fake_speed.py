@@ -1,4 +1,4 @@
-"""A prediction that needs no calibration: plain bandwidth over plain bytes, for tests of sizing and ranking."""
+"""A prediction that needs no calibration, for tests of sizing and ranking: plain bandwidth over bytes."""
 
 from __future__ import annotations
 

@@ -15,6 +15,7 @@ from sextant.cli import (
     advise,
     balance,
     budget,
+    catalog,
     chat,
     db,
     doctor,
@@ -61,6 +62,7 @@ app.add_typer(user.app, name="user")
 app.add_typer(token.app, name="token")
 app.add_typer(import_.app, name="import")
 app.add_typer(model.app, name="model")
+app.add_typer(catalog.app, name="catalog")
 app.add_typer(db.app, name="db")
 app.command("advise")(advise.advise)
 app.command("doctor")(doctor.doctor)

@@ -245,11 +245,11 @@ def _does_not_fit(question: Question, accelerator: Accelerator, layout: Layout, 
 
 def _smaller(question: Question, layout: Layout, usable_bytes: int) -> str:
     """The widest precision whose weights alone would have room."""
-    model = question.architecture
+    model, llama = question.architecture, question.engine in ("llamacpp", "embedded")
     sizes = [
         (memory.weights_on_rank(model, precision, layout), precision)
         for precision in PRECISIONS
-        if precision != question.precision
+        if precision != question.precision and (precision not in memory.GGUF or llama)
     ]
     fitting = [(size, precision) for size, precision in sizes if size <= usable_bytes]
     if not fitting:

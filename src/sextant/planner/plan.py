@@ -144,7 +144,7 @@ def _relaxed(question: Question) -> Iterator[tuple[str, Question]]:
     for precision in ("fp8", "int4", "q4"):
         if memory.BITS[precision] < memory.BITS[question.precision]:
             yield (
-                f"{question.precision} for {precision}",
+                f"{question.precision} weights ({precision} instead)",
                 msgspec.structs.replace(question, precision=precision),
             )
             break

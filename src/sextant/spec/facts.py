@@ -34,7 +34,9 @@ NEVER_ZERO = frozenset(
     {"layers", "hidden", "heads", "vocabulary", "context_tokens", "params_total", "params_active"}
     | {"memory_bytes", "bandwidth_bytes_per_s", "watts", "per_node"}
 )
-NOUNS = ("model", "accelerator", "precision")
+SOURCED = ("model", "accelerator")
+"""Sections whose entries have a source for each field."""
+NOUNS = (*SOURCED, "precision")
 
 Tables = dict[str, dict[str, Any]]
 """Section (`source`, `model`, `accelerator`) to id to fields."""
@@ -129,24 +131,27 @@ def _add(tables: Tables, more: dict[str, Any], own_name: str) -> None:
                 f"{own_name}: there is no section `{section}`; expected [source.ID], [model.ID], "
                 f"[accelerator.ID] or [precision.ID]"
             )
+        if not isinstance(entries, dict):
+            raise Misconfigured(f"{own_name}: {section} is `{entries}`; expected a table of them")
         known = tables.setdefault(section, {})
         for id_, entry in entries.items():
             if not isinstance(entry, dict):
                 raise Misconfigured(f"{own_name}: {section}.{id_} is `{entry}`; expected a table")
-            known[id_] = (
-                _merged(known.get(id_, {}), entry, own_name) if own_name and section != "source" else entry
-            )
-            if section in NOUNS:
-                known[id_].setdefault("id", id_)
+            if not isinstance(entry.get("sources", {}), dict):
+                raise Misconfigured(f"{own_name}: {section}.{id_}: sources is no table of fields")
+            base = known.get(id_, {})
+            named = {} if section == "source" else {"id": id_}
+            known[id_] = {**named, **base, **entry}
+            if own_name and section in SOURCED:
+                known[id_]["sources"] = _sources(base, entry, own_name)
     if own_name:
         tables.setdefault("source", {})[own_name] = {"where": own_name, "kind": "user"}
 
 
-def _merged(base: dict[str, Any], entry: dict[str, Any], own_name: str) -> dict[str, Any]:
+def _sources(base: dict[str, Any], entry: dict[str, Any], own_name: str) -> dict[str, str]:
     said = {field: own_name for field in entry if field not in UNSOURCED and field != "like"}
     rest = {} if "like" in entry else {ANY_FIELD: own_name}
-    sources = {**rest, **base.get("sources", {}), **said, **entry.get("sources", {})}
-    return {**base, **entry, "sources": sources}
+    return {**rest, **base.get("sources", {}), **said, **entry.get("sources", {})}
 
 
 def _catalog(tables: Tables) -> Catalog:
@@ -243,6 +248,8 @@ def _check_model(model: ModelArchitecture) -> None:
         said = f"{model.heads} heads do not divide among {model.kv_heads} KV heads"
     elif model.attention in ("mla", "sparse-mla") and not model.kv_lora_rank:
         said = f"attention `{model.attention}` needs kv_lora_rank"
+    elif not all(ratio.isdecimal() for ratio in model.compression_layers):
+        said = f"compression_layers has ratios {', '.join(model.compression_layers)}; expected whole numbers"
     elif model.attention == "v4" and sum(model.compression_layers.values()) != model.layers:
         said = f"compression_layers add up to {sum(model.compression_layers.values())}, not {model.layers}"
     elif model.growing_layers + model.window_layers > model.layers:
