@@ -97,6 +97,21 @@ def _says_what_all_workers_did(one: Stack) -> None:
     assert len(heads) == len(set(heads))
 
 
+def test_two_hosts_with_books_of_their_own_do_not_share_limits(
+    redis_server: Redis, document: Callable[[str], Path], tmp_path: Path
+) -> None:
+    shared = f"  limits: {{url: '{redis_server.url}', lease_s: 1"
+    with stack(document=document(shared + "}\n"), root=tmp_path / "a") as one:
+        with (
+            pytest.raises(AssertionError, match="those of other books"),
+            stack(document=document(shared + "}\n"), root=tmp_path / "b"),
+        ):
+            pass
+        with stack(document=document(shared + ", name: mine}\n"), root=tmp_path / "c") as other:
+            assert burst(limited_key(other), other) == {200: BURST, 429: 40 - BURST}
+        assert burst(limited_key(one), one) == {200: BURST, 429: 40 - BURST}
+
+
 def test_two_hosts_share_books_keys_and_limits(
     postgres: Postgres,
     database: str,

@@ -24,7 +24,9 @@ from shared_limits import (
 from servers import Redis
 from sextant.base.errors import LimitsUnavailable, Misconfigured
 from sextant.governance.limits.limiter import Hold, ScopeRules
-from sextant.governance.shared.limiter import ASKS_WAITING, SharedLimiter
+from sextant.governance.shared.limiter import ASKS_WAITING, FORGOTTEN_S, SharedLimiter
+from sextant.spec.stores import SharedLimits
+from sextant.telemetry.table import Registry
 
 FIVE = ScopeRules("key:five", interval_us=NEVER_US, burst_requests=5)
 TWO_OPEN = ScopeRules("key:two", concurrent_requests=2)
@@ -349,6 +351,44 @@ async def test_a_debt_of_tokens_is_remembered_until_it_is_paid(redis_server: Red
         await until(lambda: redis_server.cli("PTTL", f"{KEY}s:key:bucket") != "-1")
         assert int(redis_server.cli("PTTL", f"{KEY}s:key:bucket")) > 59 * 60_000
         assert (await refused(one, ask(BUCKET, tokens=1))).retry_after_ms > 58 * 60_000
+
+
+async def test_limits_are_not_shared_between_different_books(redis_server: Redis) -> None:
+    async with limiter(redis_server.url, store_id="a") as one, limiter(redis_server.url, "w2", store_id="a"):
+        await admitted(one, ask(TWO_OPEN))
+        with pytest.raises(Misconfigured, match=r"those of other books.*spec\.limits\.name") as raised:
+            await SharedLimiter(SharedLimits(redis_server.url, "w3", store_id="b"), Registry()).start()
+        assert raised.value.field == "spec.limits.name"
+        async with limiter(redis_server.url, "w3", store_id="b", name="another") as other:
+            for _ in range(2):
+                await admitted(other, ask(TWO_OPEN))
+        await admitted(one, ask(TWO_OPEN))
+        await refused(one, ask(TWO_OPEN))
+
+
+async def test_a_name_is_free_when_the_books_that_had_it_are_long_gone(redis_server: Redis) -> None:
+    async with limiter(redis_server.url, store_id="a") as one:
+        await admitted(one, ask(TWO_OPEN))
+    (owner,) = redis_server.cli("ZRANGE", f"{KEY}owners", "0", "-1").split()
+    for gone_s, free in ((FORGOTTEN_S - 30, False), (FORGOTTEN_S + 30, True)):
+        redis_server.cli("ZADD", f"{KEY}owners", str(int((time.time() - gone_s) * 1_000_000)), owner)
+        if not free:
+            with pytest.raises(Misconfigured, match="other books"):
+                async with limiter(redis_server.url, "w2", store_id="b"):
+                    pass
+            continue
+        async with limiter(redis_server.url, "w2", store_id="b") as other:
+            for _ in range(2):
+                await admitted(other, ask(TWO_OPEN))  # what the dead one held is free
+
+
+async def test_other_books_after_a_loss_of_data_are_refused_while_running(redis_server: Redis) -> None:
+    async with limiter(redis_server.url, store_id="a", timeout_s=0.2) as one:
+        redis_server.cli("HSET", f"{KEY}meta", "store", "b")  # who came first after Redis had lost all
+        redis_server.cli("CLIENT", "KILL", "TYPE", "normal")
+        await until(lambda: "those of other books" in one.trouble)
+        with pytest.raises(LimitsUnavailable, match="other books"):
+            await one.admit(ask(TWO_OPEN))
 
 
 async def _abandoned(url: str, worker: str, *asks: object, lease_s: float = LEASE_S) -> SharedLimiter:

@@ -306,3 +306,16 @@ def test_a_publication_that_fails_leaves_the_old_file_and_no_litter(
         publish(accounts.policy_snapshot(), target)
     assert target.read_bytes() == before
     assert [entry.name for entry in tmp_path.iterdir() if entry.is_file()] == ["policy.json"]
+
+
+def test_books_have_an_id_that_lasts_and_differs(tmp_path: Path) -> None:
+    ids = []
+    for name, began_ms in (("one", 1000), ("two", 1001)):
+        accounts = Accounts(tmp_path / name, lambda began_ms=began_ms: began_ms)  # type: ignore[misc]
+        accounts.migrate()
+        ids.append(accounts.store_id())
+        accounts.migrate()
+        accounts.create_key(DEFAULT_TENANT, "k")
+        assert accounts.store_id() == ids[-1]
+        accounts.close()
+    assert len(set(ids)) == 2

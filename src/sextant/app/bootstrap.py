@@ -66,6 +66,15 @@ def bootstrap(state: StateDir, store: StoreSettings = FILES) -> FirstRun | None:
         accounts.close()
 
 
+def store_id(state: StateDir, store: StoreSettings) -> str:
+    """See `Accounts.store_id`. Call after `bootstrap`."""
+    accounts = Accounts(located(store, state.accounts_db))
+    try:
+        return accounts.store_id()
+    finally:
+        accounts.close()
+
+
 def forget_first_run(state: StateDir) -> None:
     """Call once the credentials have been shown."""
     state.first_run.unlink(missing_ok=True)

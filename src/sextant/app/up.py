@@ -10,7 +10,9 @@ import logging
 import sys
 from collections.abc import Iterator
 
-from sextant.app.bootstrap import FirstRun, bootstrap, forget_first_run
+import msgspec
+
+from sextant.app.bootstrap import FirstRun, bootstrap, forget_first_run, store_id
 from sextant.app.events import Event, Serving, Stopped, Tell, Warned
 from sextant.app.placing import place_models
 from sextant.app.plan import Overrides, Plan, listeners, make_plan
@@ -40,11 +42,22 @@ def run_up(document: Deployment, state: StateDir, overrides: Overrides, tell: Te
         note_store(state, plan.store)
         _bring_up_to_date(state, plan.store, tell)
         first_run = bootstrap(state, plan.store)
+        plan = _of_its_books(plan, state)
         try:
             asyncio.run(_supervise(plan, state, tell, first_run))
         finally:
             state.clear_run()
         tell(Stopped())
+
+
+def _of_its_books(plan: Plan, state: StateDir) -> Plan:
+    """`plan`, whose gateways share limits in Redis only with those of the same books."""
+    shared = plan.gateway.shared_limits
+    if shared is None:
+        return plan
+    named = msgspec.structs.replace(shared, store_id=store_id(state, plan.store))
+    gateway = msgspec.structs.replace(plan.gateway, shared_limits=named)
+    return msgspec.structs.replace(plan, gateway=gateway)
 
 
 def _bring_up_to_date(state: StateDir, store: StoreSettings, tell: Tell) -> None:

@@ -34,6 +34,9 @@ class SharedLimits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     username: str = ""
     password_ref: str | None = None
     ca_file: str | None = None
+    store_id: str = ""
+    """Names the books that standings come from: only gateways of the same ones share limits. Empty: not looked
+    at."""
     fail: Literal["closed", "local"] = "closed"
     name: str = "sextant"
     """Deployments with different names share a Redis without meeting."""

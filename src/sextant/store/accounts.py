@@ -9,6 +9,7 @@ Neighbours: `accounts_*.py` (one file a noun), `accounts_schema.py` (tables), `m
 
 from __future__ import annotations
 
+import hashlib
 import os
 import tempfile
 from pathlib import Path
@@ -90,6 +91,12 @@ class Accounts(TenantAccounts, KeyAccounts, PriceAccounts, SignInAccounts):
             tiers=tuple(tiers),
             plans=tuple(plans),
         )
+
+    def store_id(self) -> str:
+        """Tells these books from others, also after a restore or a move: made of the moment in which they
+        began, which the default tenant keeps. A copy has the id of its original."""
+        began = f"{DEFAULT_TENANT}:{self.tenant(DEFAULT_TENANT).created_ms}"
+        return hashlib.sha256(began.encode()).hexdigest()[:16]
 
     def _make_default_tenant(self, db: sa.Connection) -> None:
         if db.scalar(sa.select(tenant.c.id).where(tenant.c.id == DEFAULT_TENANT)) is not None:

@@ -1,13 +1,21 @@
 -- A gateway worker reports: on each new connection, or when it finds that it is not registered.
 --
--- ARGV[3]: {worker's name, lease_us, run id of the server, holds to keep}; a hold {request id, {tokens, nano,
--- scope, taken, ...}, or {} for one that is kept only where it is recorded}. What an earlier process of the same name left is ended, what
+-- ARGV[3]: {worker's name, lease_us, run id of the server, holds to keep, id of its books or ''}; a hold
+-- {request id, {tokens, nano, scope, taken, ...}, or {} for one that is kept only where it is recorded}. What an earlier process of the same name left is ended, what
 -- is recorded and not named is refunded, what is named and not recorded is recorded. When the server has started
 -- anew it may have forgotten holds: then nobody is admitted until all that had a lease have reported, or, where it
 -- has forgotten even those, for the time of a lease. Answer: {0, holds ended, ms until somebody is
--- admitted}, {1} from an older connection.
+-- admitted}, {1} from an older connection, {4} where these are the limits of other books, until nobody of
+-- theirs has had a lease for so long that what they said of scopes is forgotten.
 local batch = cmsgpack.unpack(ARGV[3])
-local name, lease, run, keep = batch[1], batch[2], batch[3], batch[4]
+local name, lease, run, keep, books = batch[1], batch[2], batch[3], batch[4], batch[5]
+local others = books ~= '' and redis.call('HGET', P .. 'meta', 'store')
+if others and others ~= books then
+    local latest = redis.call('ZRANGE', P .. 'owners', 0, 0, 'REV', 'WITHSCORES')
+    if latest[2] and tonumber(latest[2]) + FORGET_MS * 1000 > now then return cmsgpack.pack({4}) end
+    for _, owner in ipairs(redis.call('ZRANGE', P .. 'owners', 0, -1)) do reap(owner) end
+end
+if books ~= '' then redis.call('HSET', P .. 'meta', 'store', books) end
 local known = tonumber(redis.call('HGET', P .. 'gens', OWNER) or -1)
 if known >= GEN then return cmsgpack.pack({1}) end
 local reaped = 0

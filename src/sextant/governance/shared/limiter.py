@@ -47,11 +47,13 @@ ASKS_WAITING = 65_536
 """Admissions waiting for an answer; a further one is refused."""
 SCOPES_KEPT = 10_000
 """Rule sets and standings remembered; beyond that all are forgotten and come anew."""
+FORGOTTEN_S = 600
+"""How long Redis keeps what it was told of a scope that nobody uses: `FORGET_MS` of `state.lua`."""
 RETRY_MIN_S, RETRY_MAX_S = 0.02, 1.0
 """Pause before connecting again; doubles in between."""
 WARMING_LOOK_S = 0.05
 BEATS_PER_LEASE = 5
-_ADMITTED, _REFUSED, _MUST_BEGIN, _WARMING = 1, 0, 1, 2
+_ADMITTED, _REFUSED, _MUST_BEGIN, _WARMING, _OTHER_BOOKS = 1, 0, 1, 2, 4
 _STARTED_ANEW = "it has started anew, and others have yet to report what they hold"
 _log = logging.getLogger(__name__)
 
@@ -279,7 +281,8 @@ class SharedLimiter:
         self._flying = []
 
     async def _begin(self, link: Link) -> None:
-        """Reports this worker and what it holds. Raises LinkLost."""
+        """Reports this worker and what it holds. Raises LinkLost; Misconfigured where these are the limits of
+        other books."""
         self._generation += 1
         kept: dict[str, Sequence[Any]] = dict.fromkeys(self._ends, ())
         kept.update({entry.ask.request_id: () for entry in self._waiting} if self._again else {})
@@ -288,8 +291,11 @@ class SharedLimiter:
                 kept[request_id] = hold_to_record(hold.ask)
                 hold.recorded = True
         lease_us = int(self._settings.lease_s * 1_000_000)
-        argument = pack((self._settings.worker, lease_us, link.run_id, list(kept.items())))
+        books = self._settings.store_id
+        argument = pack((self._settings.worker, lease_us, link.run_id, list(kept.items()), books))
         answer = await self._call(link, [("begin", argument)])
+        if not isinstance(answer[0], Exception) and answer[0][0] == _OTHER_BOOKS:
+            raise Misconfigured(_of_other_books(self._settings), field="spec.limits.name")
         if answer[0][0] == _MUST_BEGIN:
             raise LinkLost("another connection of this worker came in between")
         self._reaped_metric.inc(answer[0][1])
@@ -441,6 +447,16 @@ class SharedLimiter:
                         f"limits cannot be checked now ({why}); try again shortly", retry_after_s=1.0
                     )
                 )
+
+
+def _of_other_books(settings: SharedLimits) -> str:
+    return (
+        f"the limits named {settings.name!r} in Redis at {settings.url} are those of other books than this "
+        f"deployment's, so that tenants, balances and counts would be mixed up: keep the books of all hosts "
+        f"in one PostgreSQL (spec.store.url), or give each deployment a spec.limits.name of its own; where "
+        f"the other books are gone for good, the name is free {FORGOTTEN_S // 60} minutes after their last "
+        f"gateway"
+    )
 
 
 def _set_once(future: asyncio.Future[None]) -> None:

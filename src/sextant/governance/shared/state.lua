@@ -8,7 +8,8 @@
 --   owners    sorted set: owner -> when its lease ends (us)
 --   gens      hash: owner -> number of its connection; calls of an older one are refused
 --   names     hash: worker -> its present owner id
---   meta      hash: run (of the server), until (us): nobody is admitted before; late: owners yet to report
+--   meta      hash: run (of the server), until (us): nobody is admitted before, store: id of the books;
+--             late: owners yet to report
 local P, OWNER, GEN = KEYS[1], ARGV[1], tonumber(ARGV[2])
 local MINUTE, FORGET_MS = 60000000, 600000
 local clock = redis.call('TIME')
