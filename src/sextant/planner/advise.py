@@ -193,8 +193,8 @@ def _notes(needs: Requirements, first: Mode, data: ModesData) -> Iterator[Said]:
     yield Said(f"note.mode.{first}")
     if first == "private-cloud" and needs.stays in ("network", "site"):
         yield Said(f"note.private-cloud.{needs.stays}")
-    if first == "saas" and needs.stays == "country":
-        yield Said("note.saas.country")
+    if first in ("saas", "hybrid") and needs.stays == "country":
+        yield Said("note.provider.country")
     costs_usd = saas_usd_per_month(needs, data)
     if costs_usd is not None:
         price = data.at("saas_usd_per_mtok")
