@@ -35,8 +35,7 @@ class SharedLimits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     password_ref: str | None = None
     ca_file: str | None = None
     store_id: str = ""
-    """Names the books that standings come from: only gateways of the same ones share limits. Empty: not looked
-    at."""
+    """Names the books that standings come from: only gateways of the same ones share limits. Empty: any."""
     fail: Literal["closed", "local"] = "closed"
     name: str = "sextant"
     """Deployments with different names share a Redis without meeting."""
