@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import datetime
+from operator import mul
 
+_ZERO = ord("0")
 _ID_WEIGHTS = (7, 9, 10, 5, 8, 4, 2, 1, 6, 3, 7, 9, 10, 5, 8, 4, 2)
 _ID_CHECKS = "10X98765432"
 _CODE_ALPHABET = "0123456789ABCDEFGHJKLMNPQRTUWXY"
 _CODE_VALUES = {character: value for value, character in enumerate(_CODE_ALPHABET)}
 _CODE_WEIGHTS = tuple(pow(3, place, 31) for place in range(17))
-_LUHN_DOUBLED = (0, 2, 4, 6, 8, 1, 3, 5, 7, 9)
+_LUHN_DOUBLED = bytes.maketrans(b"0123456789", bytes((0, 2, 4, 6, 8, 1, 3, 5, 7, 9)))
+_ID_ZEROS = _ZERO * sum(_ID_WEIGHTS)
 EARLIEST_YEAR, LATEST_YEAR = 1900, 2099
 
 
 def is_resident_id(number: str) -> bool:
     """GB 11643-1999: 17 digits and the check character of ISO 7064 MOD 11-2, with a real date in it."""
-    if len(number) != 18 or not number[:17].isdecimal():
+    if len(number) != 18 or not number.isascii() or not number[:17].isdecimal():
         return False
-    total = sum(int(digit) * weight for digit, weight in zip(number, _ID_WEIGHTS, strict=False))
+    total = sum(map(mul, number.encode(), _ID_WEIGHTS)) - _ID_ZEROS
     return _ID_CHECKS[total % 11] == number[17].upper() and is_date(number[6:14])
 
 
@@ -36,10 +39,9 @@ def is_credit_code(code: str) -> bool:
 
 def is_luhn(number: str) -> bool:
     """ISO/IEC 7812-1, annex B."""
-    total = 0
-    for place, digit in enumerate(reversed(number)):
-        total += _LUHN_DOUBLED[int(digit)] if place % 2 else int(digit)
-    return total % 10 == 0
+    digits = number.encode("ascii")
+    plain, doubled = digits[::-2], digits[-2::-2]
+    return (sum(plain) - _ZERO * len(plain) + sum(doubled.translate(_LUHN_DOUBLED))) % 10 == 0
 
 
 def is_date(digits: str) -> bool:

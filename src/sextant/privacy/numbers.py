@@ -35,17 +35,23 @@ _PROVINCES = frozenset(
 _MOBILE = re.compile(r"1(?:3\d|4[014-9]|5[0-35-9]|6[2567]|7[0-8]|8\d|9[0-35-9])\d{8}")
 _AREA = re.compile(r"0(?:10|2[0-57-9]|[3-9]\d{2})")
 _CARD_KINDS = (
-    (re.compile(r"62|60[0-9]|81"), range(16, 20)),
-    (re.compile(r"4"), (13, 16, 19)),
-    (re.compile(r"5[1-5]|222[1-9]|22[3-9]|2[3-6]|27[01]|2720"), (16,)),
-    (re.compile(r"3[47]"), (15,)),
-    (re.compile(r"35(?:2[89]|[3-8])"), (16,)),
-    (re.compile(r"30[0-5]|3[689]"), (14,)),
-    (re.compile(r"6(?:011|4[4-9]|5)"), (16, 19)),
-    (re.compile(r"9(?:558|559|0|8)|10[03]|68|69"), (16, 17, 18, 19)),
+    (r"62|60[0-9]|81", range(16, 20)),
+    (r"4", (13, 16, 19)),
+    (r"5[1-5]|222[1-9]|22[3-9]|2[3-6]|27[01]|2720", (16,)),
+    (r"3[47]", (15,)),
+    (r"35(?:2[89]|[3-8])", (16,)),
+    (r"30[0-5]|3[689]", (14,)),
+    (r"6(?:011|4[4-9]|5)", (16, 19)),
+    (r"9(?:558|559|0|8)|10[03]|68|69", (16, 17, 18, 19)),
 )
 """Issuers by how their numbers begin and how long they are: UnionPay, Visa, Mastercard, American Express,
 JCB, Diners, Discover, and older cards of Chinese banks."""
+_NUMBER_DIGITS = range(7, 20)
+"""No number looked for here is shorter or longer."""
+_CARDS = {
+    length: re.compile("|".join(begin for begin, lengths in _CARD_KINDS if length in lengths))
+    for length in range(13, 20)
+}
 _UNIT = re.compile(
     r"(?i) ?(?:[元分万亿块条次个件人%]|美元|字节|(?:ms|us|ns|kb|mb|bytes?|rows?|tokens?|usd|rmb)\b)"
 )
@@ -92,21 +98,22 @@ def _goes_on(text: str, end: int) -> bool:
 
 def _longest(text: str, groups: list[_Group], first: int) -> tuple[Span, int] | None:
     """What begins with group `first`, the longest number first; and the group after it."""
-    windows = [groups[first : last + 1] for last in range(first, min(len(groups), first + MOST_GROUPS))]
-    for window in reversed(windows):
-        digits = "".join(group.digits for group in window)
-        if not 7 <= len(digits) <= 19:
-            continue
-        span = _judge(text, window, digits)
+    digits = ""
+    windows = []
+    for last in range(first, min(len(groups), first + MOST_GROUPS)):
+        digits += groups[last].digits
+        if len(digits) in _NUMBER_DIGITS:
+            windows.append((last + 1, digits))
+    for end, digits in reversed(windows):
+        span = _judge(text, groups[first:end], digits)
         if span is not None:
-            return span, first + len(window)
+            return span, end
     return None
 
 
 def _judge(text: str, window: list[_Group], digits: str) -> Span | None:
     start, end = window[0].start, window[-1].end
-    joints = {text[a.end : b.start] for a, b in pairwise(window)}
-    if len(digits) >= 13 and len(joints) <= 1 and joints <= {" ", "-"}:
+    if len(digits) >= 13 and (len(window) == 1 or _evenly_joined(text, window)):
         if len(digits) == 18 and digits[:2] in _PROVINCES and checksums.is_resident_id(digits):
             return Span(start, end, "CN_ID", 0.99)
         bare = digits.isdecimal()
@@ -119,6 +126,12 @@ def _judge(text: str, window: list[_Group], digits: str) -> Span | None:
     return None
 
 
+def _evenly_joined(text: str, window: list[_Group]) -> bool:
+    """Whether one separator stands between all groups."""
+    joints = {text[a.end : b.start] for a, b in pairwise(window)}
+    return len(joints) == 1 and joints <= {" ", "-"}
+
+
 def _is_old_id(text: str, start: int, digits: str) -> bool:
     """15 digits of before 1999, which have no check digit: only where the text says so."""
     dated = digits[:2] in _PROVINCES and checksums.is_date("19" + digits[6:12])
@@ -128,7 +141,7 @@ def _is_old_id(text: str, start: int, digits: str) -> bool:
 def _is_card(text: str, window: list[_Group], digits: str) -> bool:
     if len(window) > 1 and any(not 4 <= len(group.digits) <= 6 for group in window[:-1]):
         return False
-    if not any(len(digits) in lengths and begin.match(digits) for begin, lengths in _CARD_KINDS):
+    if _CARDS[len(digits)].match(digits) is None:
         return False
     if not checksums.is_luhn(digits) or len(set(digits)) < 2:
         return False
