@@ -86,6 +86,8 @@ OVERHEADS: Mapping[Engine, Overheads] = {
     "llamacpp": _LLAMA,
     "embedded": _LLAMA,
 }
+BREAKS = ("context", "weights", "overheads", "kv_cache")
+"""Keys of what can break here, in the order in which it is looked at."""
 HOST_SHARE = 0.10
 """What the system keeps of memory that it shares with the model, at least."""
 

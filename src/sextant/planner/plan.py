@@ -94,13 +94,17 @@ def _swept(question: Question, tools: options.Tools) -> tuple[tuple[Option, ...]
 
 
 def _closest(refused: Sequence[Refusal]) -> tuple[Refusal, ...]:
-    """Of each accelerator the nearest, nearest first."""
+    """Of each accelerator the nearest, nearest first; what fits in memory is nearer than what does not."""
+
+    def near(refusal: Refusal) -> tuple[bool, float]:
+        return refusal.first_break.key not in memory.BREAKS, refusal.nearness
+
     nearest: dict[str, Refusal] = {}
     for refusal in refused:
         before = nearest.get(refusal.accelerator.id)
-        if before is None or refusal.nearness > before.nearness:
+        if before is None or near(refusal) > near(before):
             nearest[refusal.accelerator.id] = refusal
-    return tuple(sorted(nearest.values(), key=lambda refusal: -refusal.nearness))
+    return tuple(sorted(nearest.values(), key=near, reverse=True))
 
 
 def _without_one_wish(
