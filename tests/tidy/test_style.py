@@ -33,6 +33,7 @@ EXEMPT: dict[tuple[str, str], str] = {
     ("src/sextant/cli/budget.py", "parameters"): "a verb's parameters are its flags",
     ("src/sextant/cli/import_.py", "parameters"): "a verb's parameters are its flags",
     ("src/sextant/cli/key.py", "parameters"): "a verb's parameters are its flags",
+    ("src/sextant/cli/plan.py", "parameters"): "a verb's parameters are its flags",
     ("src/sextant/cli/price.py", "parameters"): "a verb's parameters are its flags",
     ("src/sextant/cli/project.py", "parameters"): "a verb's parameters are its flags",
     ("src/sextant/cli/tenant.py", "parameters"): "a verb's parameters are its flags",

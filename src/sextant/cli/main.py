@@ -24,6 +24,7 @@ from sextant.cli import (
     invoice,
     key,
     model,
+    plan,
     price,
     project,
     status,
@@ -65,6 +66,7 @@ app.add_typer(model.app, name="model")
 app.add_typer(catalog.app, name="catalog")
 app.add_typer(db.app, name="db")
 app.command("advise")(advise.advise)
+app.command("plan")(plan.plan)
 app.command("doctor")(doctor.doctor)
 app.command("version")(version.version)
 

@@ -1,0 +1,132 @@
+"""What `sextant plan` shows beside the plan: the money of one option, its latency curve, and how long
+requests wait there when the load arrives as a real one does. `planner/` decides all of it."""
+
+from __future__ import annotations
+
+import functools
+from importlib import resources
+
+import msgspec
+
+from sextant.planner.cost import Have
+from sextant.planner.money import Money, money_of
+from sextant.planner.options import Tools
+from sextant.planner.plan import plan
+from sextant.planner.queueing import Arrival, Batcher, Waits, scaled, simulate
+from sextant.spec.facts import Catalog
+from sextant.spec.hardware_prices import Prices
+from sextant.spec.planning import Option, Plan, Question, Speed
+
+CONCURRENCIES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+SIMULATED_REQUESTS = 300
+TRACE = "azure_conversations_slice.csv"
+
+
+class Point(msgspec.Struct, frozen=True, kw_only=True):
+    """One point of the latency curve, all replicas together."""
+
+    concurrency: int
+    output_tokens_per_s: float
+    tpot_ms: float
+    tpot_ms_low: float
+    tpot_ms_high: float
+    ttft_ms: float
+
+
+class Shown(msgspec.Struct, frozen=True, kw_only=True):
+    """The option that is shown in detail."""
+
+    index: int
+    money: Money
+    curve: tuple[Point, ...]
+    waits: Waits | None
+    waits_from: str
+
+
+class Answer(msgspec.Struct, frozen=True, kw_only=True):
+    """All that is printed."""
+
+    plan: Plan
+    shown: Shown | None
+
+
+def answer(question: Question, *, catalog: Catalog, prices: Prices, tools: Tools) -> Answer:
+    """The plan, and the details of its cheapest option (the most efficient one where nothing has a price)."""
+    made = plan(question, tools, catalog.precisions)
+    index = next((one for one in (made.cheapest, made.most_efficient, made.fastest) if one is not None), None)
+    if index is None:
+        return Answer(plan=made, shown=None)
+    option = made.options[index]
+    have = Have(
+        question=question,
+        accelerator=option.accelerator,
+        count=option.count,
+        speed=option.speed,
+        prices=prices,
+    )
+    curve = latency_curve(question, option, tools)
+    waits = _waits(question, option, curve)
+    shown = Shown(index=index, money=money_of(have), curve=curve, waits=waits, waits_from=TRACE)
+    return Answer(plan=made, shown=shown)
+
+
+def latency_curve(question: Question, option: Option, tools: Tools) -> tuple[Point, ...]:
+    """Predictions at rising numbers of requests in flight, up to what the memory holds."""
+    points = []
+    replicas = option.layout.dp if option.layout.prefill is None else 1
+    for per_replica in CONCURRENCIES:
+        if per_replica > max(1, option.memory.requests_fit):
+            break
+        speed = speed_at(question, option, tools, concurrency=per_replica * replicas)
+        points.append(
+            Point(
+                concurrency=speed.concurrency,
+                output_tokens_per_s=speed.output_tokens_per_s.value,
+                tpot_ms=speed.tpot_ms.value,
+                tpot_ms_low=speed.tpot_ms.low,
+                tpot_ms_high=speed.tpot_ms.high,
+                ttft_ms=speed.ttft_ms.value,
+            )
+        )
+    return tuple(points)
+
+
+def speed_at(question: Question, option: Option, tools: Tools, *, concurrency: int) -> Speed:
+    """What is predicted for the option with that many requests in flight."""
+    wishes = msgspec.structs.replace(question.wishes, concurrency=concurrency)
+    asked = msgspec.structs.replace(question, wishes=wishes)
+    return tools.predict(asked, option.layout, option.accelerator, option.memory)
+
+
+def _waits(question: Question, option: Option, curve: tuple[Point, ...]) -> Waits | None:
+    """The load at its peak through one replica, as a production trace arrives. None where prefill and decode
+    run apart, which the simulation does not do."""
+    if option.layout.prefill is not None or not curve:
+        return None
+    load = question.workload
+    replicas = option.layout.dp
+    steps = sorted({max(1, point.concurrency // replicas): point.tpot_ms for point in curve}.items())
+    fresh = max(1.0, load.input_tokens * (1 - load.prefix_hit_share))
+    engine = Batcher(
+        places=max(1, option.memory.requests_fit),
+        steps_ms=tuple(steps),
+        prefill_ms_per_token=curve[0].ttft_ms / fresh,
+        kv_tokens=max(1, option.memory.requests_fit) * load.context_tokens,
+    )
+    arrivals = scaled(
+        trace()[:SIMULATED_REQUESTS],
+        requests_per_s=load.peak_requests_per_s / replicas,
+        tokens=(load.input_tokens, load.output_tokens),
+    )
+    return simulate(engine, arrivals, load.prefix_hit_share)
+
+
+@functools.cache
+def trace() -> tuple[Arrival, ...]:
+    """Requests as they came to a production service; source and licence stand at the top of the file."""
+    text = resources.files("sextant.spec").joinpath("data", TRACE).read_text(encoding="utf-8")
+    rows = [line.split(",") for line in text.splitlines() if not line.startswith("#")][1:]
+    return tuple(
+        Arrival(at_s=int(at) / 1000, input_tokens=int(inputs), output_tokens=int(outputs))
+        for at, inputs, outputs in rows
+    )

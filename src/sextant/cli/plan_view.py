@@ -1,0 +1,284 @@
+"""A plan on the terminal: the options, the one that is shown in detail, and with `--explain` each number's
+formula and source. The words are in `plan_words.py`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from rich.markup import escape
+from rich.table import Table
+
+from sextant.cli.output import out
+from sextant.cli.plan_answer import Answer, Shown
+from sextant.cli.plan_asked import described
+from sextant.cli.plan_words import word
+from sextant.planner.money import Money
+from sextant.spec.planning import Estimate, Layout, MemoryUse, Option, Plan
+
+OPTIONS_SHOWN = 12
+GIB = 1024**3
+MEMORY_PARTS = (
+    ("weights", "weights_bytes"),
+    ("KV cache", "kv_cache_bytes"),
+    ("activations", "activations_bytes"),
+    ("runtime", "runtime_bytes"),
+    ("graphs", "graphs_bytes"),
+    ("fragmentation", "fragmentation_bytes"),
+    ("reserve", "reserve_bytes"),
+)
+ELLIPSIS = "-"
+WAY_COLUMNS = (
+    *("mode", "how", "up front", "per month", "three years", "output tokens per USD"),
+    "not known or left out",
+)
+
+
+def show(answer: Answer, language: str, *, explain: bool) -> None:
+    """Prints all of it."""
+    plan = answer.plan
+    console = out()
+    asked = plan.question
+    console.print(
+        f"[bold]{escape(asked.architecture.id)}[/] {asked.precision}, KV {asked.kv_precision}, "
+        f"{asked.engine}; {escape(described(asked.workload))}"
+    )
+    if plan.options:
+        _options(plan, language)
+    else:
+        console.print(f"\n[red]{word('No option meets this.', language)}[/]")
+    if answer.shown is not None:
+        _detail(plan, answer.shown, language)
+    if plan.refusals:
+        console.print(f"\n[bold]{word('Closest, and what to give up', language)}[/]")
+        for refusal in plan.refusals:
+            console.print(f"  {refusal.accelerator.id}: {refusal.first_break.text}", markup=False)
+            console.print(f"    → {refusal.give_up}", markup=False)
+    for warning in warnings_of(answer):
+        console.print(f"[yellow]![/] {escape(warning)}")
+    if explain:
+        _explain(answer, language)
+
+
+def warnings_of(answer: Answer) -> list[str]:
+    """Of the plan and of the option that is shown, each once."""
+    found = list(answer.plan.warnings)
+    if answer.shown is not None:
+        option = answer.plan.options[answer.shown.index]
+        found += [*option.warnings, *option.speed.warnings]
+    return list(dict.fromkeys(found))
+
+
+def layout_text(layout: Layout) -> str:
+    """`TP8 DP2 EP8`, or both halves of a split."""
+    if layout.prefill is not None and layout.decode is not None:
+        return f"P[{layout_text(layout.prefill)}] D[{layout_text(layout.decode)}]"
+    parts = [f"TP{layout.tp}"]
+    for name, value in (
+        ("PP", layout.pp),
+        ("DP", layout.dp),
+        ("EP", layout.ep),
+        ("attn-DP", layout.attention_dp),
+    ):
+        if value > 1:
+            parts.append(f"{name}{value}")
+    return " ".join(parts)
+
+
+def number(value: float) -> str:
+    """Three significant digits, without an exponent."""
+    if value == 0 or abs(value) >= 100:
+        return f"{value:,.0f}"
+    return f"{value:,.1f}" if abs(value) >= 10 else f"{value:.2f}" if abs(value) >= 0.095 else f"{value:.4f}"
+
+
+def banded(estimate: Estimate | None) -> str:
+    """`value (low-high)`; a dash where it is not known."""
+    if estimate is None:
+        return ELLIPSIS
+    if estimate.low == estimate.high:
+        return number(estimate.value)
+    return f"{number(estimate.value)} ({number(estimate.low)}-{number(estimate.high)})"
+
+
+def option_cells(plan: Plan, index: int, language: str) -> list[str]:
+    """One row of the table of options."""
+    option = plan.options[index]
+    titles = [
+        word(title, language)
+        for title, which in (
+            ("cheapest", plan.cheapest), ("fastest", plan.fastest), ("most efficient", plan.most_efficient)
+        )
+        if which == index
+    ]  # fmt: skip
+    cost = option.cost
+    return [
+        option.accelerator.id,
+        str(option.count),
+        layout_text(option.layout),
+        banded(option.speed.ttft_ms),
+        banded(option.speed.tpot_ms),
+        number(option.speed.requests_per_s_max.value),
+        number(cost.usd_per_h.value) if cost and cost.usd_per_h else ELLIPSIS,
+        number(cost.usd_per_mtok.value) if cost and cost.usd_per_mtok else ELLIPSIS,
+        word(option.speed.tpot_ms.basis, language),
+        ", ".join(titles),
+    ]
+
+
+OPTION_COLUMNS = (
+    "accelerator", "count", "layout", "TTFT ms", "TPOT ms", "max req/s", "USD/h", "USD/Mtok", "basis", "",
+)  # fmt: skip
+
+
+def options_shown(plan: Plan) -> list[int]:
+    """Indexes of the options worth a row: the named ones, then by price."""
+    named = [index for index in (plan.cheapest, plan.fastest, plan.most_efficient) if index is not None]
+
+    def rank(index: int) -> tuple[bool, float]:
+        cost = plan.options[index].cost
+        known = cost is not None and cost.usd_per_h is not None
+        return not known, cost.usd_per_h.value if cost and cost.usd_per_h else plan.options[index].count
+
+    rest = sorted(range(len(plan.options)), key=rank)
+    return list(dict.fromkeys([*named, *rest]))[:OPTIONS_SHOWN]
+
+
+def memory_rows(use: MemoryUse) -> list[tuple[str, int]]:
+    """(part, bytes) of one accelerator, what is free last."""
+    rows = [(name, int(getattr(use, field))) for name, field in MEMORY_PARTS]
+    used = sum(size for _, size in rows)
+    return [*rows, ("free", max(0, use.capacity_bytes - used))]
+
+
+def _options(plan: Plan, language: str) -> None:
+    console = out()
+    table = Table(box=None, pad_edge=False)
+    for column in OPTION_COLUMNS:
+        table.add_column(word(column, language), justify="left", no_wrap=True)
+    for index in options_shown(plan):
+        table.add_row(*(escape(cell) for cell in option_cells(plan, index, language)))
+    console.print()
+    console.print(table)
+    hidden = len(plan.options) - OPTIONS_SHOWN
+    more = f"{hidden} more: --json. " if hidden > 0 else ""
+    console.print(f"[dim]{more}{word('The numbers in brackets hold 80 % of the time.', language)}[/]")
+
+
+def _detail(plan: Plan, shown: Shown, language: str) -> None:
+    console = out()
+    option = plan.options[shown.index]
+    heading = f"{option.count} x {option.accelerator.title}, {layout_text(option.layout)}"
+    console.print(f"\n[bold]{escape(heading)}[/]  {escape(option.layout.why)}")
+    parts = ", ".join(f"{word(name, language)} {size / GIB:.1f}" for name, size in memory_rows(option.memory))
+    console.print(f"{word('Memory of one accelerator', language)} (GiB): {parts}", markup=False)
+    if shown.waits is not None:
+        seen = shown.waits
+        console.print(
+            f"{word('Waiting, simulated', language)} (p50 / p99): TTFT {number(seen.ttft_ms_p50)} / "
+            f"{number(seen.ttft_ms_p99)} ms, "
+            f"TPOT {number(seen.tpot_ms_p50)} / {number(seen.tpot_ms_p99)} ms; "
+            f"{number(seen.end_to_end_ms_p50)} / {number(seen.end_to_end_ms_p99)} ms in all",
+            markup=False,
+        )
+    _money(shown.money, language)
+
+
+def _money(money: Money, language: str) -> None:
+    console = out()
+    console.print(f"\n[bold]{word('Three years by mode', language)}[/] (USD)")
+    table = Table(box=None, pad_edge=False)
+    for column in WAY_COLUMNS:
+        table.add_column(word(column, language), no_wrap=True)
+    for way in money.ways:
+        table.add_row(*(escape(cell) for cell in way_cells(way, language)))
+    console.print(table)
+    for line in money_lines(money, language):
+        console.print(line, markup=False)
+
+
+def way_cells(way: Any, language: str) -> list[str]:
+    """One row of the table of modes."""
+    return [
+        word(way.mode, language),
+        way.how,
+        banded(way.upfront_usd),
+        banded(way.usd_per_month),
+        banded(way.total_usd),
+        ELLIPSIS if way.tokens_per_usd is None else f"{way.tokens_per_usd:,.0f}",
+        "; ".join(way.missing),
+    ]
+
+
+def money_lines(money: Money, language: str) -> Iterator[str]:
+    """Break-even, energy and savings, a sentence each."""
+    for one in money.break_evens:
+        sold = "" if one.sold else f" ({word('no longer sold', language)})"
+        from_load = word("never at this capacity", language)
+        if one.tokens_per_s is not None and one.capacity_share is not None:
+            from_load = (
+                f"{word('cheaper here from', language)} {number(one.tokens_per_s)} "
+                f"{word('output tok/s', language)} ({one.capacity_share:.0%} {word('of capacity', language)})"
+            )
+        yield (
+            f"{one.api}{sold}: {word('there, per month', language)} {number(one.api_usd_per_month)}, "
+            f"{word('here, per month', language)} {number(one.own_usd_per_month)} USD; {from_load}"
+        )
+    energy = money.energy
+    yield (
+        f"{word('Energy', language)} {word('per million output tokens', language)}: "
+        f"{banded(energy.kwh_per_mtok)} kWh, {banded(energy.co2_g_per_mtok)} g CO2 (PUE {energy.pue:g}); "
+        f"{number(energy.liquid_kwh_per_mtok)} kWh, "
+        f"{word('liquid cooling', language)} (PUE {energy.liquid_pue:g}); "
+        f"{word('power', language)} {banded(energy.watts)} W"
+    )
+    cap = money.capping
+    yield (
+        f"{word('capping off-peak', language)} {number(cap.from_w)} -> {number(cap.to_w)} W, "
+        f"{cap.hours_per_day:g} h: "
+        f"{word('saves', language)} {banded(cap.usd_per_year)} USD {word('a year', language)}"
+    )
+    spot = money.spot_training
+    if spot is not None:
+        yield (
+            f"{word('spot training', language)}: {spot.spot_usd_per_h:.2f} / "
+            f"{spot.on_demand_usd_per_h:.2f} USD/h, "
+            f"x{spot.slowdown.value:.2f}; {word('saves', language)} {spot.saving_share.value:.0%} "
+            f"({spot.saving_share.low:.0%} to {spot.saving_share.high:.0%})"
+        )
+
+
+def explained(answer: Answer) -> Iterator[tuple[str, Estimate]]:
+    """(name, estimate) of every number of the option that is shown."""
+    if answer.shown is None:
+        return
+    option = answer.plan.options[answer.shown.index]
+    yield from _estimates("speed", option.speed)
+    yield from _estimates("cost", option.cost)
+    for way in answer.shown.money.ways:
+        yield from _estimates(f"{way.mode} ({way.how})", way)
+    money = answer.shown.money
+    for name in ("energy", "capping", "spot_training"):
+        yield from _estimates(name, getattr(money, name))
+
+
+def _estimates(prefix: str, struct: Any) -> Iterator[tuple[str, Estimate]]:
+    for field in getattr(struct, "__struct_fields__", ()):
+        value = getattr(struct, field)
+        if isinstance(value, Estimate):
+            yield f"{prefix}: {field}", value
+
+
+def _explain(answer: Answer, language: str) -> None:
+    console = out()
+    console.print("\n[bold]--explain[/]")
+    for name, estimate in explained(answer):
+        console.print(f"{name} = {banded(estimate)} {estimate.unit} [{estimate.basis}]", markup=False)
+        console.print(f"    {estimate.formula}", markup=False)
+        for source in estimate.sources:
+            console.print(f"    ({source})", markup=False)
+    option: Option | None = answer.plan.options[answer.shown.index] if answer.shown else None
+    if option is not None:
+        console.print(f"{word('Sources', language)}: {option.accelerator.id}", markup=False)
+    for source in answer.plan.sources:
+        console.print(f"    {source}", markup=False)
