@@ -1,0 +1,218 @@
+"""How fast a layout is, with bands: what `options.py` asks for each layout that fits.
+
+Physics (`phases.py`), corrected (`calibration.py`), with a band (`bands.py`); then the most requests per
+second inside the targets, by walking up the number in flight. Replicas that serve whole requests are
+predicted one at a time, so that twice as many carry exactly twice as much.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+
+import msgspec
+
+from sextant.planner import bands
+from sextant.planner.calibration import Baseline, Forests, baseline, features, forests, walk
+from sextant.planner.phases import Point
+from sextant.spec.calibration import Calibration
+from sextant.spec.hardware import Accelerator
+from sextant.spec.planning import Basis, Estimate, Layout, MemoryUse, Predict, Question, Speed, Targets
+
+FORMULA = "roofline(weights, KV cache, FLOPs, links) / usual efficiency, x exp(correction of measured points)"
+P99_SIGMAS = 2.33
+"""Of a normal distribution; requests in flight vary as Poisson does."""
+MOST_STEPS = 16
+"""How often the number in flight is doubled in search of the most requests per second."""
+FULL = 0.98
+"""Of a prompt server: above it the wait's formula has no meaning."""
+WIDE = 4.0
+"""High over low, from which on a band is named in a warning."""
+
+
+class Times(msgspec.Struct, frozen=True, kw_only=True):
+    """One replica with `concurrency` requests in flight."""
+
+    concurrency: float
+    ttft_s: float
+    tpot_s: float
+    ttft_p99_s: float
+    requests_per_s: float
+
+
+class Model(msgspec.Struct, frozen=True, kw_only=True):
+    """The calibration with its trees parsed."""
+
+    calibration: Calibration
+    trees: dict[str, Forests]
+
+
+def predictor(calibration: Calibration) -> Predict:
+    """The prediction that rests on this calibration; its trees are parsed once, here."""
+    return partial(predict, Model(calibration=calibration, trees=forests(calibration)))
+
+
+def predict(
+    model: Model, question: Question, layout: Layout, accelerator: Accelerator, memory: MemoryUse
+) -> Speed:
+    """TTFT, TPOT and throughput of `layout`, all replicas together, at the question's load."""
+    point, replicas = _point(question, layout, accelerator)
+    most = max(1.0, float(memory.requests_fit * (layout.decode.dp if layout.decode else 1)))
+    steps = _climb(model, point, most)
+    wanted = question.workload.peak_requests_per_s / replicas
+    asked = question.wishes.concurrency
+    now = (
+        _times(model, _at(point, min(most, asked / replicas)))
+        if asked
+        else next((one for one in steps if one.requests_per_s >= wanted), steps[-1])
+    )
+    high = _times(model, _at(point, min(most, now.concurrency + P99_SIGMAS * math.sqrt(now.concurrency))))
+    inside = [one.requests_per_s for one in steps if _meets(one, question.targets, point.output_tokens)]
+    return _speed(model, (point, replicas), (now, high), max(inside, default=0.0))
+
+
+def times(model: Model, point: Point) -> tuple[float, float]:
+    """TTFT and TPOT in seconds at `point`."""
+    found = _times(model, point)
+    return found.ttft_s, found.tpot_s
+
+
+def _point(question: Question, layout: Layout, accelerator: Accelerator) -> tuple[Point, int]:
+    """The load on one replica, and how many there are; a split deployment is taken whole."""
+    split = layout.prefill is not None and layout.decode is not None
+    decode = layout.decode if layout.decode is not None and split else msgspec.structs.replace(layout, dp=1)
+    point = Point(
+        architecture=question.architecture,
+        precision=question.precision,
+        kv_precision=question.kv_precision,
+        engine=question.engine,
+        accelerator=accelerator,
+        layout=decode,
+        prefill=layout.prefill if split else None,
+        concurrency=1.0,
+        input_tokens=float(question.workload.input_tokens),
+        output_tokens=float(question.workload.output_tokens),
+        prefix_hit_share=question.workload.prefix_hit_share,
+    )
+    return point, 1 if split else layout.dp
+
+
+def _at(point: Point, concurrency: float) -> Point:
+    return msgspec.structs.replace(point, concurrency=max(1.0, concurrency))
+
+
+def _climb(model: Model, point: Point, most: float) -> list[Times]:
+    """Times at 1, 2, 4 ... `most` in flight. More in flight is never taken to be faster for each request."""
+    found: list[Times] = []
+    concurrency = 1.0
+    for _ in range(MOST_STEPS):
+        one = _times(model, _at(point, min(concurrency, most)))
+        if found:
+            last = found[-1]
+            one = _slower(one, last, point.output_tokens)
+        found.append(one)
+        if concurrency >= most:
+            break
+        concurrency *= 2
+    return found
+
+
+def _slower(one: Times, last: Times, output_tokens: float) -> Times:
+    ttft_s, tpot_s = max(one.ttft_s, last.ttft_s), max(one.tpot_s, last.tpot_s)
+    return Times(
+        concurrency=one.concurrency,
+        ttft_s=ttft_s,
+        tpot_s=tpot_s,
+        ttft_p99_s=max(one.ttft_p99_s, last.ttft_p99_s),
+        requests_per_s=one.concurrency / (ttft_s + output_tokens * tpot_s),
+    )
+
+
+def _times(model: Model, point: Point) -> Times:
+    base = baseline(point)
+    values = features(point, base)
+    tpot_s = base.tpot_s * _correction(model, "tpot", values)
+    ratio = _correction(model, "ttft", values)
+    ttft_s = base.ttft_s * ratio
+    return Times(
+        concurrency=point.concurrency,
+        ttft_s=ttft_s,
+        tpot_s=tpot_s,
+        ttft_p99_s=ttft_s + _tail_s(base, ratio),
+        requests_per_s=point.concurrency / (ttft_s + point.output_tokens * tpot_s),
+    )
+
+
+def _correction(model: Model, target: str, values: list[float]) -> float:
+    trees = model.trees[target]
+    return math.exp(trees.correction_start + walk(trees.correction, values))
+
+
+def _tail_s(base: Baseline, ratio: float) -> float:
+    """What one prompt in a hundred waits for others: the exponential tail of an M/D/1 queue of prompts,
+    `ln(100 rho) * S / (2 (1 - rho))`."""
+    busy = min(base.busy, FULL)
+    prompt_s = base.prompt_s * ratio
+    return math.log(max(1.0, 100 * busy)) * prompt_s / (2 * (1 - busy))
+
+
+def _meets(one: Times, targets: Targets, output_tokens: float) -> bool:
+    end_s = one.ttft_p99_s + output_tokens * one.tpot_s
+    return not (
+        (targets.ttft_ms_p99 is not None and one.ttft_p99_s * 1000 > targets.ttft_ms_p99)
+        or (targets.tpot_ms_p99 is not None and one.tpot_s * 1000 > targets.tpot_ms_p99)
+        or (targets.end_to_end_ms is not None and end_s * 1000 > targets.end_to_end_ms)
+    )
+
+
+def _speed(model: Model, load: tuple[Point, int], found: tuple[Times, Times], rate: float) -> Speed:
+    (point, replicas), (now, high) = load, found
+    calibration = model.calibration
+    here = _at(point, now.concurrency)
+    values = features(here, baseline(here))
+    kind = bands.basis(point, calibration)
+    factor = bands.widening(point, calibration)
+    ttft, tpot = (
+        bands.factors(values, model.trees[name], calibration.targets[name], factor)
+        for name in ("ttft", "tpot")
+    )
+    slower = (1 / tpot[1], 1 / tpot[0])
+
+    def stated(value: float, unit: str, band: tuple[float, float], basis: Basis = kind) -> Estimate:
+        return Estimate(
+            value=value,
+            low=value * band[0],
+            high=value * band[1],
+            unit=unit,
+            basis=basis,
+            formula=FORMULA,
+            sources=(calibration.source,),
+        )
+
+    answers_per_s = now.concurrency / (now.ttft_s + point.output_tokens * now.tpot_s)
+    tokens_per_s = answers_per_s * point.output_tokens * replicas
+    return Speed(
+        concurrency=max(1, round(now.concurrency * replicas)),
+        ttft_ms=stated(now.ttft_s * 1000, "ms", ttft),
+        tpot_ms=stated(now.tpot_s * 1000, "ms", tpot),
+        ttft_ms_p99=stated(now.ttft_p99_s * 1000, "ms", ttft, "derived"),
+        tpot_ms_p99=stated(max(now.tpot_s, high.tpot_s) * 1000, "ms", tpot, "derived"),
+        output_tokens_per_s=stated(tokens_per_s, "tokens/s", slower),
+        requests_per_s_max=stated(rate * replicas, "requests/s", slower),
+        warnings=_warnings(point, kind, (ttft, tpot)),
+    )
+
+
+def _warnings(point: Point, kind: Basis, found: tuple[tuple[float, float], ...]) -> tuple[str, ...]:
+    said = []
+    if kind == "derived":
+        said.append(
+            f"no measured point has {point.architecture.id} in {point.precision} with {point.engine} on the "
+            f"class {point.accelerator.kind}: speed is derived from physics and other hardware's efficiency"
+        )
+    for name, (low, high) in zip(("TTFT", "TPOT"), found, strict=True):
+        if high / low > WIDE:
+            said.append(
+                f"{name} cannot be predicted well here: its 80 % band spans a factor {high / low:.1f}"
+            )
+    return tuple(said)
