@@ -246,6 +246,19 @@ def test_quirk_early_usage(engine: Engine) -> None:
     assert progress[-1]["total"] == events[-1]["usage"]["prompt_tokens"]
 
 
+def test_quirk_running_usage(engine: Engine) -> None:
+    """Every chunk with text tells the exact count so far; the last one that of the usage."""
+    asked = {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 5, "stream": True}
+    asked |= {"stream_options": {"include_usage": True}, **EmbeddedEngine.quirks.running_usage}
+    events = engine.events("/v1/chat/completions", asked)
+    told = [event["timings"] for event in events if event.get("timings")]
+    usage = next(event["usage"] for event in events if event.get("usage"))
+    assert len(told) >= 3
+    assert [one["predicted_n"] for one in told] == sorted(one["predicted_n"] for one in told)
+    assert told[-1]["predicted_n"] == usage["completion_tokens"]
+    assert {one["cache_n"] + one["prompt_n"] for one in told} == {usage["prompt_tokens"]}
+
+
 def test_tool_calls_stream_in_the_published_shape(engine: Engine) -> None:
     deltas = [
         call

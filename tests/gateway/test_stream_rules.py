@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from fake_engine import HELLO, Exchange, FakeEngine, chunk, usage_chunk, whole
@@ -166,6 +167,43 @@ async def test_a_client_gone_before_the_first_token_frees_its_slot_at_once(
         assert (outcome.usage.input_tokens, outcome.usage.output_tokens) == (prompt_bytes // 4, 0)
         assert s.app.requests_in_progress == 0
         assert s.governor.open == 0
+
+
+RUNNING: list[tuple[dict[str, Any], Callable[[int], dict[str, Any]]]] = [
+    (
+        {"timings_per_token": True},
+        lambda n: {"timings": {"cache_n": 3, "prompt_n": 4, "predicted_n": 10 * n}},
+    ),
+    (
+        {"stream_options": {"continuous_usage_stats": True}},
+        lambda n: {"usage": {"prompt_tokens": 7, "completion_tokens": 10 * n, "total_tokens": 7 + 10 * n}},
+    ),
+]
+
+
+@pytest.mark.parametrize(("running", "counts"), RUNNING, ids=["timings", "usage"])
+async def test_a_client_gone_midway_pays_exactly_where_the_engine_counts_as_it_goes(
+    running: dict[str, Any], counts: Callable[[int], dict[str, Any]]
+) -> None:
+    async def script(exchange: Exchange) -> None:
+        await exchange.begin()
+        for n in range(3):
+            await exchange.event({**chunk(str(n)), **counts(n + 1)})
+        await asyncio.Event().wait()
+
+    quirks = Quirks(strip_fields=("timings",), running_usage=running)
+    async with stack(FakeEngine(script), quirks=quirks) as s:
+        client = await RawClient.ask(s, stream=True)
+        told = await client.reader.readuntil(b'"content":"2"')
+        client.vanish()
+        await until(lambda: bool(s.governor.rows))
+        ((_, outcome),) = s.governor.rows
+        usage = outcome.usage
+        assert (usage.input_tokens, usage.output_tokens, usage.estimated) == (7, 30, False)
+        assert b"timings" not in told and b"prompt_tokens" not in told
+        body = s.engine.exchanges[0].body
+        assert body.get("timings_per_token") == running.get("timings_per_token")
+        assert body["stream_options"] == {"include_usage": True, **running.get("stream_options", {})}
 
 
 @QUIRKS

@@ -53,6 +53,7 @@ QUIRKS = Quirks(
     },
     names_tool_choice=False,
     early_usage={"return_progress": True},
+    running_usage={"timings_per_token": True},
     hides_tools_when_none=False,
 )
 

@@ -14,32 +14,43 @@ import msgspec
 from sextant.gateway.dialect import Call
 
 _encode = msgspec.json.Encoder().encode
-_ASK_USAGE = b',"stream_options":{"include_usage":true}}'
 
 
-def engine_body(call: Call, upstream_model: str | None) -> bytes:
+_COUNTS_ONCE: dict[str, object] = {}
+
+
+def engine_body(
+    call: Call, upstream_model: str | None, running_usage: dict[str, object] = _COUNTS_ONCE
+) -> bytes:
     """`call` for an engine that knows the model as `upstream_model` (None: by the name asked for). A stream
-    always asks for the usage."""
+    always asks for the usage, and one of one answer for `running_usage` (`Quirks`)."""
     body = call.body
     fields = call.fields
-    asks_usage = not call.stream or _asks_usage(fields)
+    added = _asking(call, running_usage) if call.stream else None
     if body is not None and upstream_model is not None and upstream_model != call.model:
         body = _renamed(body, call.model, upstream_model)
-    if body is not None and not asks_usage:
-        body = None if "stream_options" in fields else body.rstrip()[:-1] + _ASK_USAGE
+    if body is not None and added:
+        is_new = added.keys().isdisjoint(fields)
+        body = body.rstrip()[:-1] + b"," + _encode(added)[1:] if is_new else None
     if body is not None:
         return body
     changed = dict(fields)
     if upstream_model is not None:
         changed["model"] = upstream_model
-    if not asks_usage:
-        changed["stream_options"] = {**(fields.get("stream_options") or {}), "include_usage": True}
+    if added:
+        changed |= added
     return _encode(changed)
 
 
-def _asks_usage(fields: dict[str, Any]) -> bool:
-    options = fields.get("stream_options")
-    return isinstance(options, dict) and options.get("include_usage") is True
+def _asking(call: Call, running_usage: dict[str, object]) -> dict[str, Any]:
+    """The fields that a stream must have to be counted, as far as the caller has not given them so."""
+    given = call.fields.get("stream_options") or {}
+    wanted: dict[str, Any] = {"stream_options": {**given, "include_usage": True}}
+    if running_usage and call.answers == call.inputs == 1:
+        for name, value in running_usage.items():
+            known = wanted.get(name)
+            wanted[name] = {**known, **value} if known and isinstance(value, dict) else value
+    return {name: value for name, value in wanted.items() if call.fields.get(name) != value}
 
 
 def _renamed(body: bytes, asked: str, wanted: str) -> bytes | None:

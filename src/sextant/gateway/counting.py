@@ -26,7 +26,7 @@ BYTES_PER_TOKEN = 4
 class Tally:
     """What has been seen of one answer so far, and the engine's own count once it arrives."""
 
-    __slots__ = ("chunks", "counts_reasoning", "reasoning_chunks", "reported")
+    __slots__ = ("chunks", "counts_reasoning", "reasoning_chunks", "reported", "running")
 
     def __init__(self) -> None:
         self.chunks = 0
@@ -34,6 +34,8 @@ class Tally:
         self.reasoning_chunks = 0
         self.reported: Usage | None = None
         """The engine's own count."""
+        self.running: Usage | None = None
+        """Its count so far, of an engine that tells it in another way than at the end."""
         self.counts_reasoning = True
 
     def report(self, usage: dict[str, Any], quirks: Quirks) -> None:
@@ -49,12 +51,21 @@ class Tally:
         self.reported = usage
         self.counts_reasoning = counts_reasoning
 
+    def take_timings(self, timings: object) -> None:
+        """llama.cpp's count of one answer so far: tokens of the prompt from its cache, and others."""
+        if isinstance(timings, dict):
+            counts = [timings.get(name) for name in ("cache_n", "prompt_n", "predicted_n")]
+            if all(type(count) is int and count >= 0 for count in counts):
+                cached, fresh, output = (_count(count) for count in counts)
+                self.running = Usage(cached + fresh, output, cached)
+
     def usage(self, prompt_bytes: int) -> Usage:
         """The engine's count, the share of reasoning added where it gives none; or an estimate."""
         if self.reported is not None and (self.counts_reasoning or not self.reasoning_chunks):
             return self.reported
-        if self.reported is not None:
-            return share_reasoning(self.reported, self.reasoning_chunks, self.chunks - self.reasoning_chunks)
+        counted = self.reported or self.running
+        if counted is not None:
+            return share_reasoning(counted, self.reasoning_chunks, self.chunks - self.reasoning_chunks)
         return Usage(
             input_tokens=prompt_bytes // BYTES_PER_TOKEN,
             output_tokens=self.chunks,

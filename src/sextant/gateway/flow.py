@@ -221,7 +221,7 @@ class Flow:
                     b"POST",
                     target.path(call.target),
                     target.headers,
-                    engine_body(call, target.upstream.upstream_model),
+                    engine_body(call, target.upstream.upstream_model, route.served.quirks.running_usage),
                 )
                 if response.status == 200:
                     target.succeeded()

@@ -294,6 +294,8 @@ class StreamRelay:
     def _dialect_event(self, data: bytes) -> bytes:
         """An event of any other engine: cleaned, and written anew by the dialect."""
         chunk = _decode(data)
+        if "timings_per_token" in self._quirks.running_usage:
+            self.tally.take_timings(chunk.get("timings"))
         clean(chunk, self._quirks)
         usage = chunk.pop("usage", None)
         if usage is not None:

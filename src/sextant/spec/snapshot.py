@@ -64,6 +64,10 @@ class Quirks(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     early_usage: dict[str, object] = {}
     """Fields that make a stream tell its prompt tokens before the first output, as llama.cpp's
     `prompt_progress` (`{"return_progress": true}`); sent where the dialect has a use for it."""
+    running_usage: dict[str, object] = {}
+    """Fields that make the engine count in every chunk of a stream, so that one that is cut is counted
+    exactly: in `usage`, or as llama.cpp in `timings`. Sent where there is one answer, since each choice is
+    counted by itself."""
     hides_tools_when_none: bool = True
     """With `tool_choice: none` the model is not shown the tools; false: it may write a raw call as text, so
     the tools must be left out of the request."""
