@@ -37,7 +37,9 @@ _FINDERS: tuple[tuple[frozenset[str], tuple[str, ...], Finder], ...] = (
     (frozenset({"IP"}), (contacts.IPV4_GATE,), contacts.find_addresses),
     (frozenset({"IP"}), (contacts.IPV6_GATE,), contacts.find_addresses_v6),
     (frozenset({"BIRTH_DATE"}), (contacts.BIRTH_GATE,), contacts.find_births),
-    (frozenset({"SECRET"}), (secrets.PREFIX_GATE, secrets.URL_GATE, secrets.WORD_GATE), secrets.find),
+    (frozenset({"SECRET"}), (secrets.PREFIX_GATE,), secrets.find_keys),
+    (frozenset({"SECRET"}), (secrets.URL_GATE,), secrets.find_in_urls),
+    (frozenset({"SECRET"}), (secrets.WORD_GATE,), secrets.find_named),
     (frozenset({"NAME"}), (people.NAME_GATE,), people.find_names),
     (frozenset({"ADDRESS"}), (people.ADDRESS_GATE,), people.find_postal),
 )

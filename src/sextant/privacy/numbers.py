@@ -67,9 +67,14 @@ class _Group(msgspec.Struct, frozen=True, gc=False):
 def find(text: str) -> Iterator[Span]:
     """Spans of CN_ID, BANK_CARD and PHONE in normalised text."""
     for run in _RUN.finditer(text):
-        groups = [_Group(m[0], m.start(), m.end()) for m in _GROUP.finditer(text, run.start(), run.end())]
-        first = 1 if _continues(text, run.start()) else 0
-        if _goes_on(text, run.end()):
+        start, end = run.span()
+        digits = run[0]
+        if digits[:-1].isdecimal():
+            groups = [_Group(digits, start, end)]
+        else:
+            groups = [_Group(m[0], *m.span()) for m in _GROUP.finditer(text, start, end)]
+        first = 1 if _continues(text, start) else 0
+        if _goes_on(text, end):
             groups.pop()
         while first < len(groups):
             found = _longest(text, groups, first)
@@ -82,8 +87,10 @@ def find(text: str) -> Iterator[Span]:
 
 def _continues(text: str, start: int) -> bool:
     """Whether a run's first group ends something larger: a fraction, a UUID, a name with a number."""
-    one, two = text[start - 1 : start], text[start - 2 : start - 1] if start > 1 else ""
-    if not one or not two.isascii():
+    if start < 2 or text[start - 1] not in "._-/":
+        return False
+    one, two = text[start - 1], text[start - 2]
+    if not two.isascii():
         return False
     return (one in "._" and two.isdecimal()) or (one in "-_/" and two.isalpha())
 
@@ -91,7 +98,7 @@ def _continues(text: str, start: int) -> bool:
 def _goes_on(text: str, end: int) -> bool:
     """Whether a run's last group is the beginning of something larger."""
     one, two = text[end : end + 1], text[end + 1 : end + 2]
-    if not one or not two.isascii():
+    if one not in (".", "-", "_") or not two.isascii():
         return False
     return (one == "." and two.isdecimal()) or (one in "-_" and two.isalpha())
 

@@ -63,17 +63,25 @@ LEAST_BITS = 2.5
 """Shannon entropy per character below which a value behind `token` is a word, not a secret."""
 
 
-def find(text: str) -> Iterator[Span]:
-    """Spans of SECRET."""
+def find_keys(text: str) -> Iterator[Span]:
+    """Spans of SECRET that say themselves what they are."""
     for prefix in _PREFIX.finditer(text):
         found = _PREFIXED.match(text, prefix.start())
         if found is not None:
             yield Span(found.start(), found.end(), "SECRET", 0.97)
     for match in _PRIVATE_KEY.finditer(text):
         yield Span(match.start(), match.end(), "SECRET", 0.97)
+
+
+def find_in_urls(text: str) -> Iterator[Span]:
+    """Spans of SECRET: user and password in a URL."""
     for match in _URL.finditer(text):
         if not _PLACEHOLDER.search(match[1].partition(":")[2]):
             yield Span(match.start(1), match.end(1), "SECRET", 0.95)
+
+
+def find_named(text: str) -> Iterator[Span]:
+    """Spans of SECRET behind a word like `password`."""
     for word in _WORD.finditer(text):
         follows = _SCHEME if word[0].lower() in ("bearer", "basic") else _NAMED
         named = follows.match(text, word.end())
