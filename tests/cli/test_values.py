@@ -12,7 +12,7 @@ from sextant.cli import values
 
 def test_limits_are_put_over_those_before() -> None:
     before: dict[str, Any] = {"requests_per_s": 5.0, "tokens_per_day": 7, "spend_nano_per_month": None}
-    given = ["requests-per-s=2.5", "tokens_per_day=none", "spend_per_month=12.50", "tokens_per_min=1_000,000"]
+    given = ["requests-per-s=2.5", "tokens_per_day=none", "spend_per_month=12.50", "tokens_per_min=1_000_000"]
     assert values.limits_of(given, before) == {
         "requests_per_s": 2.5,
         "spend_nano_per_month": 12_500_000_000,
@@ -49,9 +49,23 @@ def test_wrong_limits_say_what_was_expected(option: str, said: str) -> None:
 
 
 def test_amounts() -> None:
-    assert values.amount_nano("1,234.5") == 1_234_500_000_000
+    assert values.amount_nano("1_234.5") == 1_234_500_000_000
     assert values.amount(1_234_500_000_000, "USD") == "1234.50 USD"
     assert values.amount(-3_000_000) == "-0.003"
+
+
+@pytest.mark.parametrize("text", ["12,50", "1,234.5", "0,01", "1,000"])
+def test_a_comma_may_be_a_decimal_point_and_is_not_guessed(text: str) -> None:
+    with pytest.raises(BadRequest, match="write a decimal as"):
+        values.amount_nano(text)
+    with pytest.raises(BadRequest, match="expected a number from 0"):
+        values.limits_of([f"requests_per_s={text}"])
+
+
+@pytest.mark.parametrize("text", ["0", "-5", "0.00", "4611686019", "999999999999999"])
+def test_money_that_moves_is_more_than_nothing_and_fits_the_books(text: str) -> None:
+    with pytest.raises(BadRequest, match="expected more than 0 and at most 4611686018"):
+        values.paid_nano(text)
 
 
 def test_factors_months_and_moments() -> None:

@@ -102,7 +102,7 @@ def test_a_month_is_final_an_hour_after_its_end(tmp_path: Path) -> None:
     assert during.estimate.basis == "linear"
     assert during.estimate.month_nano == 3_000_000 * 21  # the 10th, and as much on each of 20 days to come
     assert invoice(path, now_ms=AFTER, month=202612).state == "preview"
-    with pytest.raises(BadRequest, match=r"202701 has not begun in Asia/Shanghai"):
+    with pytest.raises(BadRequest, match=r"2027-01 has not begun in Asia/Shanghai"):
         invoice(path, month=202701)
     for month in (202613, 202600, 0, -1, 99999999):
         with pytest.raises(BadRequest, match="is no month"):

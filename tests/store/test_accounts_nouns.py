@@ -282,7 +282,7 @@ def test_a_price_of_the_past_stays_for_good(accounts: Accounts) -> None:
     accounts.add_price("standard", price("m", 2 * 10**9, valid_from_ms=later_ms))
     accounts.add_price("standard", price("m", 5 * 10**9, valid_from_ms=later_ms))
     assert (cost_nano(before_ms), cost_nano(now_ms), cost_nano(later_ms)) == (30_000, 10_000, 50_000)
-    with pytest.raises(BadRequest, match="what was charged then stays"):
+    with pytest.raises(BadRequest, match="would begin in the past, and what was charged stays"):
         accounts.add_price("standard", price("m", 1, valid_from_ms=before_ms))
     with pytest.raises(sa.exc.DatabaseError, match="only ever added"), accounts.writing() as db:
         db.execute(sa.text("UPDATE price SET valid_from_ms = 0"))

@@ -232,7 +232,10 @@ GOOD = Transfer("g", "refund", prepaid_account("a"), "cash", 10, "CNY", NOW_MS)
 @pytest.mark.parametrize(
     ("bad", "why"),
     [
-        (msgspec.structs.replace(GOOD, amount_nano=101), "takes 101 from tenant:a:prepaid, which has 99"),
+        (
+            msgspec.structs.replace(GOOD, amount_nano=101),
+            "takes 0.000000101 CNY from tenant:a:prepaid, which has 0.000000099",
+        ),
         (msgspec.structs.replace(GOOD, amount_nano=0), "not between"),
         (msgspec.structs.replace(GOOD, amount_nano=-5), "not between"),
         (msgspec.structs.replace(GOOD, amount_nano=2**63), "not between"),

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any
 
 import typer
 
+from sextant.base.errors import BadRequest
 from sextant.cli.options import Json, State, state_dir
 from sextant.cli.output import print_json, print_record, print_table
-from sextant.cli.values import amount, amount_nano, day_shown, path_part
+from sextant.cli.values import amount, amount_nano, day_shown, paid_nano, path_part
 
 app = typer.Typer(help="Show a tenant's balance, top it up, sell packages.", no_args_is_help=True)
 
@@ -23,9 +25,7 @@ TransferId = Annotated[
 @app.command()
 def show(tenant: Tenant, state: State = None, json: Json = False) -> None:
     """Show what a tenant has left, or owes."""
-    from sextant.cli.admin import AdminApi
-
-    _shown(AdminApi(state_dir(state)).call("GET", f"/v1/tenants/{path_part(tenant)}/balance"), json)
+    _shown(_balance_of(tenant, state), json)
 
 
 @app.command("top-up")
@@ -38,7 +38,14 @@ def top_up(
     json: Json = False,
 ) -> None:
     """Add prepaid money; it counts at once."""
-    _post(tenant, "top-ups", {"amount_nano": amount_nano(paid)}, (note, transfer_id), (state, json))
+    body = {"amount_nano": paid_nano(paid)}
+    billing = _balance_of(tenant, state)["billing"]
+    if billing != "prepaid":
+        raise BadRequest(
+            f"tenant {tenant} is {billing} and would never use a balance; see `sextant balance pay`, or make "
+            f"it prepaid: `sextant tenant set {tenant} --billing prepaid --plan PLAN`"
+        )
+    _post(tenant, "top-ups", body, (note, transfer_id), (state, json))
 
 
 @app.command()
@@ -55,7 +62,7 @@ def package(
 ) -> None:
     """Sell a prepaid package; packages are used before the balance, the soonest to expire first."""
     _post(
-        tenant, "packages", {"face_nano": amount_nano(face), "days": days}, (note, transfer_id), (state, json)
+        tenant, "packages", {"face_nano": paid_nano(face), "days": days}, (note, transfer_id), (state, json)
     )
 
 
@@ -69,7 +76,14 @@ def pay(
     json: Json = False,
 ) -> None:
     """Note that a postpaid tenant has paid."""
-    _post(tenant, "payments", {"amount_nano": amount_nano(paid)}, (note, transfer_id), (state, json))
+    body = {"amount_nano": paid_nano(paid)}
+    balance = _balance_of(tenant, state)
+    if balance["billing"] != "postpaid" and balance["receivable_nano"] <= 0:
+        raise BadRequest(
+            f"tenant {tenant} is {balance['billing']} and owes nothing; `sextant balance top-up` adds to a "
+            f"prepaid balance"
+        )
+    _post(tenant, "payments", body, (note, transfer_id), (state, json))
 
 
 @app.command()
@@ -82,7 +96,7 @@ def refund(
     json: Json = False,
 ) -> None:
     """Pay a balance out, at most what is there."""
-    _post(tenant, "refunds", {"amount_nano": amount_nano(paid)}, (note, transfer_id), (state, json))
+    _post(tenant, "refunds", {"amount_nano": paid_nano(paid)}, (note, transfer_id), (state, json))
 
 
 @app.command()
@@ -95,7 +109,7 @@ def credit(
     json: Json = False,
 ) -> None:
     """Give something without money, onto the balance or off what is owed."""
-    _post(tenant, "credits", {"amount_nano": amount_nano(paid)}, (note, transfer_id), (state, json))
+    _post(tenant, "credits", {"amount_nano": paid_nano(paid)}, (note, transfer_id), (state, json))
 
 
 @app.command(context_settings={"ignore_unknown_options": True})
@@ -111,11 +125,20 @@ def adjust(
     _post(tenant, "adjustments", {"amount_nano": amount_nano(paid)}, (note, transfer_id), (state, json))
 
 
+def _balance_of(tenant: str, state: Any) -> dict[str, Any]:
+    from sextant.cli.admin import AdminApi
+
+    found: dict[str, Any] = AdminApi(state_dir(state)).call("GET", f"/v1/tenants/{path_part(tenant)}/balance")
+    return found
+
+
 def _post(
     tenant: str, noun: str, body: dict[str, Any], told: tuple[str, str], shown: tuple[Any, bool]
 ) -> None:
     from sextant.cli.admin import AdminApi
 
+    if re.fullmatch("[A-Za-z0-9_-]{0,40}", told[1]) is None:
+        raise BadRequest(f"--id {told[1]!r}: expected at most 40 of A-Z, a-z, 0-9, _ and -")
     named = {name: value for name, value in zip(("note", "id"), told, strict=True) if value}
     answer = AdminApi(state_dir(shown[0])).call(
         "POST", f"/v1/tenants/{path_part(tenant)}/{noun}", {**body, **named}

@@ -52,7 +52,10 @@ def invoice(
     if str(output) == "-":
         sys.stdout.buffer.write(content)
         return
-    output.write_bytes(content)
+    try:
+        output.write_bytes(content)
+    except OSError as error:
+        raise BadRequest(f"--output {output}: cannot be written: {error.strerror}") from None
     out().print(f"Wrote {short_path(output.absolute())}.", markup=False)
 
 

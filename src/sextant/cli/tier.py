@@ -13,6 +13,7 @@ from sextant.cli.values import PPM, factor_ppm, limits_of, limits_shown, path_pa
 app = typer.Typer(help="List and change tiers.", no_args_is_help=True)
 
 PERCENT = 100
+KINDS = ("text", "image", "audio", "embeddings", "rerank")
 
 
 @app.command("list")
@@ -55,9 +56,12 @@ def change(
     json: Json = False,
 ) -> None:
     """Make a tier, or change it; what is not named stays."""
-    from sextant.base.errors import NotFound
+    from sextant.base.errors import BadRequest, NotFound
     from sextant.cli.admin import AdminApi
 
+    wrong = [one for one in kind or () if one not in KINDS]
+    if wrong:
+        raise BadRequest(f"--kind {wrong[0]}: expected some of {', '.join(KINDS)}")
     api = AdminApi(state_dir(state))
     target = f"/v1/tiers/{path_part(tier_id)}"
     try:

@@ -10,7 +10,7 @@ import typer
 
 from sextant.cli.options import Json, State, Tenant, state_dir
 from sextant.cli.output import print_json, print_table
-from sextant.cli.values import amount, day_of
+from sextant.cli.values import amount, day_of, path_part
 
 if TYPE_CHECKING:
     from sextant.cli.admin import AdminApi
@@ -47,7 +47,7 @@ def usage(
     wrong = [side for side in sides if side not in SIDES]
     if wrong:
         raise BadRequest(f"--by {wrong[0]}: expected one of {', '.join(SIDES)}")
-    asked: dict[str, object] = {
+    asked: dict[str, Any] = {
         "by": ",".join(sides),
         "tenant_id": tenant,
         "project_id": project,
@@ -58,8 +58,13 @@ def usage(
         asked["since_ms"] = _midnight_ms(day_of(since, "--since"))
     if until is not None:
         asked["until_ms"] = _midnight_ms(day_of(until, "--until") + datetime.timedelta(days=1))
+    if since is not None and until is not None and asked["since_ms"] >= asked["until_ms"]:
+        raise BadRequest(f"--until {until}: expected a day that is not before --since {since}")
     query = urlencode({name: value for name, value in asked.items() if value})
-    found = _all(AdminApi(state_dir(state)), query)
+    api = AdminApi(state_dir(state))
+    found = _all(api, query)
+    if tenant and not found:
+        api.call("GET", f"/v1/tenants/{path_part(tenant)}")  # nothing used, or nobody of that name
     if json:
         print_json(found)
         return

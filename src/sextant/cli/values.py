@@ -22,6 +22,8 @@ _SPEND_FIELD = "spend_nano_per_month"
 _WHOLE = ("burst_requests", "tokens_per_min", "concurrent_requests", "tokens_per_day")
 LIMITS = ("requests_per_s", *_WHOLE, _SPEND)
 PPM = 1_000_000
+AMOUNT_NANO_MAX = 1 << 62
+"""As `store.accounts_database` has it, which would import a database."""
 
 
 def limits_of(given: Sequence[str], before: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -45,7 +47,7 @@ def _limit(name: str, value: str) -> float | int:
     if name == _SPEND:
         return amount_nano(value)
     try:
-        number = Decimal(value.replace("_", "").replace(",", ""))
+        number = Decimal(value.replace("_", ""))
     except InvalidOperation:
         number = Decimal("nan")
     if not number.is_finite() or number < 0 or (name in _WHOLE and number != int(number)):
@@ -68,10 +70,22 @@ def limits_shown(limits: dict[str, Any]) -> str:
 
 
 def amount_nano(text: str) -> int:
-    """Billionths of a decimal amount as typed. Raises BadRequest."""
+    """Billionths of a decimal amount as typed. Raises BadRequest; also for a comma, which is a point to some
+    and nothing to others: 12,50 must not become 1,250."""
     from sextant.spec.money import nano_of
 
-    return nano_of(text.strip().replace(",", "").replace("_", ""))
+    return nano_of(text.strip().replace("_", ""))
+
+
+def paid_nano(text: str) -> int:
+    """Billionths of an amount that moves: more than nothing, and what the books can hold. Raises
+    BadRequest."""
+    nano = amount_nano(text)
+    if not 0 < nano <= AMOUNT_NANO_MAX:
+        raise BadRequest(
+            f"amount {text}: expected more than 0 and at most {amount(AMOUNT_NANO_MAX)} of its currency"
+        )
+    return nano
 
 
 def amount(nano: int, currency: str = "") -> str:

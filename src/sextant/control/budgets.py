@@ -8,7 +8,7 @@ import msgspec
 from fastapi import Depends, FastAPI, Response
 
 from sextant.base.config import resolve_secret
-from sextant.base.errors import NotFound
+from sextant.base.errors import BadRequest, NotFound
 from sextant.control.access import Allowed, Needs
 from sextant.control.answers import Body, json_answer, paged
 from sextant.control.office import Office
@@ -52,6 +52,9 @@ def add_budgets(app: FastAPI, office: Office) -> None:
         """Makes a budget. `webhook_secret` in the answer is shown here and nowhere again."""
         tenant_id = _tenant_of(office, new)
         allowed.require(tenant_id, f"there is no {new.scope}", field="scope")
+        if new.webhook_url.startswith("http:") and not office.settings.alerts.private_webhooks:
+            said = "a webhook needs https, unless the document says `spec.alerts.private_webhooks: true`"
+            raise BadRequest(said, field="webhook_url")
         given = msgspec.structs.asdict(new)
         del given["tenant_id"]
         made, secret = book.create(tenant_id, BudgetTerms(**given))
@@ -120,6 +123,8 @@ def _flat(budget: Budget) -> dict[str, Any]:
 def _tenant_of(office: Office, new: NewBudget) -> str:
     """The tenant that a scope belongs to. Raises NotFound in the same words for what is not there."""
     kind, _, scope_id = new.scope.partition(":")
+    if kind not in ("tenant", "project", "key") or not scope_id:
+        raise BadRequest(f"scope {new.scope}: expected tenant:ID, project:ID or key:ID", field="scope")
     try:
         if new.tenant_id or kind not in ("project", "key"):
             return new.tenant_id or scope_id

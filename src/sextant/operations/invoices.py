@@ -117,7 +117,8 @@ def invoice_of(
         raise BadRequest(f"{month} is no month; write one as 202611", field="month")
     from_ms, until_ms = clock.month_bounds_ms(month)
     if now_ms < from_ms:
-        raise BadRequest(f"the month {month} has not begun in {tenant.time_zone}", field="month")
+        said = f"the month {month // 100}-{month % 100:02} has not begun in {tenant.time_zone}"
+        raise BadRequest(said, field="month")
     changes_ms = _price_changes_ms(plan, from_ms, until_ms)
     lines = _lines(view, policy, (tenant_id, month), [(clock.day_and_month(at)[0], at) for at in changes_ms])
     lines = [_with_price(line, plan, [from_ms, *changes_ms]) for line in lines]

@@ -7,6 +7,7 @@ that moment is past.
 
 from __future__ import annotations
 
+import time
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
@@ -111,8 +112,10 @@ class PriceAccounts(AccountsDatabase):
             if used and not added.valid_from_ms:
                 added = msgspec.structs.replace(added, valid_from_ms=now_ms)
             if used and added.valid_from_ms < now_ms:
+                begins = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(added.valid_from_ms // 1000))
                 said = (
-                    f"valid_from_ms {added.valid_from_ms} is past: what was charged then stays; now: {now_ms}"
+                    f"a price from {begins} on would begin in the past, and what was charged stays; name a "
+                    f"later moment, or none for now"
                 )
                 raise BadRequest(said, field="valid_from_ms")
             if 0 < added.valid_until_ms <= added.valid_from_ms:

@@ -16,6 +16,7 @@ import msgspec
 from msgspec.structs import astuple
 
 from sextant.base.errors import BadRequest
+from sextant.spec.money import decimal_of
 from sextant.spec.policy import Billing, Standing
 from sextant.spec.transfer import (
     CASH,
@@ -359,8 +360,9 @@ class Purses:
         if transfer.kind != "adjustment" and holds_funds(transfer.debit) and debited.left_nano < 0:
             had_nano = debited.left_nano + transfer.amount_nano
             raise BadRequest(
-                f"transfer {transfer.id} takes {transfer.amount_nano} from {transfer.debit}, which has "
-                f"{had_nano} billionths of {transfer.currency}; take no more than that, or post an adjustment"
+                f"transfer {transfer.id} takes {decimal_of(transfer.amount_nano)} {transfer.currency} from "
+                f"{transfer.debit}, which has {decimal_of(had_nano)}; take no more than that, or post an "
+                f"adjustment"
             )
 
     def changes(self) -> list[Account]:
