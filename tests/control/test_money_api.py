@@ -45,6 +45,7 @@ def test_money_comes_and_goes_and_each_request_counts_once(control: Control) -> 
     assert moved(control, "refunds", amount_nano=2 * UNIT).json()["prepaid_nano"] == 3 * UNIT
     too_much = moved(control, "refunds", amount_nano=4 * UNIT)
     assert (too_much.status_code, balance(control)["prepaid_nano"]) == (400, 3 * UNIT)
+    assert "takes 4.00 USD from tenant:acme:prepaid, which has 3.00;" in too_much.text
     assert moved(control, "credits", amount_nano=UNIT).json()["prepaid_nano"] == 4 * UNIT
     assert moved(control, "adjustments", amount_nano=-5 * UNIT, note="typo").json()["prepaid_nano"] == -UNIT
     assert moved(control, "payments", amount_nano=UNIT).json()["receivable_nano"] == -UNIT
@@ -127,6 +128,7 @@ def test_a_wrong_amount_moves_nothing(control: Control, what: str, body: dict[st
     answer = moved(control, what, **body)
     assert answer.status_code == 422
     assert answer.json()["error"]["param"] in ("amount_nano", "id", "days", "note")
+    assert "$" not in answer.json()["error"]["message"].replace("}$'", "")
     assert balance(control)["funds_nano"] == 0
 
 

@@ -54,7 +54,8 @@ class Body(Generic[T]):
         try:
             return msgspec.json.decode(bytes(data), type=self.kind)
         except msgspec.ValidationError as error:
-            raise WrongBody(str(error), field=_field_of(str(error))) from None
+            said = str(error)
+            raise WrongBody(_readable(said), field=_field_of(said)) from None
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise WrongBody(f"the body is no JSON: {error}") from None
 
@@ -140,6 +141,13 @@ def _answer(status: int, code: str, message: str, field: str | None) -> Response
         status_code=status,
         headers={"Cache-Control": "no-store"},
     )
+
+
+def _readable(said: str) -> str:
+    """msgspec's message with the field before it: `amount_nano: expected `int` >= 1`."""
+    words, _, where = said.partition(" - at `$")
+    path = where.rstrip("`").lstrip(".")
+    return f"{path}: {words[:1].lower()}{words[1:]}" if path else words
 
 
 def _field_of(said: str) -> str | None:
