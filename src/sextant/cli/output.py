@@ -17,6 +17,7 @@ from sextant.base.errors import SextantError
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
 
     from sextant.app.state import StateDir
 
@@ -61,7 +62,18 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]], empty:
         )
     for row in rows:
         table.add_row(*(Text(str(cell)) for cell in row))
-    console.print(table)
+    print_grid(table)
+
+
+def print_grid(table: Table) -> None:
+    """A rich table; in a pipe or a file without the blanks that fill up its last column."""
+    console = out()
+    if console.is_terminal:
+        console.print(table)
+        return
+    with console.capture() as drawn:
+        console.print(table)
+    sys.stdout.write("".join(f"{line.rstrip()}\n" for line in drawn.get().splitlines()))
 
 
 def print_record(pairs: Sequence[tuple[str, object]]) -> None:

@@ -10,7 +10,7 @@ import typer
 
 from sextant.cli.admin import local_connection
 from sextant.cli.options import Json, State, state_dir
-from sextant.cli.output import EXIT_FAILED, out, print_json
+from sextant.cli.output import EXIT_FAILED, out, print_grid, print_json
 
 if TYPE_CHECKING:
     from sextant.control.settings import Status
@@ -85,7 +85,7 @@ def _show(found: Status, *, ready: bool, troubles: list[str]) -> None:
             str(process.restarts),
             escape(process.reason),
         )
-    console.print(table)
+    print_grid(table)
 
 
 def _span(since_ms: int) -> str:
