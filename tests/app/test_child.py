@@ -282,6 +282,11 @@ async def not_busy(busy: list[bool]) -> bool:
         ("sextant: no model\n{json}\n", "no model"),
         ("a\x1b[31mb\x00c\n\n", "a [31mb c"),
         ("x" * 1000, "x" * 300),
+        ('{"time":"t","level":"info","message":"request"}\n', ""),
+        (
+            '{"time":"t","level":"error","message":"no ledger"}\n',
+            '{"time":"t","level":"error","message":"no ledger"}',
+        ),
         (
             "Traceback (most recent call last):\n"
             "torch.OutOfMemoryError: CUDA out of memory. Tried 2 GiB\n"

@@ -332,7 +332,7 @@ def last_words(log_file: Path, offset: int) -> str:
         return ""
     spoken = [re.sub(r"[^\x20-\x7e\u00a0-\U0010ffff]+", " ", line).strip() for line in lines]
     spoken = [line for line in spoken if line]
-    spoken = [line for line in spoken if not line.startswith(_NO_CAUSE)]
+    spoken = [line for line in spoken if not line.startswith(_NO_CAUSE) and not _ROUTINE.match(line)]
     ours = [line.removeprefix("sextant: ") for line in spoken if line.startswith("sextant: ")]
     causes = [
         found["cause"]
@@ -349,6 +349,8 @@ def last_words(log_file: Path, offset: int) -> str:
 
 _SEE_ABOVE = "; the lines above say why"
 _NO_CAUSE = ("sextant: engine answers", "sextant: engine stops")
+_ROUTINE = re.compile(r'\{"time":.*"level":"(?:debug|info)"')
+"""Our own log's lines, as of each request: no reason to end."""
 _CAUSE = re.compile(
     r"(?P<cause>(?:\b(?:[A-Za-z_]\w*\.)*[A-Z]\w*(?:Error|Exception|Interrupt)"
     r"|\b(?:error|fatal)(?: \w+){0,4})\b ?: .*\S)",
