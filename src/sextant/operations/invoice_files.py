@@ -36,7 +36,7 @@ h1{font-size:22px;margin:0 0 16px}h2{font-size:15px;margin:24px 0 8px}
 dl{display:grid;grid-template-columns:max-content 1fr;gap:2px 16px;margin:0}dt{color:#666}dd{margin:0}
 table{border-collapse:collapse;width:100%}th,td{padding:4px 8px;border-bottom:1px solid #ddd;text-align:left;
 vertical-align:top}th{font-weight:600;border-bottom:2px solid #999}.n{text-align:right;
-font-variant-numeric:tabular-nums;white-space:nowrap}
+font-variant-numeric:tabular-nums}td.n{white-space:nowrap}
 tfoot td{font-weight:600;border-top:2px solid #999}
 .preview h1::after{content:" (preview)";color:#b45309}:lang(zh) .preview h1::after{content:"(预览)"}
 .notes{color:#555;margin-top:24px}
