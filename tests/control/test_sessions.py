@@ -72,6 +72,15 @@ def test_a_session_is_used_the_way_it_was_made(control: Control) -> None:
     assert other.get("/v1/me").status_code == 401
 
 
+@pytest.mark.parametrize("form", ["text/plain", "application/x-www-form-urlencoded", ""])
+def test_no_form_of_another_site_signs_a_browser_in(control: Control, form: str) -> None:
+    body = b'{"email": "ann@example.com", "password": "correct horse battery", "cookie": true}'
+    headers = {"content-type": form} if form else {}
+    answer = control.without().post("/v1/session", content=body, headers=headers)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (403, "csrf")
+    assert "set-cookie" not in answer.headers
+
+
 def test_under_tls_the_cookie_is_this_hosts_alone(tmp_path: Path) -> None:
     control = Control(tmp_path, tls=TlsFiles("cert", "key"))
     control.accounts.create_person(NewPerson(EMAIL, "Ann", control.accounts.passwords.hash(PASSWORD)))

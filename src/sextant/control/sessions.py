@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 import msgspec
-from fastapi import Depends, FastAPI, Response
+from fastapi import Depends, FastAPI, Request, Response
 
 from sextant.base.errors import BadRequest, Forbidden
 from sextant.control.access import Allowed, Needs
@@ -43,8 +43,12 @@ def add_sessions(app: FastAPI, office: Office) -> None:
         return json_answer({"password": True, "oidc": office.settings.oidc is not None})
 
     @app.post("/v1/session", status_code=201)
-    def sign_in(given: SignInBody) -> Response:
+    def sign_in(request: Request, given: SignInBody) -> Response:
         """Signs in with an e-mail address and a password."""
+        if given.cookie and request.headers.get("content-type", "").partition(";")[0] != "application/json":
+            raise Forbidden(  # a form on any site could send it, and sign its visitors in as somebody else
+                "signing in with a cookie needs Content-Type: application/json", code="csrf"
+            )
         kind: SessionKind = "cookie" if given.cookie else "bearer"
         person, secret = office.accounts.sign_in(given.email, given.password, kind)
         if kind == "bearer":
