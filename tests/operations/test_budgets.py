@@ -279,6 +279,15 @@ def test_a_webhook_leads_nowhere_inside(url: str) -> None:
     assert caught.value.for_good
 
 
+def test_one_address_inside_among_those_of_a_name_is_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    def found(*_: Any, **__: Any) -> list[Any]:
+        return [(None, None, None, "", (address, 443)) for address in ("8.8.8.8", "10.0.0.1")]
+
+    monkeypatch.setattr("socket.getaddrinfo", found)
+    with pytest.raises(Undelivered, match=r"leads to 10\.0\.0\.1"):
+        send_webhook(Webhook("https://x.example/", "whsec_AAAA", "evt", b"{}"), Channels(), now_s=1)
+
+
 def test_webhooks_to_the_outside_are_never_in_the_clear(receiver: Receiver) -> None:
     with pytest.raises(Undelivered, match="only https"):
         send_webhook(Webhook(receiver.url, "whsec_AAAA", "evt", b"{}"), Channels(), now_s=1)
