@@ -25,7 +25,8 @@ VARIABLES = {
     "when unset.",
     "HF_TOKEN": "Token for it; none is sent when unset. `--token` names another by reference.",
     "HTTPS_PROXY": "Proxy for outbound requests; also HTTP_PROXY and ALL_PROXY, and each in small letters.",
-    "LANG": "Language of `sextant advise`: Chinese for `zh…`, else English. LC_ALL and LC_MESSAGES win.",
+    "LANG": "Language of `sextant advise` and `sextant plan`: Chinese for `zh…`, else English. LC_ALL and "
+    "LC_MESSAGES win.",
     "MODELSCOPE_API_TOKEN": "Token for ModelScope; none is sent when unset.",
     "MODELSCOPE_ENDPOINT": "ModelScope; https://modelscope.cn when unset.",
     "NO_COLOR": "Set to anything: messages without colour.",

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sextant.base.config import variable
-from sextant.base.errors import BadRequest
+from sextant.cli.advise import language_of
 from sextant.cli.options import Json
 from sextant.cli.output import EXIT_FAILED, out, print_json
 
@@ -87,7 +86,7 @@ def plan(  # the flags are the question
     """
     from sextant.cli.plan_asked import Flags
 
-    language = _language(lang)
+    language = language_of(lang)
     flags = Flags(
         file=file, model=model, engine=engine, precision=precision, kv_precision=kv_precision,
         accelerators=tuple(accelerator or ()),
@@ -110,9 +109,10 @@ def tools_of(prices: Prices) -> Tools:
     """What predicts and what rates."""
     from sextant.planner.cost import cost_of
     from sextant.planner.options import Tools
-    from sextant.planner.roofline import predict
+    from sextant.planner.roofline import predictor
+    from sextant.spec.calibration import load_calibration
 
-    return Tools(predict=predict, cost=cost_of(prices))
+    return Tools(predict=predictor(load_calibration()), cost=cost_of(prices))
 
 
 def _show(
@@ -152,13 +152,3 @@ def _show(
             out().print(f"\nReport written to {html}", markup=False)
     if not answered.plan.options:
         raise typer.Exit(EXIT_FAILED)
-
-
-def _language(given: str | None) -> str:
-    from sextant.cli.plan_words import LANGUAGES
-
-    if given is None:
-        return "zh" if (variable("LC_ALL") or variable("LANG") or "").startswith("zh") else "en"
-    if given not in LANGUAGES:
-        raise BadRequest(f"--lang {given}: expected {' or '.join(LANGUAGES)}")
-    return given

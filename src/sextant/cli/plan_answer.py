@@ -65,7 +65,7 @@ def answer(question: Question, *, catalog: Catalog, prices: Prices, tools: Tools
         prices=prices,
     )
     curve = latency_curve(question, option, tools)
-    waits = _waits(question, option, curve)
+    waits = _waits(question, option, curve, tools)
     shown = Shown(index=index, money=money_of(have), curve=curve, waits=waits, waits_from=TRACE)
     return Answer(plan=made, shown=shown)
 
@@ -98,27 +98,47 @@ def speed_at(question: Question, option: Option, tools: Tools, *, concurrency: i
     return tools.predict(asked, option.layout, option.accelerator, option.memory)
 
 
-def _waits(question: Question, option: Option, curve: tuple[Point, ...]) -> Waits | None:
-    """The load at its peak through one replica, as a production trace arrives. None where prefill and decode
-    run apart, which the simulation does not do."""
+def _waits(question: Question, option: Option, curve: tuple[Point, ...], tools: Tools) -> Waits | None:
+    """The load at its peak through one group of ranks that shares attention, as a production trace arrives:
+    the groups work side by side, each with its share. None where prefill and decode run apart, which the
+    simulation does not do.
+
+    A predicted TPOT holds what prompts of others take from a step, as measured ones do; the simulation adds
+    that itself, so it is taken out: with `c` in flight, each step of one token sees c / output prompts."""
     if option.layout.prefill is not None or not curve:
         return None
     load = question.workload
-    replicas = option.layout.dp
-    steps = sorted({max(1, point.concurrency // replicas): point.tpot_ms for point in curve}.items())
-    fresh = max(1.0, load.input_tokens * (1 - load.prefix_hit_share))
+    groups = option.layout.dp * option.layout.attention_dp
+    places = max(1, option.memory.requests_fit // option.layout.attention_dp)
+    prompt_ms = _prompt_ms(question, option, curve[0], tools)
+    steps: dict[int, float] = {}
+    least = curve[0].tpot_ms
+    for point in curve:
+        running = max(1, point.concurrency // groups)
+        least = max(least, point.tpot_ms - (running - 1) * prompt_ms / load.output_tokens)
+        steps[running] = least
     engine = Batcher(
-        places=max(1, option.memory.requests_fit),
-        steps_ms=tuple(steps),
-        prefill_ms_per_token=curve[0].ttft_ms / fresh,
-        kv_tokens=max(1, option.memory.requests_fit) * load.context_tokens,
+        places=places,
+        steps_ms=tuple(sorted(steps.items())),
+        prefill_ms_per_token=prompt_ms / max(1.0, load.input_tokens * (1 - load.prefix_hit_share)),
+        kv_tokens=places * load.context_tokens,
     )
     arrivals = scaled(
         trace()[:SIMULATED_REQUESTS],
-        requests_per_s=load.peak_requests_per_s / replicas,
+        requests_per_s=load.peak_requests_per_s / groups,
         tokens=(load.input_tokens, load.output_tokens),
     )
     return simulate(engine, arrivals, load.prefix_hit_share)
+
+
+def _prompt_ms(question: Question, option: Option, alone: Point, tools: Tools) -> float:
+    """What a prompt takes of an engine that is busy: what a prompt twice as long takes more, so that fixed
+    costs are not counted; at least a quarter of what it takes alone, at most all of it."""
+    load = question.workload
+    twice = msgspec.structs.replace(load, input_tokens=2 * load.input_tokens)
+    longer = msgspec.structs.replace(question, workload=twice)
+    more_ms = speed_at(longer, option, tools, concurrency=alone.concurrency).ttft_ms.value - alone.ttft_ms
+    return min(alone.ttft_ms, max(alone.ttft_ms / 4, more_ms))
 
 
 @functools.cache

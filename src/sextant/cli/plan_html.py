@@ -85,7 +85,8 @@ def _sections(answer: Answer, language: str) -> Iterator[str]:
          "; ".join(estimate.sources)]
         for name, estimate in explained(answer)
     ]  # fmt: skip
-    yield _section("Sources", _table(("", "", "basis", "", ""), rows, language), language)
+    columns = ("what", "value", "basis", "formula", "source")
+    yield _section("Sources", _table(columns, rows, language), language)
 
 
 def _shown(option: Option, shown: Shown, language: str) -> Iterator[str]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-LANGUAGES = ("en", "zh")
-
 ZH = {
     "Plan": "方案",
     "Question": "需求",
@@ -56,6 +54,10 @@ ZH = {
     "Precisions": "量化选择",
     "Warnings": "警告",
     "Sources": "来源",
+    "what": "指标",
+    "value": "数值",
+    "formula": "公式",
+    "source": "来源",
     "months": "月",
     "output tokens per second": "输出 token/秒",
     "ms per token": "毫秒/token",
