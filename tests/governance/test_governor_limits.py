@@ -8,8 +8,8 @@ from typing import Any
 
 import msgspec
 import pytest
-from governed_books import NANO_PER_TOKEN, NOW_MS, Books, books, key, outcome, policy
 
+from governed_books import NANO_PER_TOKEN, NOW_MS, Books, books, key, outcome, policy
 from ledger_under_test import stored
 from sextant.base.errors import (
     Forbidden,
