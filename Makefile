@@ -142,6 +142,7 @@ clean: ## Remove the environment, caches and builds; state in .sextant stays.
 	rm -rf $(VENV) .venv-* dist build .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .cache
 
 -include benchmarks/bench.mk
+-include benchmarks/planner.mk
 -include tests/transport/fuzz/fuzz.mk
 -include tests/vllm/vllm.mk
 -include tests/crash/crash.mk

@@ -1,11 +1,11 @@
 """Fits the planner's correction to measured serving points and says how good it is on points it has not
 seen.
 
-`python -m benchmarks.planner.fit POINTS.csv [--write]`: cross-validates by whole configuration (engine,
-model, system, precision, layout: all its lengths and concurrencies are held out together), leaves out
-each model and each system in turn, measures the bands on folds that neither forest has seen, and prints
-the table. `--write` also fits on everything and writes `spec/data/calibration.toml`. Needs numpy and
-lightgbm, which the product does not: the trees are walked in plain Python.
+`python -m benchmarks.planner.fit POINTS.csv [--keep] [--write]`: cross-validates by whole configuration
+(engine, model, system, precision, layout: all its lengths and concurrencies are held out together),
+leaves out each model and each system in turn, measures the bands on folds that neither forest has seen,
+and prints the table. `--write` also fits on everything and writes `spec/data/calibration.toml`. Needs
+numpy and lightgbm, which the product does not: the trees are walked in plain Python.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ SHARED = {
 
 
 class Data:
-    """The points as arrays: `x` features, and for each target `y`, the logarithm of measured over baseline."""
+    """The points as arrays: `x` features, `y` for each target the logarithm of measured over baseline."""
 
     def __init__(self, points: list[Measured]) -> None:
         bases = [baseline(one.point) for one in points]
@@ -266,11 +266,27 @@ def plain(value: Any) -> Any:
     return value
 
 
+def keep(data: Data, found: dict[str, Any], peer: dict[str, Any] | None, text: str) -> None:
+    """Writes the results, as a table and as JSON."""
+    RESULTS.write_text(
+        json.dumps(plain({"held_out": found, "peer": peer}), indent=1) + "\n", encoding="utf-8"
+    )
+    TABLE.write_text(
+        "# The planner against measured serving points\n\n"
+        f"{len(data.points)} measurements of "
+        f"{len({one.configuration for one in data.points})} configurations, "
+        "cross-validated by whole configuration.\nCommand: `make bench-planner POINTS=serving_silicon.csv`.\n"
+        f"\n{text}\n",
+        encoding="utf-8",
+    )
+
+
 def main() -> None:
     """Reads the points, evaluates, prints, writes the results, and with `--write` the calibration."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("points", type=Path)
     parser.add_argument("--write", action="store_true", help="fit on all points and write the calibration")
+    parser.add_argument("--keep", action="store_true", help="write benchmarks/results/planner.{md,json}")
     parser.add_argument("--peer", type=Path, help="what aiconfigurator_rows.py wrote")
     asked = parser.parse_args()
     data = Data(read(asked.points, load_catalog()))
@@ -278,16 +294,8 @@ def main() -> None:
     peer = beside(data, found, asked.peer) if asked.peer else None
     text = shown(found, peer)
     print(text)
-    RESULTS.write_text(
-        json.dumps(plain({"held_out": found, "peer": peer}), indent=1) + "\n", encoding="utf-8"
-    )
-    TABLE.write_text(
-        "# The planner against measured serving points\n\n"
-        f"{len(data.points)} measurements of {len({one.configuration for one in data.points})} configurations, "
-        "cross-validated by whole configuration.\nCommand: `make bench-planner POINTS=serving_silicon.csv`.\n"
-        f"\n{text}\n",
-        encoding="utf-8",
-    )
+    if asked.keep:
+        keep(data, found, peer, text)
     if asked.write:
         write(data, found, datetime.datetime.now(tz=datetime.UTC).date())
 

@@ -1,0 +1,13 @@
+# The planner against measurements. Full accuracy: `make bench-planner POINTS=serving_silicon.csv` (see
+# benchmarks/planner/data/README.md); without it, the slice that is shipped, which says little but runs anywhere.
+POINTS ?= benchmarks/planner/data/serving_points.csv
+FIT_STAMP := $(VENV)/.fit-lightgbm-4.7.0
+
+$(FIT_STAMP): $(BASE_STAMP)
+	@$(PIP) lightgbm==4.7.0 scikit-learn numpy
+	@touch $@
+
+.PHONY: bench-planner
+bench-planner: $(FIT_STAMP) ## Predictions against measured serving points (POINTS=FILE for all of them) and published rows.
+	@OMP_NUM_THREADS=1 $(BIN)/python -W ignore -m benchmarks.planner.fit $(POINTS) $(ARGS)
+	@$(BIN)/python -m benchmarks.planner.published
