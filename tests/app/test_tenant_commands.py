@@ -161,6 +161,7 @@ def test_mistakes_are_told(refused: Verb) -> None:
         ("invoice", "default", "2026-11", "-o", "/nonexistent/a.csv"): "cannot be written",
         ("usage", "--by", "colour"): "expected one of day",
         ("usage", "--since", "2026-11-30", "--until", "2026-11-01"): "not before --since",
+        ("usage", "--since", "2020-01-01"): "usage is told for at most 366 days",
         ("usage", "--tenant", "nobody"): "there is no tenant nobody",
         ("key", "rotate", "key_none"): "there is no key key_none",
         ("key", "create", "--network", "everywhere"): "is no network",
