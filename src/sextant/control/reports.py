@@ -111,8 +111,8 @@ def _span(asked: UsageAsked, now_ms: int) -> tuple[int, int]:
         since_ms = max(0, until_ms - DEFAULT_DAYS * DAY_MS)
     if not since_ms < until_ms <= since_ms + USAGE_DAYS_MAX * DAY_MS:
         raise BadRequest(
-            f"usage is told for at most {USAGE_DAYS_MAX} days, that begin before they end; since_ms {since_ms} to "
-            f"until_ms {until_ms} are {(until_ms - since_ms) / DAY_MS:.1f}",
+            f"usage is told for at most {USAGE_DAYS_MAX} days, that begin before they end; since_ms "
+            f"{since_ms} to until_ms {until_ms} are {(until_ms - since_ms) / DAY_MS:.1f}",
             field="since_ms",
         )
     return since_ms, until_ms
