@@ -231,6 +231,12 @@ def test_nonsense_numbers_are_refused_by_name(more: dict[str, Any], said: str) -
     assert said in refused.value.message
 
 
+def test_a_plan_without_targets_says_what_it_counts_for() -> None:
+    assert "full use" in planned("R1", "H200").warnings[0]
+    assert planned("R1", "H200", targets=Targets(tpot_ms_p99=1000)).warnings == ()
+    assert "tp 3 does not divide" in planned("R1", "H200", wishes=Wishes(tp=3)).warnings[0]
+
+
 def test_no_accelerator_at_all_is_refused() -> None:
     with pytest.raises(BadRequest, match="no accelerator is to be considered"):
         planned("R1")

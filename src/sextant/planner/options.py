@@ -36,6 +36,7 @@ REPLICA_GROWTH = 8
 SPLIT_FROM_REPLICAS = 4
 """From so many replicas on, running prompts apart from answers is worth asking about."""
 MOST_ACCELERATORS = 100_000
+LONE_REQUESTS_PER_S = 1e-6
 
 
 class Tools(msgspec.Struct, frozen=True, kw_only=True):
@@ -116,7 +117,8 @@ def _sized(
     one = tools.predict(question, layout, accelerator, use)
     most = one.requests_per_s_max.value
     if not most > 0:
-        return _too_slow(question, accelerator, layout, one)
+        lone = tools.predict(_alone(question), layout, accelerator, use)
+        return _too_slow(question, accelerator, layout, lone)
     needed = math.ceil(question.workload.peak_requests_per_s / most)
     if question.wishes.concurrency:
         needed = max(needed, math.ceil(question.wishes.concurrency / max(1, use.requests_fit)))
@@ -256,6 +258,13 @@ def _smaller(question: Question, layout: Layout, usable_bytes: int) -> str:
         return "a smaller model: in no precision do the weights fit"
     size, precision = max(fitting)
     return f"{precision} weights ({size / memory.GIB:.3g} GiB on each)"
+
+
+def _alone(question: Question) -> Question:
+    """The same question with hardly a request at a time."""
+    workload = msgspec.structs.replace(question.workload, requests_per_s=LONE_REQUESTS_PER_S)
+    wishes = msgspec.structs.replace(question.wishes, concurrency=None)
+    return msgspec.structs.replace(question, workload=workload, wishes=wishes)
 
 
 def _too_slow(question: Question, accelerator: Accelerator, layout: Layout, speed: Speed) -> Refusal:

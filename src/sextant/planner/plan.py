@@ -38,7 +38,7 @@ def plan(question: Question, tools: options.Tools, precisions: Sequence[Precisio
         most_efficient=options.lowest(found, options.watts_per_request),
         refusals=refusals[:REFUSALS_SHOWN],
         precisions=precision_choices(question.architecture, precisions),
-        warnings=tuple(conflict.text for conflict in conflicts),
+        warnings=(*(conflict.text for conflict in conflicts), *_without_targets(question)),
         sources=tuple(dict.fromkeys(s for option in found for s in options.sources_of(option.speed))),
     )
 
@@ -91,6 +91,14 @@ def _swept(question: Question, tools: options.Tools) -> tuple[tuple[Option, ...]
         found.extend(one.options)
         refused.extend(one.refusals if not one.options else ())
     return tuple(found), tuple(refused)
+
+
+def _without_targets(question: Question) -> tuple[str, ...]:
+    if question.targets != Targets():
+        return ()
+    return (
+        "no latency target is given: accelerators are counted for full use, where answers are slow",
+    )
 
 
 def _closest(refused: Sequence[Refusal]) -> tuple[Refusal, ...]:
