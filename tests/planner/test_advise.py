@@ -35,6 +35,8 @@ CASES = {
 }
 """One case an industry; together they meet every kind of section."""
 
+QUICKLY = settings(max_examples=50)
+
 
 def maybe(field: str) -> st.SearchStrategy[str | None]:
     return st.none() | st.sampled_from(LEVELS[field])
@@ -80,6 +82,7 @@ def pairs(field: str) -> st.SearchStrategy[tuple[str, str]]:
     )
 
 
+@QUICKLY
 @given(REQUIREMENTS)
 def test_a_ranking_is_whole(asked: Requirements) -> None:
     advice = advise(asked, DATA)
@@ -98,18 +101,21 @@ def test_a_ranking_is_whole(asked: Requirements) -> None:
         assert (len(better.led_by), better.score) >= (len(worse.led_by), worse.score)
 
 
+@QUICKLY
 @given(REQUIREMENTS, pairs("data"))
 def test_more_sensitive_data_never_ranks_saas_higher(asked: Requirements, data: tuple[str, str]) -> None:
     loose, strict = (asked_with(asked, data=one) for one in data)
     assert position(strict, "saas") >= position(loose, "saas")
 
 
+@QUICKLY
 @given(REQUIREMENTS, pairs("stays"))
 def test_data_kept_closer_never_ranks_saas_higher(asked: Requirements, stays: tuple[str, str]) -> None:
     loose, strict = (asked_with(asked, stays=one) for one in stays)
     assert position(strict, "saas") >= position(loose, "saas")
 
 
+@QUICKLY
 @given(REQUIREMENTS, st.sampled_from(LEVELS["regulation"]))
 def test_another_regulation_never_ranks_saas_higher(asked: Requirements, regulation: str) -> None:
     before = advise(asked, DATA)
@@ -117,6 +123,7 @@ def test_another_regulation_never_ranks_saas_higher(asked: Requirements, regulat
     assert position(after, "saas") >= position(before, "saas")
 
 
+@QUICKLY
 @given(REQUIREMENTS, st.sampled_from(["upfront_usd", "monthly_usd"]), st.floats(1, 2e6), st.floats(0, 1))
 def test_a_smaller_budget_never_ranks_saas_lower(
     asked: Requirements, field: str, budget_usd: float, share: float
@@ -125,6 +132,7 @@ def test_a_smaller_budget_never_ranks_saas_lower(
     assert position(small, "saas") <= position(large, "saas")
 
 
+@QUICKLY
 @given(REQUIREMENTS, st.floats(1, 12), st.floats(1, 3))
 def test_a_load_that_swings_more_never_ranks_on_premises_higher(
     asked: Requirements, swing: float, factor: float
@@ -133,14 +141,15 @@ def test_a_load_that_swings_more_never_ranks_on_premises_higher(
     assert position(swinging, "on-prem") >= position(steady, "on-prem")
 
 
+@QUICKLY
 @given(REQUIREMENTS, pairs("team"))
 def test_a_better_team_never_ranks_on_premises_lower(asked: Requirements, team: tuple[str, str]) -> None:
     weak, strong = (asked_with(asked, team=one) for one in team)
     assert position(strong, "on-prem") <= position(weak, "on-prem")
 
 
+@QUICKLY
 @given(REQUIREMENTS)
-@settings(max_examples=50)
 def test_what_is_said_to_change_the_advice_does(asked: Requirements) -> None:
     advice = advise(asked, DATA)
     for change in advice.changes:
@@ -152,8 +161,8 @@ def test_what_is_said_to_change_the_advice_does(asked: Requirements) -> None:
         assert other.first == change.mode != advice.first
 
 
+@QUICKLY
 @given(REQUIREMENTS)
-@settings(max_examples=50)
 def test_every_advice_can_be_said_in_both_languages(asked: Requirements) -> None:
     advice = advise(asked, DATA)
     for language in ("en", "zh"):
@@ -162,8 +171,8 @@ def test_every_advice_can_be_said_in_both_languages(asked: Requirements) -> None
         assert not [line for one in said for line in one.lines if "{" in line or "@" in line]
 
 
+@QUICKLY
 @given(REQUIREMENTS)
-@settings(max_examples=50)
 def test_every_document_loads(asked: Requirements) -> None:
     advice = advise(asked, DATA)
     reason = NOT_YET.get(f"spec.mode={advice.first}")

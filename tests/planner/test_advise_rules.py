@@ -172,3 +172,10 @@ def test_a_swing_that_would_change_the_advice_is_named() -> None:
 def test_no_change_goes_below_what_a_regulation_asks() -> None:
     advice = advise(Requirements(regulation=("hipaa",)), DATA)
     assert [one for one in advice.changes if one.requirement == "data"] == []
+
+
+def test_a_tie_is_said() -> None:
+    advice = advise(Requirements(data="confidential", swing=4.0), DATA)
+    assert [one.mode for one in advice.ranking[:2]] == ["saas", "hybrid"]
+    assert advice.ranking[0].score == advice.ranking[1].score
+    assert advice.ranking[0].why[-1].key == "why.tie"

@@ -23,14 +23,11 @@ LOCALES = ("LC_ALL", "LC_MESSAGES", "LANG")
 def advise(
     file: Annotated[
         Path | None,
-        typer.Argument(metavar="[FILE]", help="Requirements as YAML, `name: value`; flags win over it."),
+        typer.Argument(metavar="FILE", help="Requirements as YAML, `name: value`; flags win over it."),
     ] = None,
     profile: Annotated[
         str | None,
-        typer.Option(
-            metavar="NAME",
-            help="Industry: finance, healthcare, manufacturing, government, logistics.",
-        ),
+        typer.Option(metavar="NAME", help="finance, healthcare, manufacturing, government, logistics."),
     ] = None,
     data: Annotated[
         str | None,
@@ -38,9 +35,7 @@ def advise(
     ] = None,
     stays: Annotated[
         str | None,
-        typer.Option(
-            metavar="WHERE", help="Where data must stay: anywhere, country, network (your own), site."
-        ),
+        typer.Option(metavar="WHERE", help="Data stays: anywhere, country, network (your own), site."),
     ] = None,
     regulation: Annotated[
         list[str] | None,

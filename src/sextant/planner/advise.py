@@ -159,7 +159,10 @@ def _why_first(placed: Sequence[Placed], data: ModesData) -> Iterator[Said]:
     for criterion in (one for one in best if first.points[one] > 0):
         yield _criterion_said("why.criterion", criterion, first, data, first.points[criterion])
     ahead = round(first.score - second.score, 1)
-    key = "why.margin" if ahead >= 0 else "why.rules-over-score"
+    if ahead == 0:
+        yield Said("why.tie", {"mode": f"@mode.{second.mode}"})
+        return
+    key = "why.margin" if ahead > 0 else "why.rules-over-score"
     yield Said(key, {"mode": f"@mode.{second.mode}", "points": abs(ahead)})
 
 
@@ -196,7 +199,10 @@ def _notes(needs: Requirements, first: Mode, data: ModesData) -> Iterator[Said]:
     if first in ("saas", "hybrid") and needs.stays == "country":
         yield Said("note.provider.country")
     costs_usd = saas_usd_per_month(needs, data)
-    if costs_usd is not None:
+    is_contradicted = (
+        first == "saas" and needs.monthly_usd is not None and needs.monthly_usd < (costs_usd or 0)
+    )
+    if costs_usd is not None and not is_contradicted:
         price = data.at("saas_usd_per_mtok")
         yield Said("note.saas-cost", {"costs": float(round(costs_usd)), "price": price})
     if needs.profile is not None:
