@@ -109,6 +109,7 @@ def headroom_of(
         scope = _Scope()
         start = 1 + number * _ADMITTED_FIELDS
         scope.tat_us, scope.level, scope.running = answer[start : start + _ADMITTED_FIELDS]
+        scope.per_min = rule.tokens_per_min
         found.append((rule, scope))
     return _headroom(found, now_us)
 
