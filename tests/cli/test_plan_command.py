@@ -144,6 +144,15 @@ def test_wishes_that_nothing_meets_show_the_closest_and_fail() -> None:
     assert "No option meets this" in result.stdout and "→" in result.stdout
 
 
+def test_a_target_that_uneven_arrivals_miss_is_said_with_what_meets_it() -> None:
+    missed = (*R1, "--requests-per-s", "4", "--ttft-ms-p99", "800")
+    most = told(*missed)["shown"]["requests_per_s_simulated"]
+    assert 0 < most < 4
+    assert "arrive as unevenly" in run(*missed).stdout
+    met = told(*R1, "--requests-per-s", f"{most * 0.9}", "--ttft-ms-p99", "800")["shown"]
+    assert met["requests_per_s_simulated"] is None and met["waits"]["ttft_ms_p99"] <= 800
+
+
 def test_a_plan_without_prices_says_so() -> None:
     found = told("plan", "--model", "deepseek-r1", "--accelerator", "H20", "--requests-per-s", "1")
     option = found["plan"]["options"][0]

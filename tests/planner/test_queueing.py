@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 
+import msgspec
 import pytest
 
 from sextant.planner.queueing import (
@@ -60,7 +61,8 @@ def test_one_request_takes_its_prefill_and_its_steps() -> None:
 
 
 def test_a_hit_prefix_is_not_read_again() -> None:
-    assert simulate(STEADY, [request(0.0)], 0.9).ttft_ms_p50 == pytest.approx(1.0)
+    hits = msgspec.structs.replace(STEADY, prefix_hit_share=0.9)
+    assert simulate(hits, [request(0.0)]).ttft_ms_p50 == pytest.approx(1.0)
 
 
 def test_the_fifth_waits_for_a_place() -> None:

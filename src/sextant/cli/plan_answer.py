@@ -12,10 +12,10 @@ from sextant.planner.cost import Have
 from sextant.planner.money import Money, money_of
 from sextant.planner.options import Tools
 from sextant.planner.plan import plan
-from sextant.planner.queueing import Arrival, Batcher, Waits, scaled, simulate
+from sextant.planner.queueing import Arrival, Batcher, Waits, most_simulated, scaled, simulate
 from sextant.spec.facts import Catalog
 from sextant.spec.hardware_prices import Prices
-from sextant.spec.planning import Option, Plan, Question, Speed
+from sextant.spec.planning import Option, Plan, Question, Speed, Targets
 
 CONCURRENCIES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 SIMULATED_REQUESTS = 300
@@ -41,6 +41,9 @@ class Shown(msgspec.Struct, frozen=True, kw_only=True):
     curve: tuple[Point, ...]
     waits: Waits | None
     waits_from: str
+    requests_per_s_simulated: float | None
+    """Where those waits miss a target: the most requests a second, all accelerators together, that meet it
+    when they arrive so; None where they meet it."""
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True):
@@ -65,8 +68,15 @@ def answer(question: Question, *, catalog: Catalog, prices: Prices, tools: Tools
         prices=prices,
     )
     curve = latency_curve(question, option, tools)
-    waits = _waits(question, option, curve, tools)
-    shown = Shown(index=index, money=money_of(have), curve=curve, waits=waits, waits_from=TRACE)
+    waits, most = _waits(question, option, curve, tools)
+    shown = Shown(
+        index=index,
+        money=money_of(have),
+        curve=curve,
+        waits=waits,
+        waits_from=TRACE,
+        requests_per_s_simulated=most,
+    )
     return Answer(plan=made, shown=shown)
 
 
@@ -98,7 +108,9 @@ def speed_at(question: Question, option: Option, tools: Tools, *, concurrency: i
     return tools.predict(asked, option.layout, option.accelerator, option.memory)
 
 
-def _waits(question: Question, option: Option, curve: tuple[Point, ...], tools: Tools) -> Waits | None:
+def _waits(
+    question: Question, option: Option, curve: tuple[Point, ...], tools: Tools
+) -> tuple[Waits | None, float | None]:
     """The load at its peak through one group of ranks that shares attention, as a production trace arrives:
     the groups work side by side, each with its share. None where prefill and decode run apart, which the
     simulation does not do.
@@ -106,7 +118,7 @@ def _waits(question: Question, option: Option, curve: tuple[Point, ...], tools: 
     A predicted TPOT holds what prompts of others take from a step, as measured ones do; the simulation adds
     that itself, so it is taken out: with `c` in flight, each step of one token sees c / output prompts."""
     if option.layout.prefill is not None or not curve:
-        return None
+        return None, None
     load = question.workload
     groups = option.layout.dp * option.layout.attention_dp
     places = max(1, option.memory.requests_fit // option.layout.attention_dp)
@@ -122,13 +134,30 @@ def _waits(question: Question, option: Option, curve: tuple[Point, ...], tools: 
         steps_ms=tuple(sorted(steps.items())),
         prefill_ms_per_token=prompt_ms / max(1.0, load.input_tokens * (1 - load.prefix_hit_share)),
         kv_tokens=places * load.context_tokens,
+        prefix_hit_share=load.prefix_hit_share,
     )
-    arrivals = scaled(
-        trace()[:SIMULATED_REQUESTS],
-        requests_per_s=load.peak_requests_per_s / groups,
-        tokens=(load.input_tokens, load.output_tokens),
+
+    def arriving(requests_per_s: float) -> list[Arrival]:
+        tokens = (load.input_tokens, load.output_tokens)
+        return scaled(trace()[:SIMULATED_REQUESTS], requests_per_s=requests_per_s, tokens=tokens)
+
+    peak = load.peak_requests_per_s / groups
+    seen = simulate(engine, arriving(peak))
+    if _meets(seen, question.targets):
+        return seen, None
+    most = most_simulated(
+        engine, arriving, meets=lambda waits: _meets(waits, question.targets), requests_per_s=peak
     )
-    return simulate(engine, arrivals, load.prefix_hit_share)
+    return seen, most * groups
+
+
+def _meets(waits: Waits, targets: Targets) -> bool:
+    pairs = (
+        (waits.ttft_ms_p99, targets.ttft_ms_p99),
+        (waits.tpot_ms_p99, targets.tpot_ms_p99),
+        (waits.end_to_end_ms_p99, targets.end_to_end_ms),
+    )
+    return all(target is None or value <= target for value, target in pairs)
 
 
 def _prompt_ms(question: Question, option: Option, alone: Point, tools: Tools) -> float:

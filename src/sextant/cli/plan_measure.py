@@ -85,8 +85,9 @@ async def measured(url: str, shape: tuple[int, int]) -> list[Measured]:
             await _ask(client, model, shape, "0 ")  # the first one loads and compiles
             return [await _level(client, model, shape, width) for width in CONCURRENCIES]
         except (httpx2.HTTPError, ValueError, KeyError, IndexError) as error:
+            said = str(error).partition("\n")[0] or type(error).__name__
             raise UpstreamError(
-                f"{url} cannot be measured: {error or type(error).__name__}; expected an "
+                f"{url} cannot be measured: {said}; expected an "
                 f"OpenAI-compatible API that lists models and streams chat completions, "
                 f"with its key in {KEY_VARIABLE}"
             ) from None

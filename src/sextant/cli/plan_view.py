@@ -66,6 +66,12 @@ def warnings_of(answer: Answer) -> list[str]:
     if answer.shown is not None:
         option = answer.plan.options[answer.shown.index]
         found += [*option.warnings, *option.speed.warnings]
+        most = answer.shown.requests_per_s_simulated
+        if most is not None:
+            found.append(
+                f"a target is missed when requests arrive as unevenly as in {answer.shown.waits_from}: "
+                f"so, this option carries {number(most)} requests/s"
+            )
     return list(dict.fromkeys(found))
 
 

@@ -51,6 +51,8 @@ class Batcher(msgspec.Struct, frozen=True, kw_only=True):
     """Most tokens that one step prefills."""
     kv_tokens: int = 0
     """Tokens that the KV cache holds; 0: enough for all places."""
+    prefix_hit_share: float = 0.0
+    """Share of each prompt that is found in the prefix cache, and so not read."""
 
 
 class Waits(msgspec.Struct, frozen=True, kw_only=True):
@@ -133,9 +135,9 @@ def scaled(trace: Sequence[Arrival], *, requests_per_s: float, tokens: tuple[int
     ]
 
 
-def simulate(engine: Batcher, arrivals: Sequence[Arrival], prefix_hit_share: float = 0.0) -> Waits:
+def simulate(engine: Batcher, arrivals: Sequence[Arrival]) -> Waits:
     """Runs the load through the engine, in order of arrival, until all is answered."""
-    run = _Run(engine, 1 - prefix_hit_share)
+    run = _Run(engine)
     for request in arrivals:
         run.until(request.at_s * 1000)
         run.waiting.append(request)
@@ -185,8 +187,8 @@ class _Running:
 class _Run:
     """One simulation: time, the queue, the places, and what has been measured."""
 
-    def __init__(self, engine: Batcher, fresh: float) -> None:
-        self.engine, self.fresh = engine, fresh
+    def __init__(self, engine: Batcher) -> None:
+        self.engine, self.fresh = engine, 1 - engine.prefix_hit_share
         self.now_ms = 0.0
         self.waiting: deque[Arrival] = deque()
         self.reading: deque[_Running] = deque()
