@@ -15,6 +15,8 @@ from sextant.base.errors import BadRequest
 from sextant.planner.memory import BREAKS, GIB
 from sextant.planner.options import Tools, answer_ms, price, watts_per_request
 from sextant.planner.plan import plan, precision_choices
+from sextant.planner.roofline import predictor
+from sextant.spec.calibration import load_calibration
 from sextant.spec.facts import load_catalog
 from sextant.spec.hardware import Host
 from sextant.spec.planning import Plan, Question, StatedCosts, Targets, Wishes, Workload
@@ -265,12 +267,27 @@ def test_more_load_never_needs_fewer_accelerators(
     assert least[0] <= least[1]
 
 
+REAL = Tools(predict=predictor(load_calibration()))
+
+
+@pytest.mark.parametrize("accelerator", ["H100", "H200", "MI300X", "910B"])
+def test_with_the_real_prediction_more_load_never_needs_fewer_either(accelerator: str) -> None:
+    for model in ("R1", "Llama-3.1-8B"):
+        least = []
+        for load in (0.1, 0.5, 2, 5, 10, 50, 300, 1000):
+            made = plan(asked(model, accelerator, workload=Workload(requests_per_s=load)), REAL)
+            least.append(min((option.count for option in made.options), default=10**9))
+        assert least == sorted(least)
+
+
 @pytest.mark.timing
 def test_a_plan_and_a_sweep_are_quick() -> None:
     def best_s(*accelerators: str) -> float:
+        question = asked("R1", *accelerators, workload=Workload(requests_per_s=50))
+
         def once() -> float:
             started = time.perf_counter()
-            planned("R1", *accelerators, workload=Workload(requests_per_s=50))
+            plan(question, REAL, CATALOG.precisions)
             return time.perf_counter() - started
 
         return min(once() for _ in range(3))
