@@ -25,6 +25,7 @@ from servers import Redis
 from sextant.base.errors import LimitsUnavailable, Misconfigured
 from sextant.governance.limits.limiter import Hold, ScopeRules
 from sextant.governance.shared.limiter import ASKS_WAITING, FORGOTTEN_S, SharedLimiter
+from sextant.governance.shared.words import TOKENS_PER_MIN_MAX
 from sextant.spec.stores import SharedLimits
 from sextant.telemetry.table import Registry
 
@@ -351,6 +352,16 @@ async def test_a_debt_of_tokens_is_remembered_until_it_is_paid(redis_server: Red
         await until(lambda: redis_server.cli("PTTL", f"{KEY}s:key:bucket") != "-1")
         assert int(redis_server.cli("PTTL", f"{KEY}s:key:bucket")) > 59 * 60_000
         assert (await refused(one, ask(BUCKET, tokens=1))).retry_after_ms > 58 * 60_000
+
+
+async def test_tokens_a_minute_count_up_to_what_redis_computes_exactly(redis_server: Redis) -> None:
+    for number, limit in enumerate((TOKENS_PER_MIN_MAX - 1, TOKENS_PER_MIN_MAX, 10 * TOKENS_PER_MIN_MAX)):
+        rule = ScopeRules(f"key:{number}", tokens_per_min=limit)
+        async with limiter(redis_server.url) as one:
+            hold = await admitted(one, ask(rule, tokens=TOKENS_PER_MIN_MAX - 2))
+            assert hold.tokens is not None
+            assert hold.tokens.limit == min(limit, TOKENS_PER_MIN_MAX)
+            assert (await refused(one, ask(rule, tokens=TOKENS_PER_MIN_MAX - 2))).retry_after_ms > 50_000
 
 
 async def test_limits_are_not_shared_between_different_books(redis_server: Redis) -> None:
