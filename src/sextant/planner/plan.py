@@ -96,9 +96,7 @@ def _swept(question: Question, tools: options.Tools) -> tuple[tuple[Option, ...]
 def _without_targets(question: Question) -> tuple[str, ...]:
     if question.targets != Targets():
         return ()
-    return (
-        "no latency target is given: accelerators are counted for full use, where answers are slow",
-    )
+    return ("no latency target is given: accelerators are counted for full use, where answers are slow",)
 
 
 def _closest(refused: Sequence[Refusal]) -> tuple[Refusal, ...]:
