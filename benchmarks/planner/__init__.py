@@ -1,0 +1,1 @@
+"""The planner held against measurements: serving points, published rows, aiconfigurator."""
