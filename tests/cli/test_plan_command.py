@@ -148,6 +148,8 @@ def test_a_target_that_uneven_arrivals_miss_is_said_with_what_meets_it() -> None
     missed = (*R1, "--requests-per-s", "4", "--ttft-ms-p99", "800")
     most = told(*missed)["shown"]["requests_per_s_simulated"]
     assert 0 < most < 4
+    places = told(*missed)["shown"]["places"]
+    assert places["places"] > 0 and places["wait_ms_p99"] >= 0 and places["requests_per_s_most"] > 4
     assert "arrive as unevenly" in run(*missed).stdout
     met = told(*R1, "--requests-per-s", f"{most * 0.9}", "--ttft-ms-p99", "800")["shown"]
     assert met["requests_per_s_simulated"] is None and met["waits"]["ttft_ms_p99"] <= 800

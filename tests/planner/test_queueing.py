@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from collections.abc import Callable
 
 import msgspec
 import pytest
@@ -16,7 +17,6 @@ from sextant.planner.queueing import (
     most_requests_per_s,
     most_simulated,
     percentile,
-    poisson,
     scaled,
     simulate,
     spread,
@@ -24,6 +24,17 @@ from sextant.planner.queueing import (
 )
 
 STEADY = Batcher(places=4, steps_ms=((1, 10.0), (4, 16.0)), prefill_ms_per_token=0.1)
+
+
+def poisson(
+    uniform: Callable[[], float], *, count: int, requests_per_s: float, tokens: tuple[int, int]
+) -> list[Arrival]:
+    """Memoryless arrivals."""
+    at_s, found = 0.0, []
+    for _ in range(count):
+        at_s -= math.log(1 - uniform()) / requests_per_s
+        found.append(Arrival(at_s=at_s, input_tokens=tokens[0], output_tokens=tokens[1]))
+    return found
 
 
 def request(at_s: float, inputs: int = 100, outputs: int = 11) -> Arrival:

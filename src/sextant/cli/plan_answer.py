@@ -4,6 +4,8 @@ requests wait there when the load arrives as a real one does. `planner/` decides
 from __future__ import annotations
 
 import functools
+import itertools
+import math
 from importlib import resources
 
 import msgspec
@@ -12,13 +14,25 @@ from sextant.planner.cost import Have
 from sextant.planner.money import Money, money_of
 from sextant.planner.options import Tools
 from sextant.planner.plan import plan
-from sextant.planner.queueing import Arrival, Batcher, Waits, most_simulated, scaled, simulate
+from sextant.planner.queueing import (
+    Arrival,
+    Batcher,
+    Service,
+    Waits,
+    most_requests_per_s,
+    most_simulated,
+    scaled,
+    simulate,
+    spread,
+    wait_s,
+)
 from sextant.spec.facts import Catalog
 from sextant.spec.hardware_prices import Prices
 from sextant.spec.planning import Option, Plan, Question, Speed, Targets
 
 CONCURRENCIES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 SIMULATED_REQUESTS = 300
+WAIT_MS_MOST = 100.0
 TRACE = "azure_conversations_slice.csv"
 
 
@@ -41,9 +55,20 @@ class Shown(msgspec.Struct, frozen=True, kw_only=True):
     curve: tuple[Point, ...]
     waits: Waits | None
     waits_from: str
+    places: Places
     requests_per_s_simulated: float | None
     """Where those waits miss a target: the most requests a second, all accelerators together, that meet it
     when they arrive so; None where they meet it."""
+
+
+class Places(msgspec.Struct, frozen=True, kw_only=True):
+    """Waiting for one of the places that the memory has, by Allen and Cunneen, all replicas together."""
+
+    places: int
+    wait_ms_p99: float | None
+    """None: more arrives than the places can hold."""
+    requests_per_s_most: float
+    """So many can arrive until one request in a hundred waits `WAIT_MS_MOST` for a place."""
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True):
@@ -75,6 +100,7 @@ def answer(question: Question, *, catalog: Catalog, prices: Prices, tools: Tools
         curve=curve,
         waits=waits,
         waits_from=TRACE,
+        places=_places(question, option),
         requests_per_s_simulated=most,
     )
     return Answer(plan=made, shown=shown)
@@ -158,6 +184,25 @@ def _meets(waits: Waits, targets: Targets) -> bool:
         (waits.end_to_end_ms_p99, targets.end_to_end_ms),
     )
     return all(target is None or value <= target for value, target in pairs)
+
+
+def _places(question: Question, option: Option) -> Places:
+    """A place is held for as long as an answer takes; arrivals and lengths vary as in the trace."""
+    requests = trace()
+    gaps_s = [after.at_s - before.at_s for before, after in itertools.pairwise(requests)]
+    speed, load = option.speed, question.workload
+    service = Service(
+        servers=max(1, option.memory.requests_fit * option.layout.dp),
+        mean_s=(speed.ttft_ms.value + load.output_tokens * speed.tpot_ms.value) / 1000,
+        arrivals_cv2=spread(gaps_s),
+        service_cv2=spread([one.output_tokens for one in requests]),
+    )
+    wait = wait_s(service, load.peak_requests_per_s, 0.99)
+    return Places(
+        places=service.servers,
+        wait_ms_p99=wait * 1000 if wait < math.inf else None,
+        requests_per_s_most=most_requests_per_s(service, WAIT_MS_MOST / 1000, 0.99),
+    )
 
 
 def _prompt_ms(question: Question, option: Option, alone: Point, tools: Tools) -> float:

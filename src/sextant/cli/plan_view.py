@@ -187,6 +187,11 @@ def _detail(plan: Plan, shown: Shown, language: str) -> None:
             f"{number(seen.end_to_end_ms_p50)} / {number(seen.end_to_end_ms_p99)} ms in all",
             markup=False,
         )
+    if shown.places.wait_ms_p99 is None:
+        console.print(
+            f"[yellow]![/] {shown.places.places} requests find a place at once; they carry "
+            f"{number(shown.places.requests_per_s_most)} requests/s, less than what arrives at the peak"
+        )
     _money(shown.money, language)
 
 

@@ -108,17 +108,6 @@ def spread(values: Sequence[float]) -> float:
     return sum((value - mean) ** 2 for value in values) / len(values) / mean**2 if mean else 0.0
 
 
-def poisson(
-    uniform: Callable[[], float], *, count: int, requests_per_s: float, tokens: tuple[int, int]
-) -> list[Arrival]:
-    """`count` memoryless arrivals of constant (input, output) `tokens`. `uniform` gives numbers in [0, 1)."""
-    at_s, found = 0.0, []
-    for _ in range(count):
-        at_s -= math.log(1 - uniform()) / requests_per_s
-        found.append(Arrival(at_s=at_s, input_tokens=tokens[0], output_tokens=tokens[1]))
-    return found
-
-
 def scaled(trace: Sequence[Arrival], *, requests_per_s: float, tokens: tuple[int, int]) -> list[Arrival]:
     """The trace with its own unevenness at another mean rate and other mean (input, output) tokens."""
     span_s = trace[-1].at_s - trace[0].at_s
