@@ -69,7 +69,8 @@ def test_lost_local_credentials_are_made_again(state: StateDir, harm: str) -> No
     assert hashlib.sha256(state.cli_key.read_bytes()).hexdigest() in keys
     accounts = Accounts(state.accounts_db)
     assert accounts.verify_service_token(state.admin_secret.read_text()) is not None
-    assert sum(admin.name == "local-cli" for admin in accounts.list_service_tokens()) == 1  # the lost one is revoked
+    # the lost one is revoked
+    assert sum(admin.name == "local-cli" for admin in accounts.list_service_tokens()) == 1
     accounts.close()
 
 

@@ -95,7 +95,7 @@ class Model(Section):
     )
     personal_data: Literal["cleared", "guarded"] | None = Field(
         None,
-        description="`cleared`: the model may see personal data; `guarded`: the tenants' privacy policies are "
+        description="`cleared`: the model may see personal data; `guarded`: privacy policies of tenants are "
         "applied to what goes there. Unset: `guarded` for a remote endpoint, `cleared` for an engine that is "
         "started here.",
     )
