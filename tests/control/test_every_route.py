@@ -5,6 +5,7 @@ A route without a declared permission fails, and so does one that no sample here
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,9 +20,11 @@ from sextant.control.access import Allowed, Needs
 from sextant.control.door import OPEN
 from sextant.control.permissions import ROLE_VERBS, may
 from sextant.spec.roles import ROLES
+from sextant.spec.transfer import CREDIT, Transfer, receivable_account
 from sextant.store.accounts_people import NewPerson
 from sextant.store.accounts_tenants import ProjectChange, TenantChange
 from sextant.store.budgets import BudgetBook, BudgetTerms
+from sextant.store.ledger_posting import LedgerPosting
 
 MARK = "lilou"
 """Stands in every name and id of the other tenant, and nowhere else: generated ids have no l, i, o or u."""
@@ -112,6 +115,13 @@ class World:
         self.names = {tenant: self._fill(tenant) for tenant in ("acme", f"{MARK}beta")}
         control.write_status()
 
+    def _owe(self, tenant: str) -> None:
+        """A debt from when it was postpaid, which a payment is for."""
+        currency = self.control.accounts.tenant(tenant).currency
+        sides = receivable_account(tenant), CREDIT
+        debt = Transfer(f"debt-{tenant}", "adjustment", *sides, 10**9, currency, time.time_ns() // 1_000_000)
+        LedgerPosting(self.control.settings.ledger_socket).post([debt])
+
     def _fill(self, tenant: str) -> dict[str, str]:
         accounts, prefix = self.control.accounts, tenant[:5]
         plan = "standard" if tenant == "acme" else f"{MARK}plan"
@@ -130,6 +140,7 @@ class World:
         token, _ = accounts.create_service_token(f"{prefix}token", "auditor", tenant_id=tenant)
         topped = self.control.client.post(f"/v1/tenants/{tenant}/top-ups", json={"amount_nano": 10**9})
         assert topped.status_code == 201, topped.text
+        self._owe(tenant)
         terms = BudgetTerms(f"tenant:{tenant}", 1, f"{prefix}budget", emails=("a@example.com",))
         return {
             "budget": BudgetBook(accounts.engine).create(tenant, terms)[0].id,

@@ -14,10 +14,19 @@ from control_under_test import Control, control_with_ledger
 
 from sextant.control.publishing import PolicyPublisher
 from sextant.spec.snapshot import PolicySnapshot
+from sextant.spec.transfer import CREDIT, Transfer, receivable_account
 from sextant.store.accounts import Accounts
 from sextant.store.accounts_tenants import TenantChange
+from sextant.store.ledger_posting import LedgerPosting
 
 UNIT = 10**9
+
+
+def owes(control: Control, amount_nano: int) -> None:
+    """Gives acme a debt, as its calls do while it is postpaid."""
+    sides = receivable_account("acme"), CREDIT
+    debt = Transfer("debt-1", "adjustment", *sides, amount_nano, "USD", time.time_ns() // 1_000_000)
+    LedgerPosting(control.settings.ledger_socket).post([debt])
 
 
 @pytest.fixture
@@ -48,9 +57,37 @@ def test_money_comes_and_goes_and_each_request_counts_once(control: Control) -> 
     assert "takes 4.00 USD from tenant:acme:prepaid, which has 3.00;" in too_much.text
     assert moved(control, "credits", amount_nano=UNIT).json()["prepaid_nano"] == 4 * UNIT
     assert moved(control, "adjustments", amount_nano=-5 * UNIT, note="typo").json()["prepaid_nano"] == -UNIT
-    assert moved(control, "payments", amount_nano=UNIT).json()["receivable_nano"] == -UNIT
-    actions = [one["action"] for one in control.client.get("/v1/audit?limit=3").json()["audit"]]
-    assert actions == ["balance.payment", "balance.adjustment", "balance.credit"]
+    actions = [one["action"] for one in control.client.get("/v1/audit?limit=2").json()["audit"]]
+    assert actions == ["balance.adjustment", "balance.credit"]
+
+
+def test_a_payment_is_for_who_pays_later_or_owes(control: Control) -> None:
+    refused = moved(control, "payments", amount_nano=UNIT)
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, "tenant_id")
+    assert "is prepaid and owes nothing" in refused.text
+    assert "/v1/tenants/acme/top-ups" in refused.text
+    assert balance(control)["receivable_nano"] == 0
+    assert changed(control, billing="postpaid").status_code == 200
+    for _ in range(2):
+        paid = moved(control, "payments", amount_nano=UNIT, id="bank-1")
+        assert (paid.status_code, paid.json()["receivable_nano"]) == (201, -UNIT)
+    assert changed(control, billing="prepaid").status_code == 200
+    assert moved(control, "payments", amount_nano=UNIT).status_code == 400
+    owes(control, 3 * UNIT)
+    assert moved(control, "payments", amount_nano=2 * UNIT).json()["receivable_nano"] == 0
+    assert moved(control, "payments", amount_nano=UNIT).status_code == 400
+
+
+@pytest.mark.parametrize("billing", ["postpaid", "free"])
+def test_a_top_up_is_for_who_pays_ahead(control: Control, billing: str) -> None:
+    assert changed(control, billing=billing).status_code == 200
+    refused = moved(control, "top-ups", amount_nano=UNIT)
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, "tenant_id")
+    assert f"is {billing} and would never use a balance" in refused.text
+    assert "/v1/tenants/acme/payments" in refused.text
+    assert balance(control)["prepaid_nano"] == 0
+    missing = control.client.post("/v1/tenants/nobody/top-ups", json={"amount_nano": UNIT})
+    assert missing.status_code == 404
 
 
 def changed(control: Control, **wanted: Any) -> Any:
@@ -78,8 +115,10 @@ def test_money_that_has_moved_fixes_the_currency(control: Control) -> None:
     assert changed(control, billing="free", plan="").status_code == 200
     for currency in ("CNY", "USD"):  # nothing was paid or used yet
         assert changed(control, currency=currency).json()["currency"] == currency
+    assert changed(control, billing="prepaid", plan="standard").status_code == 200
     assert moved(control, "top-ups", amount_nano=UNIT).status_code == 201
     assert moved(control, "refunds", amount_nano=UNIT).json()["prepaid_nano"] == 0
+    assert changed(control, billing="free", plan="").status_code == 200
     for wanted in ({"currency": "CNY"}, {"billing": "prepaid", "plan": "standard-cny"}):
         refused = changed(control, **wanted)
         assert (refused.status_code, refused.json()["error"]["param"]) == (400, "currency")

@@ -11,6 +11,7 @@ from typing import Annotated
 import msgspec
 from fastapi import Depends, FastAPI, Response
 
+from sextant.base.errors import BadRequest
 from sextant.base.ids import new_id
 from sextant.control.access import Allowed, Needs
 from sextant.control.answers import Body, json_answer
@@ -28,7 +29,7 @@ from sextant.spec.transfer import (
 )
 from sextant.store.accounts_database import AMOUNT_NANO_MAX, Noted
 from sextant.store.accounts_tenants import TenantRecord
-from sextant.store.balances import balance_of
+from sextant.store.balances import Balance, balance_of
 from sextant.store.ledger_reading import ledger_view
 from sextant.store.usage_report import DAY_MS
 
@@ -83,13 +84,15 @@ def add_money(app: FastAPI, office: Office) -> None:
 
     @app.post("/v1/tenants/{tenant_id}/top-ups", status_code=201)
     def top_up(tenant_id: str, allowed: MoveMoney, given: AmountBody) -> Response:
-        """Puts money that was paid onto the balance; it can be used at once."""
+        """Puts money that was paid onto a prepaid tenant's balance; it can be used at once."""
+        _refuse_unused_top_up(office.accounts.tenant(tenant_id))
         sides = CASH, prepaid_account(tenant_id)
         return _moved(office, allowed, tenant_id, _Move("top-up", *sides, given.amount_nano, given))
 
     @app.post("/v1/tenants/{tenant_id}/payments", status_code=201)
     def pay(tenant_id: str, allowed: MoveMoney, given: AmountBody) -> Response:
-        """Notes that a tenant which pays later has paid."""
+        """Notes that a tenant which pays later, or owes from when it did, has paid."""
+        _refuse_unowed_payment(office, office.accounts.tenant(tenant_id))
         sides = CASH, receivable_account(tenant_id)
         return _moved(office, allowed, tenant_id, _Move("payment", *sides, given.amount_nano, given))
 
@@ -165,6 +168,29 @@ def package_transfers(
     ]
 
 
+def _refuse_unused_top_up(record: TenantRecord) -> None:
+    """Raises BadRequest for a tenant whose calls never use a balance."""
+    if record.billing == "prepaid":
+        return
+    raise BadRequest(
+        f"tenant {record.id} is {record.billing} and would never use a balance; note what a postpaid "
+        f"tenant has paid with POST /v1/tenants/{record.id}/payments, or make it prepaid first: PATCH "
+        f'/v1/tenants/{record.id} with {{"billing": "prepaid", "plan": PLAN}}',
+        field="tenant_id",
+    )
+
+
+def _refuse_unowed_payment(office: Office, record: TenantRecord) -> None:
+    """Raises BadRequest for a tenant that neither pays later nor owes anything from when it did."""
+    if record.billing == "postpaid" or _found(office, record).receivable_nano > 0:
+        return
+    raise BadRequest(
+        f"tenant {record.id} is {record.billing} and owes nothing; what a prepaid tenant pays is a "
+        f"top-up: POST /v1/tenants/{record.id}/top-ups",
+        field="tenant_id",
+    )
+
+
 def _moved(office: Office, allowed: Allowed, tenant_id: str, move: _Move) -> Response:
     record = office.accounts.tenant(tenant_id)
     transfer = Transfer(
@@ -184,7 +210,10 @@ def _moved(office: Office, allowed: Allowed, tenant_id: str, move: _Move) -> Res
 
 
 def _balance(office: Office, record: TenantRecord, status: int = 200) -> Response:
-    with ledger_view(office.settings.ledger_db) as view:
-        found = balance_of(view, record.id, record.currency, now_ms=office.now_ms())
     told = {"tenant_id": record.id, "currency": record.currency, "billing": record.billing}
-    return json_answer(told | msgspec.to_builtins(found), status)
+    return json_answer(told | msgspec.to_builtins(_found(office, record)), status)
+
+
+def _found(office: Office, record: TenantRecord) -> Balance:
+    with ledger_view(office.settings.ledger_db) as view:
+        return balance_of(view, record.id, record.currency, now_ms=office.now_ms())
