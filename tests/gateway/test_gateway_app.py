@@ -109,6 +109,7 @@ async def test_without_a_known_key_it_is_401(path: str, headers: dict[str, str])
         assert response.headers["www-authenticate"] == "Bearer"
         assert response.json()["error"]["type"] == "authentication_error"
         assert SECRET not in response.text
+        assert not [name for name in response.headers if "ratelimit" in name], "a stranger learns our load"
         assert s.engine.exchanges == []
 
 
@@ -240,8 +241,20 @@ async def test_the_answer_names_the_model_asked_for() -> None:
 
 async def test_balance_without_and_with_prepayment() -> None:
     async with stack(FakeEngine(hello)) as s:
-        assert (await s.client.get("/user/balance")).json() == {"is_available": True, "balance_infos": []}
-        s.governor.prepaid = [("CNY", 110_009_999_999)]
+        for currency in ("CNY", "USD"):
+            s.governor.funds = (currency, None)
+            assert (await s.client.get("/user/balance")).json() == {
+                "is_available": True,
+                "balance_infos": [
+                    {
+                        "currency": currency,
+                        "total_balance": "0.00",
+                        "granted_balance": "0.00",
+                        "topped_up_balance": "0.00",
+                    }
+                ],
+            }
+        s.governor.funds = ("CNY", 110_009_999_999)
         assert (await s.client.get("/user/balance")).json() == {
             "is_available": True,
             "balance_infos": [
@@ -253,7 +266,7 @@ async def test_balance_without_and_with_prepayment() -> None:
                 }
             ],
         }
-        s.governor.prepaid = [("CNY", 0)]
+        s.governor.funds = ("CNY", 0)
         assert (await s.client.get("/user/balance")).json()["is_available"] is False
 
 

@@ -109,7 +109,8 @@ class Flow:
                 gate.leave()
         except SextantError as error:
             if run.route is None:
-                headers += self.gates.told()
+                if not isinstance(error, Unauthenticated):  # how busy we are is no stranger's business
+                    headers += self.gates.told()
             elif isinstance(error, RateLimited):
                 _tell(run, *error.headroom)
             await self._failed(run, error)
