@@ -23,7 +23,7 @@ class FakeGovernor:
         self.refusal: SextantError | None = None
         self.settle_gate: asyncio.Event | None = None
         self.settle_fails = False
-        self.prepaid: list[tuple[str, int]] | None = None
+        self.funds: tuple[str, int | None] = ("CNY", None)
 
     def identify(self, secret: bytes, peer: str = "") -> Principal:
         if secret != SECRET.encode():
@@ -60,5 +60,5 @@ class FakeGovernor:
             self.unserved_outcomes.append(outcome)
         self.refund(admission)
 
-    async def balance(self, principal: Principal) -> list[tuple[str, int]] | None:
-        return self.prepaid
+    async def balance(self, principal: Principal) -> tuple[str, int | None]:
+        return self.funds

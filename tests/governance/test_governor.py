@@ -245,7 +245,7 @@ async def test_without_a_ledger_nobody_is_admitted_and_ready_is_off(tmp_path: Pa
 
 
 async def test_who_is_not_prepaid_has_no_balance(setup: Setup) -> None:
-    assert await setup.governor.balance(setup.governor.identify(b"sk-a")) is None
+    assert await setup.governor.balance(setup.governor.identify(b"sk-a")) == ("CNY", None)
 
 
 def test_a_key_without_its_tenant_is_refused(setup: Setup, caplog: pytest.LogCaptureFixture) -> None:

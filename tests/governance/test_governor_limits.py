@@ -191,15 +191,15 @@ async def test_who_has_nothing_is_told_so_in_deepseeks_words_and_a_top_up_counts
         with pytest.raises(InsufficientBalance, match="Insufficient Balance: this request may cost up to"):
             await setup.admit("a", 100)
         assert setup.governor.open_admissions == {}
-        assert await setup.governor.balance(setup.who("a")) == [("CNY", 0)]
+        assert await setup.governor.balance(setup.who("a")) == ("CNY", 0)
         setup.top_up("t", 1000 * NANO_PER_TOKEN)
         monkeypatch.setattr(standings_module, "REFRESH_INTERVAL_S", 0.0)
         await setup.run("a", 1000, used=400)
-        assert await setup.governor.balance(setup.who("a")) == [("CNY", 600 * NANO_PER_TOKEN)]
+        assert await setup.governor.balance(setup.who("a")) == ("CNY", 600 * NANO_PER_TOKEN)
         with pytest.raises(InsufficientBalance):
             await setup.admit("a", 601)
         await setup.run("a", 600)
-        assert await setup.governor.balance(setup.who("a")) == [("CNY", 0)]
+        assert await setup.governor.balance(setup.who("a")) == ("CNY", 0)
 
 
 async def test_the_ledger_is_asked_at_most_once_a_second_for_the_sake_of_refusals(
@@ -239,7 +239,7 @@ async def test_parallel_requests_never_spend_more_than_there_is(tmp_path: Path) 
 
         await asyncio.gather(*(one() for _ in range(200)))
         assert done == 10
-        assert await setup.governor.balance(setup.who("a")) == [("CNY", 0)]
+        assert await setup.governor.balance(setup.who("a")) == ("CNY", 0)
         with pytest.raises(InsufficientBalance):
             await setup.admit("a", 1)
 

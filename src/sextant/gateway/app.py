@@ -185,8 +185,8 @@ class GatewayApp:
     async def _balance(
         self, request: Request, responder: Responder, headers: list[Header], principal: Principal
     ) -> None:
-        pairs = await self._governor.balance(principal)
-        self._reply(responder, 200, [JSON, *headers], catalogue.balance_body(pairs), "balance")
+        body = catalogue.balance_body(*await self._governor.balance(principal))
+        self._reply(responder, 200, [JSON, *headers], body, "balance")
 
     def _health(self, request: Request, responder: Responder, headers: list[Header]) -> None:
         self._reply(responder, 200, [JSON, *headers], b'{"status":"ok"}', "health")

@@ -31,20 +31,18 @@ def model_body(route: ModelRoute, name: str) -> bytes:
     return _encode(model_object(route, name))
 
 
-def balance_body(pairs: list[tuple[str, int]] | None) -> bytes:
-    """DeepSeek's balance object. Without prepayment there is no balance to show, and calls are available."""
-    if pairs is None:
-        return _encode({"is_available": True, "balance_infos": []})
-    infos = [
-        {
-            "currency": currency,
-            "total_balance": _amount(nano),
-            "granted_balance": _amount(0),
-            "topped_up_balance": _amount(nano),
-        }
-        for currency, nano in pairs
-    ]
-    return _encode({"is_available": any(nano > 0 for _, nano in pairs), "balance_infos": infos})
+def balance_body(currency: str, funds_nano: int | None) -> bytes:
+    """DeepSeek's balance object, whose clients read the first entry: there is always one. Without
+    prepayment (None) there is nothing in it, and calls are available."""
+    shown = _amount(funds_nano or 0)
+    info = {
+        "currency": currency,
+        "total_balance": shown,
+        "granted_balance": _amount(0),
+        "topped_up_balance": shown,
+    }
+    available = funds_nano is None or funds_nano > 0
+    return _encode({"is_available": available, "balance_infos": [info]})
 
 
 def _amount(nano: int) -> str:

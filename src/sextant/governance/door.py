@@ -114,8 +114,9 @@ class Governor(Protocol):
         """The same, where the caller would have been served had all been well: a tenant that was promised
         availability gets a row with outcome `refused` and no tokens."""
 
-    async def balance(self, principal: Principal) -> list[tuple[str, int]] | None:
-        """(currency, billionths) pairs, or None where the tenant is not prepaid. Raises LedgerUnavailable."""
+    async def balance(self, principal: Principal) -> tuple[str, int | None]:
+        """The tenant's currency and its funds in billionths, None where it is not prepaid. Raises
+        LedgerUnavailable."""
 
     @property
     def ready(self) -> bool:

@@ -270,15 +270,16 @@ class LocalGovernor:
         if admission.hold is not None:
             self._limiter.refund(admission.hold)
 
-    async def balance(self, principal: Principal) -> list[tuple[str, int]] | None:
-        """What the books say of a prepaid tenant's funds now. Raises Unauthenticated or LedgerUnavailable."""
+    async def balance(self, principal: Principal) -> tuple[str, int | None]:
+        """See `door.Governor`: what the books say now. Raises Unauthenticated or LedgerUnavailable."""
         holder = self._by_key.get(principal.key_id)
         if holder is None:
             self._refuse(Unauthenticated(f"API key {principal.key_id} was revoked"))
+        currency = self._prices.currency(principal.tenant_id)
         if holder.tenant.billing != "prepaid":
-            return None
+            return currency, None
         (standing,) = await self._books.fetch((f"tenant:{principal.tenant_id}",))
-        return [(self._prices.currency(principal.tenant_id), standing.funds_nano)]
+        return currency, standing.funds_nano
 
     @property
     def ready(self) -> bool:
