@@ -13,6 +13,7 @@ import pytest
 from control_under_test import Control, control_with_ledger
 
 from sextant.control.publishing import PolicyPublisher
+from sextant.control.settings import AlertSettings
 from sextant.spec.snapshot import PolicySnapshot
 from sextant.spec.transfer import CREDIT, Transfer, receivable_account
 from sextant.store.accounts import Accounts
@@ -51,6 +52,7 @@ def test_money_comes_and_goes_and_each_request_counts_once(control: Control) -> 
     assert balance(control)["prepaid_nano"] == 5 * UNIT
     other = moved(control, "top-ups", amount_nano=6 * UNIT, id="bank-17")
     assert (other.status_code, balance(control)["prepaid_nano"]) == (400, 5 * UNIT)
+    assert "the id bank-17 is that of another transfer" in other.text
     assert moved(control, "refunds", amount_nano=2 * UNIT).json()["prepaid_nano"] == 3 * UNIT
     too_much = moved(control, "refunds", amount_nano=4 * UNIT)
     assert (too_much.status_code, balance(control)["prepaid_nano"]) == (400, 3 * UNIT)
@@ -138,6 +140,8 @@ def test_a_package_costs_what_the_plan_says_and_gives_its_face(control: Control)
     for _ in range(2):
         made = moved(control, "packages", face_nano=1000 * UNIT, id="y1", days=365)
         assert made.status_code == 201, made.text
+    other = moved(control, "packages", face_nano=UNIT, id="y1")
+    assert (other.status_code, "the id y1 is that of another transfer" in other.text) == (400, True)
     (package,) = made.json()["packages"]
     assert (package["id"], package["face_nano"], package["left_nano"]) == ("y1", 1000 * UNIT, 1000 * UNIT)
     assert package["expires_ms"] > time.time() * 1000 + 364 * 86_400_000
@@ -148,6 +152,21 @@ def test_a_package_costs_what_the_plan_says_and_gives_its_face(control: Control)
         ("discount", 500 * UNIT),
         ("package", 500 * UNIT),
     ]
+
+
+def test_a_budget_says_that_its_mail_goes_nowhere(control: Control, tmp_path: Path) -> None:
+    body = {"scope": "tenant:acme", "amount_nano": UNIT, "emails": ["a@example.com", "b@example.com"]}
+    made = control.client.post("/v1/budgets", json=body)
+    assert made.status_code == 201
+    assert made.json()["warning"].startswith("no e-mail will reach a@example.com, b@example.com: no mail")
+    assert len(control.client.get("/v1/budgets").json()["budgets"]) == 1
+    hooked = {**body, "emails": [], "webhook_url": "https://example.com/"}
+    assert control.client.post("/v1/budgets", json=hooked).json()["warning"] == ""
+    server = AlertSettings(smtp_host="mail.example.com", smtp_sender="s@example.com")
+    (tmp_path / "mailed").mkdir(mode=0o700)
+    with control_with_ledger(tmp_path / "mailed", alerts=server) as mailed:
+        mailed.accounts.create_tenant("acme")
+        assert mailed.client.post("/v1/budgets", json=body).json()["warning"] == ""
 
 
 @pytest.mark.parametrize(

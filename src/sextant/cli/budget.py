@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from sextant.cli.options import Json, State, Tenant, state_dir
-from sextant.cli.output import out, print_json, print_record, print_table
+from sextant.cli.output import out, print_json, print_record, print_table, warn
 from sextant.cli.values import amount, amount_nano, moment_shown, path_part
 
 app = typer.Typer(help="Be told when a month's spend reaches a share of a budget.", no_args_is_help=True)
@@ -47,6 +47,8 @@ def create(
     made = AdminApi(state_dir(state)).call(
         "POST", "/v1/budgets", {field: value for field, value in body.items() if value not in (None, "")}
     )
+    if made.get("warning"):
+        warn(made["warning"])
     if json:
         print_json(made)
         return

@@ -85,11 +85,21 @@ def print_record(pairs: Sequence[tuple[str, object]]) -> None:
         console.print(f"{name.ljust(width)}  {value}", markup=False)
 
 
+def warn(message: str) -> None:
+    """One sentence on standard error; the command goes on."""
+    mark = "\x1b[1;33mwarning:\x1b[0m" if _colourful() else "warning:"
+    print(f"{mark} {message}", file=sys.stderr)
+
+
 def fail(error: SextantError) -> NoReturn:
     """Ends the command with the error's own sentence."""
-    mark = "\x1b[1;31merror:\x1b[0m" if sys.stderr.isatty() and variable("NO_COLOR") is None else "error:"
+    mark = "\x1b[1;31merror:\x1b[0m" if _colourful() else "error:"
     print(f"{mark} {error.message}", file=sys.stderr)
     sys.exit(EXIT_NOT_RUNNING if error.code == NOT_RUNNING else EXIT_FAILED)
+
+
+def _colourful() -> bool:
+    return sys.stderr.isatty() and variable("NO_COLOR") is None
 
 
 def fail_unexpected(error: Exception) -> NoReturn:

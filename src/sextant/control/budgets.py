@@ -49,7 +49,8 @@ def add_budgets(app: FastAPI, office: Office) -> None:
 
     @app.post("/v1/budgets", status_code=201)
     def create_budget(allowed: WriteBudgets, new: BudgetBody) -> Response:
-        """Makes a budget. `webhook_secret` in the answer is shown here and nowhere again."""
+        """Makes a budget. `webhook_secret` in the answer is shown here and nowhere again; `warning` says what
+        stands in the way of telling, empty where nothing does."""
         tenant_id = _tenant_of(office, new)
         allowed.require(tenant_id, f"there is no {new.scope}", field="scope")
         if new.webhook_url.startswith("http:") and not office.settings.alerts.private_webhooks:
@@ -60,7 +61,8 @@ def add_budgets(app: FastAPI, office: Office) -> None:
         made, secret = book.create(tenant_id, BudgetTerms(**given))
         detail = {"scope": new.scope, "amount_nano": new.amount_nano}
         office.by(allowed).note(Noted("budget.create", made.id, tenant_id, detail, policy=False))
-        return json_answer(_flat(made) | {"webhook_secret": secret}, 201)
+        told = {"webhook_secret": secret, "warning": _unmailed(office.settings.alerts, new)}
+        return json_answer(_flat(made) | told, 201)
 
     @app.get("/v1/budgets/{budget_id}")
     def get_budget(budget_id: str, allowed: ReadBudgets) -> Response:
@@ -112,6 +114,16 @@ def channels_of(alerts: AlertSettings) -> Channels:
         ca_file=alerts.smtp_ca_file,
     )
     return Channels(server, alerts.private_webhooks)
+
+
+def _unmailed(alerts: AlertSettings, new: BudgetTerms) -> str:
+    """Why the addresses of a budget get no e-mail as things are; empty where they do."""
+    if not new.emails or alerts.smtp_host:
+        return ""
+    return (
+        f"no e-mail will reach {', '.join(new.emails)}: no mail server is configured; set `spec.alerts.smtp` "
+        "in the document and start again"
+    )
 
 
 def _flat(budget: Budget) -> dict[str, Any]:

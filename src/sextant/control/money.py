@@ -125,7 +125,7 @@ def add_money(app: FastAPI, office: Office) -> None:
         record = office.accounts.tenant(tenant_id)
         factor_ppm = office.accounts.plan(record.plan).package_factor_ppm if record.plan else PPM
         transfers = package_transfers(record, given, factor_ppm, office.now_ms())
-        office.books.post(transfers)
+        _post(office, transfers, given.id)
         detail = {"face_nano": given.face_nano, "transfers": [one.id for one in transfers]}
         office.by(allowed).note(Noted("balance.package", tenant_id, tenant_id, detail, policy=False))
         return _balance(office, record, 201)
@@ -203,10 +203,22 @@ def _moved(office: Office, allowed: Allowed, tenant_id: str, move: _Move) -> Res
         at_ms=office.now_ms(),
         note=move.given.note,
     )
-    office.books.post([transfer])
+    _post(office, [transfer], move.given.id)
     detail = {"amount_nano": move.amount_nano, "transfer": transfer.id, "note": move.given.note}
     office.by(allowed).note(Noted(f"balance.{move.kind}", tenant_id, tenant_id, detail, policy=False))
     return _balance(office, record, 201)
+
+
+def _post(office: Office, transfers: list[Transfer], given_id: str) -> None:
+    """Puts transfers into the books. Raises BadRequest, in which they have the caller's own id where there is
+    one, and LedgerUnavailable."""
+    try:
+        office.books.post(transfers)
+    except BadRequest as error:
+        said = error.message
+        for transfer in transfers if given_id else ():
+            said = said.replace(transfer.id, given_id)
+        raise BadRequest(said, field=error.field) from None
 
 
 def _balance(office: Office, record: TenantRecord, status: int = 200) -> Response:
