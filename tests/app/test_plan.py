@@ -66,6 +66,22 @@ def test_the_built_in_document(tmp_path: Path) -> None:
     assert made.warnings == ()
 
 
+def test_entries_of_one_name_serve_different_pools(tmp_path: Path) -> None:
+    made = plan(
+        tmp_path,
+        "  models:\n"
+        "    - {name: nano, engine: {kind: remote, base_url: 'https://a.example.com/v1'}}\n"
+        "    - {name: nano, pool: gold, engine: {kind: remote, base_url: 'https://b.example.com/v1'}}\n"
+        "    - {name: own, tenants: [bank], engine: {kind: remote, base_url: 'https://c.example.com/v1'}}\n",
+    )
+    assert [(m.id, m.pool, m.tenants) for m in made.models] == [
+        ("nano", "", ()),
+        ("nano", "gold", ()),
+        ("own", "", ("bank",)),
+    ]
+    assert len({engine.upstream_id for engine in made.engines}) == 3
+
+
 def test_an_embedded_engine_gets_no_more_than_it_serves(tmp_path: Path) -> None:
     assert plan(tmp_path, EMBEDDED).models[0].concurrent_requests == 4  # twice its slots
     fewer = EMBEDDED.replace("{name: sextant-nano}", "{name: sextant-nano, concurrent_requests: 3}")

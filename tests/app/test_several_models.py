@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from sextant.app.plan import bundled_model_path
-from stack_under_test import Stack, alive, sextant, stack, until
+from stack_under_test import Answer, Stack, alive, sextant, stack, until
 
 pytestmark = pytest.mark.slow
 
@@ -176,3 +176,40 @@ def below(pid: int) -> list[int]:
         found += children
         heads += children
     return found
+
+
+def test_a_tier_has_its_pool_and_a_tenant_its_own_model(tmp_path: Path) -> None:
+    """Two engines of one name, one of them the professional tier's; a model that one enterprise alone sees.
+    Each answers for its own tenants, and the shared engine's death leaves the pool's tenants served."""
+    pooled = {**launched("sextant-nano"), "pool": "professional"}
+    own = {**launched("bank-tuned"), "tenants": ["bank"]}
+    with stack(document=document(tmp_path, NANO, pooled, own)) as up:
+        keys = {}
+        for tenant, tier in (("shop", "free"), ("studio", "professional"), ("bank", "enterprise")):
+            asked = {"id": tenant, "tier": tier, "billing": "free"}
+            assert up.ask("POST", "/v1/tenants", asked, port=up.control_port).status == 201
+            made = up.ask("POST", "/v1/keys", {"name": "k", "tenant_id": tenant}, port=up.control_port)
+            keys[tenant] = made.json()["key"]
+
+        def asked_by(tenant: str, method: str, path: str, body: Any = None) -> Answer:
+            return up.ask(method, path, body, Authorization=f"Bearer {keys[tenant]}")
+
+        def status(tenant: str, model: str) -> int:
+            body = {"model": model, "messages": [{"role": "user", "content": "hi"}], "max_tokens": 8}
+            return asked_by(tenant, "POST", "/v1/chat/completions", body).status
+
+        def models(tenant: str) -> list[str]:
+            listed = asked_by(tenant, "GET", "/v1/models").json()
+            return [model["id"] for model in listed.get("data", ())]
+
+        until(lambda: models("bank") == ["sextant-nano", "bank-tuned"], "the keys are known")
+        assert models("shop") == models("studio") == ["sextant-nano"]
+        assert status("shop", "bank-tuned") == status("studio", "bank-tuned") == 404
+        assert [status(tenant, "sextant-nano") for tenant in keys] == [200, 200, 200]
+        assert status("bank", "bank-tuned") == 200
+        shared = up.processes()["engine-sextant-nano-0"]
+        os.kill(shared["pid"], signal.SIGSTOP)
+        try:
+            assert status("studio", "sextant-nano") == 200
+        finally:
+            os.kill(shared["pid"], signal.SIGCONT)

@@ -213,6 +213,8 @@ def _served(entry: ModelEntry, place: Placement, launch: Launch, upstream_id: st
         upstreams=(upstream,),
         aliases=entry.aliases,
         created_s=place.created_s,
+        pool=entry.pool or "",
+        tenants=entry.tenants,
         clears_personal_data=(entry.personal_data or _clearance(entry)) == "cleared",
         concurrent_requests=entry.concurrent_requests or 0,
         queue_length=entry.queue_length or 0,

@@ -99,6 +99,17 @@ class Model(Section):
         "applied to what goes there. Unset: `guarded` for a remote endpoint, `cleared` for an engine that is "
         "started here.",
     )
+    pool: Name | None = Field(
+        None,
+        description="Name of a pool of engines: tenants whose tier names it are served by it, others by "
+        "the entry of the same name without a pool, if there is one.",
+        examples=["professional"],
+    )
+    tenants: Annotated[tuple[Name, ...], items(most=1000)] = Field(
+        (),
+        description="Tenants that may use and see it, in tiers that allow models of their own; unset: all "
+        "tenants.",
+    )
 
 
 class ModelEntry(Model):
@@ -353,7 +364,7 @@ def _both_forms(spec: Spec) -> Conflict | None:
 
 def _conflict_of_models(spec: Spec) -> Conflict | None:
     """What is wrong with one model, or between two."""
-    taken: set[str] = set()
+    taken: dict[str, dict[str | None, str]] = {}
     for number, model in enumerate(spec.served):
         place = "spec.model" if spec.model is not None else f"spec.models.{number}"
         unknown = model.source is None and model.name not in BUNDLED_MODELS
@@ -369,9 +380,11 @@ def _conflict_of_models(spec: Spec) -> Conflict | None:
             said = f"`{model.name}` is the model's own name"
             return f"{place}.aliases", said, "other names only", "delete it"
         for name in (model.name, *model.aliases):
-            if name in taken:
+            others = taken.setdefault(name, {})
+            if model.pool in others or set(others.values()) - {model.name}:
                 field = f"{place}.name" if name == model.name else f"{place}.aliases"
-                said = f"`{name}` is the name of another model already"
+                pool = f" in the pool `{model.pool}`" if model.pool in others and model.pool else ""
+                said = f"`{name}` is the name of another model already{pool}"
                 return field, said, "a name that no other model has", "choose another"
-            taken.add(name)
+            others[model.pool] = model.name
     return None
