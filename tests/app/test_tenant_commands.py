@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import pty
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -104,6 +106,46 @@ def test_a_key_rotates_with_overlap_and_stays_itself(served: Stack, run: Verb) -
     assert (changed["models"], changed["limits"]["tokens_per_day"]) == ([], 10)
 
 
+def test_a_tenant_gets_its_privacy_and_its_end(
+    served: Stack, run: Verb, refused: Verb, tmp_path: Path
+) -> None:
+    run("tenant", "create", "brief")
+    key = run("key", "create", "--tenant", "brief")["key"]
+    changed = run("tenant", "set", "brief", "--privacy", '{"otherwise": "mask"}')
+    assert changed["privacy"]["otherwise"] == "mask"
+    file = tmp_path / "privacy.json"
+    file.write_text('{"actions": {"PHONE": "block"}}')
+    assert run("tenant", "set", "brief", "--privacy", str(file))["privacy"]["actions"] == {"PHONE": "block"}
+    shown = sextant("tenant", "show", "brief", "--state", str(served.root)).stdout
+    assert "PHONE=block, otherwise allow" in shown
+    for given, said in (
+        ("/nonexistent.json", "cannot be read"),
+        ("{", "is no JSON"),
+        ('{"otherwise": "maks"}', "maks"),
+        ('{"others": "mask"}', "others"),
+    ):
+        assert said in refused("tenant", "set", "brief", "--privacy", given)
+    assert run("tenant", "show", "brief")["privacy"]["actions"] == {"PHONE": "block"}
+    assert at_a_terminal(served, "n", "tenant", "remove", "brief") != 0
+    assert call(served, key).status == 200
+    assert at_a_terminal(served, "y", "tenant", "remove", "brief") == 0
+    until(lambda: call(served, key).status == 401, "the gateway refuses the key")
+    assert "there is no tenant brief" in refused("tenant", "remove", "brief", "--yes")
+    run("tenant", "create", "briefer")
+    assert run("tenant", "remove", "briefer", "--yes")["enabled"] is False
+
+
+def at_a_terminal(served: Stack, typed: str, *arguments: str) -> int:
+    """A verb whose standard input is a terminal, where `typed` is answered to its question; its status."""
+    ours, theirs = pty.openpty()
+    try:
+        os.write(ours, f"{typed}\n".encode())
+        return sextant(*arguments, "--state", str(served.root), stdin=theirs).returncode
+    finally:
+        os.close(ours)
+        os.close(theirs)
+
+
 def test_tiers_and_prices(run: Verb) -> None:
     gold = run("tier", "set", "gold", "--kind", "text", "--sla", "99.95", "--limit", "requests_per_s=50")
     assert (gold["kinds"], gold["sla_ppm"], gold["limits"]["requests_per_s"]) == (["text"], 999_500, 50.0)
@@ -119,6 +161,22 @@ def test_tiers_and_prices(run: Verb) -> None:
     priced = run("price", "set", "local", "*", "--input", "1.5", "--output", "6")
     (price,) = priced["prices"]
     assert (price["cached_nano_per_mtok"], price["reasoning_nano_per_mtok"]) == (1_500_000_000, 6_000_000_000)
+
+
+def test_a_budget_warns_of_mail_that_goes_nowhere(served: Stack) -> None:
+    asked = ("budget", "create", "tenant:default", "5", "--email", "a@example.com", "--json")
+    made = sextant(*asked, "--state", str(served.root))
+    assert made.returncode == 0, made.stderr
+    assert made.stderr.startswith("warning: no e-mail will reach a@example.com: no mail server")
+    assert json.loads(made.stdout)["emails"] == ["a@example.com"]
+
+
+def test_a_key_for_a_model_that_nobody_serves_is_made_with_a_warning(served: Stack) -> None:
+    at = ("--json", "--state", str(served.root))
+    made = sextant("key", "create", "--model", "nosuch", "--model", "sextant-nano", *at)
+    assert made.stderr == "warning: no model nosuch is served now; there are sextant-nano\n"
+    assert json.loads(made.stdout)["key"]
+    assert sextant("key", "create", "--model", "sextant-nano", *at).stderr == ""
 
 
 def test_people_and_tokens(run: Verb, refused: Verb) -> None:

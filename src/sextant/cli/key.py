@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sextant.cli.options import Json, Limits, Models, State, models_of, state_dir
-from sextant.cli.output import out, print_json, print_record
+from sextant.cli.output import out, print_json, print_record, warn
 from sextant.cli.values import day_shown, limits_of, limits_shown, path_part
 
 if TYPE_CHECKING:
@@ -72,6 +72,7 @@ def create(
     }
     made = _create(folder, {"name": name, "tenant_id": tenant, **scope}, days)
     _await_gateway(folder, str(made["key"]))
+    _warn_of_models(folder, scope["models"])
     _print_secret(made, json)
 
 
@@ -172,6 +173,26 @@ def revoke(key_id: Id, state: State = None, json: Json = False) -> None:
         print_json(record)
         return
     out().print(f"Key {record['id']} ({record['name']}) is revoked.", markup=False)
+
+
+def _warn_of_models(state: StateDir, models: list[str]) -> None:
+    """Says which models of a key made are none of a running deployment's: it may be that they come later."""
+    from sextant.base.errors import SextantError
+    from sextant.cli.admin import AdminApi
+
+    if not models or state.holder() is None:
+        return
+    try:
+        served = AdminApi(state).call("GET", "/v1/models")["models"]
+    except SextantError:
+        return  # the key is made, and to be shown
+    known = {one["id"] for one in served}
+    behind = {alias: one["id"] for one in served for alias in one["aliases"]}
+    for name in dict.fromkeys(models):
+        if name in behind and name not in known:
+            warn(f"{name} is another name of {behind[name]}, by which alone a key is given that model")
+        elif name not in known:
+            warn(f"no model {name} is served now; there are {', '.join(sorted(known)) or 'none'}")
 
 
 def _print_secret(made: dict[str, Any], json: bool) -> None:

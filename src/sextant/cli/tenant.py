@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from sextant.base.errors import BadRequest
 from sextant.cli.options import Json, Limits, Models, State, models_of, state_dir
 from sextant.cli.output import out, print_json, print_record, print_table
 from sextant.cli.values import day_shown, limits_of, limits_shown, path_part
@@ -20,6 +23,14 @@ Plan = Annotated[str | None, typer.Option(help="Its price plan; `sextant price l
 Currency = Annotated[str | None, typer.Option(help="Currency of its books, as USD; the plan's.")]
 Zone = Annotated[
     str | None, typer.Option("--time-zone", help="Zone of its days and months, as Asia/Shanghai.")
+]
+Privacy = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FILE|JSON",
+        help="What becomes of personal data in its prompts, the whole of it, as "
+        """'{"otherwise": "mask"}'; `{}` lets everything through.""",
+    ),
 ]
 
 
@@ -89,6 +100,7 @@ def change(
     time_zone: Zone = None,
     model: Models = None,
     limit: Limits = None,
+    privacy: Privacy = None,
     enabled: Annotated[
         bool | None, typer.Option("--enable/--disable", help="Let its keys in, or refuse them.")
     ] = None,
@@ -103,16 +115,29 @@ def change(
     fields = _fields(name=name, tier=tier, billing=billing, plan=plan, currency=currency, time_zone=time_zone)
     if enabled is not None:
         fields["enabled"] = enabled
+    if privacy is not None:
+        fields["privacy"] = _privacy_of(privacy)
     before = api.call("GET", target)["limits"] if limit else None
     _shown(api.call("PATCH", target, {**fields, **_scope(model, limit, before)}), json)
 
 
 @app.command()
-def remove(tenant_id: Id, state: State = None, json: Json = False) -> None:
+def remove(
+    tenant_id: Id,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask, which happens at a terminal only.")] = False,
+    state: State = None,
+    json: Json = False,
+) -> None:
     """End a tenant and its keys for good; its usage and invoices stay."""
     from sextant.cli.admin import AdminApi
 
-    gone = AdminApi(state_dir(state)).call("DELETE", f"/v1/tenants/{path_part(tenant_id)}")
+    api = AdminApi(state_dir(state))
+    target = f"/v1/tenants/{path_part(tenant_id)}"
+    if not yes and sys.stdin.isatty():
+        name = api.call("GET", target)["name"]
+        asked = f"End tenant {tenant_id} ({name}) and revoke all its keys, for good?"
+        typer.confirm(asked, abort=True, err=True)
+    gone = api.call("DELETE", target)
     if json:
         print_json(gone)
         return
@@ -129,12 +154,42 @@ def _scope(model: list[str] | None, limit: list[str] | None, before: dict[str, A
     return {**found, "limits": limits_of(limit, before)} if limit else found
 
 
+def _privacy_of(given: str) -> dict[str, Any]:
+    """The policy in a file, or written out. Raises BadRequest."""
+    import json
+
+    text = given
+    if not given.lstrip().startswith("{"):
+        try:
+            text = Path(given).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise BadRequest(
+                f"--privacy {given} cannot be read ({error}); give a JSON file or JSON, as "
+                """'{"otherwise": "mask"}'"""
+            ) from None
+    try:
+        policy = json.loads(text)
+    except ValueError as error:
+        raise BadRequest(f"--privacy {given} is no JSON: {error}") from None
+    if not isinstance(policy, dict):
+        raise BadRequest(f"--privacy {given}: expected a JSON object, as " """'{"otherwise": "mask"}'""")
+    return policy
+
+
 def _state(tenant: dict[str, Any]) -> str:
     return "on" if tenant["enabled"] else "off"
 
 
 def _limits(tenant: dict[str, Any]) -> str:
     return limits_shown(tenant["limits"])
+
+
+def _privacy(tenant: dict[str, Any]) -> str:
+    policy = tenant["privacy"]
+    rules = [f"{kind}={action}" for kind, action in sorted(policy["actions"].items())]
+    if not rules and policy["otherwise"] == "allow":
+        return "off"
+    return ", ".join([*rules, f"otherwise {policy['otherwise']}"])
 
 
 def _shown(tenant: dict[str, Any], json: bool) -> None:
@@ -153,6 +208,7 @@ def _shown(tenant: dict[str, Any], json: bool) -> None:
             ("time zone", tenant["time_zone"]),
             ("models", ", ".join(tenant["models"]) or "all that its tier may"),
             ("limits", f"{_limits(tenant)} of its own"),
+            ("privacy", _privacy(tenant)),
             ("made", day_shown(tenant["created_ms"])),
         )
     )
