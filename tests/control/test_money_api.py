@@ -92,6 +92,22 @@ def test_a_top_up_is_for_who_pays_ahead(control: Control, billing: str) -> None:
     assert missing.status_code == 404
 
 
+def test_the_audit_trail_names_who_did_it(control: Control) -> None:
+    token, secret = control.accounts.create_service_token("ci of billing", "owner")
+    assert control.with_token(secret).post("/v1/projects", json={"tenant_id": "acme", "name": "x"}).is_success
+    control.client.delete(f"/v1/service-tokens/{token.id}")
+    found = control.client.get("/v1/audit?limit=2").json()["audit"]
+    assert [(one["action"], one["actor_name"]) for one in found] == [
+        ("token.revoke", "test"),
+        ("project.create", "ci of billing"),
+    ]
+    seen = control.token("auditor", "acme").get("/v1/audit?limit=2").json()["audit"]
+    assert [(one["action"], one["actor_name"]) for one in seen] == [
+        ("token.create", ""),
+        ("project.create", ""),
+    ]
+
+
 def changed(control: Control, **wanted: Any) -> Any:
     return control.client.patch("/v1/tenants/acme", json=wanted)
 

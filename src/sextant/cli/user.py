@@ -114,6 +114,9 @@ def grant(person: Person, role: Role, tenant: Tenant = "", state: State = None, 
         print_json(made)
         return
     out().print(f"{found['email']} is {_role(made)} now.", markup=False)
+    if made["password_cleared"]:
+        said = "The password came from somebody who may not manage people there; it is gone, and so are sessions."
+        out().print(said, markup=False)
 
 
 @app.command("revoke")
@@ -151,10 +154,17 @@ def audit(
         print_json(found)
         return
     rows = [
-        (moment_shown(one["at_ms"]), one["actor"], one["action"], one["target"], one["tenant_id"])
+        (
+            moment_shown(one["at_ms"]),
+            one["actor"],
+            one["actor_name"],
+            one["action"],
+            one["target"],
+            one["tenant_id"],
+        )
         for one in found
     ]
-    print_table(("when", "who", "what", "of", "tenant"), rows, "Nothing was changed yet.")
+    print_table(("when", "who", "name", "what", "of", "tenant"), rows, "Nothing was changed yet.")
 
 
 def _switch(person: str, enabled: bool, shown: tuple[Any, bool]) -> None:

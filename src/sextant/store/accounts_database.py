@@ -22,7 +22,7 @@ import sqlalchemy as sa
 
 from sextant.base.errors import BadRequest, LedgerUnavailable
 from sextant.spec.policy import LimitRules
-from sextant.store.accounts_schema import READS, audit, open_accounts, policy_version
+from sextant.store.accounts_schema import READS, audit, open_accounts, person, policy_version, service_token
 
 NAME_CHARACTERS_MAX = 200
 SYSTEM = "system"
@@ -47,6 +47,9 @@ class AuditEntry(msgspec.Struct, frozen=True):
     tenant_id: str
     target: str
     detail: dict[str, Any]
+    actor_name: str = ""
+    """Of the token, or the person's address; empty for a person since removed, and for those who see but some
+    tenants."""
 
 
 class Noted(msgspec.Struct, frozen=True):
@@ -149,6 +152,8 @@ class AccountsDatabase:
         if tenants is not None:
             query = query.where(audit.c.tenant_id.in_(tenants))
         with self.reading() as db:
+            found = db.execute(query).all()
+            names = _names_of(db, {row.actor for row in found}) if tenants is None else {}
             return [
                 AuditEntry(
                     row.id,
@@ -158,8 +163,9 @@ class AccountsDatabase:
                     row.tenant_id,
                     row.target,
                     json_of(row.detail, dict),
+                    names.get(row.actor, ""),
                 )
-                for row in db.execute(query)
+                for row in found
             ]
 
     def _note(self, db: sa.Connection, noted: Noted) -> None:
@@ -175,6 +181,16 @@ class AccountsDatabase:
         )
         if noted.policy:
             db.execute(sa.update(policy_version).values(version=policy_version.c.version + 1))
+
+
+def _names_of(db: sa.Connection, actors: set[str]) -> dict[str, str]:
+    """What people call these actors, revoked tokens too."""
+    ids = [actor.partition(":")[2] for actor in actors]
+    tokens = sa.select(service_token.c.id, service_token.c.name).where(service_token.c.id.in_(ids))
+    people = sa.select(person.c.id, person.c.email).where(person.c.id.in_(ids))
+    return {f"token:{row.id}": row.name for row in db.execute(tokens)} | {
+        f"person:{row.id}": row.email for row in db.execute(people)
+    }
 
 
 @contextlib.contextmanager
