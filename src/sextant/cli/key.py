@@ -72,7 +72,7 @@ def create(
     }
     made = _create(folder, {"name": name, "tenant_id": tenant, **scope}, days)
     _await_gateway(folder, str(made["key"]))
-    _warn_of_models(folder, scope["models"])
+    _warn_of_models(folder, models_of(model) or [])
     _print_secret(made, json)
 
 
