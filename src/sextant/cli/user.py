@@ -115,7 +115,7 @@ def grant(person: Person, role: Role, tenant: Tenant = "", state: State = None, 
         return
     out().print(f"{found['email']} is {_role(made)} now.", markup=False)
     if made["password_cleared"]:
-        said = "The password came from somebody who may not manage people there; it is gone, and so are sessions."
+        said = "The password came from somebody who may not manage people there; it and all sessions are gone"
         out().print(said, markup=False)
 
 

@@ -80,9 +80,9 @@ def add_sessions(app: FastAPI, office: Office) -> None:
         person = allowed.caller.person
         if person is None or not person.has_password:
             raise Forbidden("only a person who signs in with a password has one to change")
-        office.accounts.check_password(person.id, given.present)
+        present = office.accounts.check_password(person.id, given.present)
         hashed = office.accounts.passwords.hash(given.new)
-        office.by(allowed).set_person(person.id, password_hash=hashed)
+        office.by(allowed).change_own_password(person.id, present, hashed)
         return json_answer({"changed": True})
 
 

@@ -8,16 +8,18 @@ Neighbours: `sign_in.py` (passwords, sessions), `sextant.control.permissions` (w
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from typing import Any
 
 import msgspec
 import sqlalchemy as sa
 
-from sextant.base.errors import BadRequest, NotFound
+from sextant.base.errors import BadRequest, Forbidden, NotFound
 from sextant.base.ids import new_id, new_secret
 from sextant.spec.roles import ROLES
 from sextant.store.accounts_database import (
     FIRST_PAGE,
+    SYSTEM,
     AccountsDatabase,
     Noted,
     Page,
@@ -42,6 +44,13 @@ class Grant(msgspec.Struct, frozen=True):
     tenant_id: str
     source: str
     created_ms: int
+
+
+class Granted(Grant, frozen=True):
+    """A grant just asked for. `password_cleared`: the person had a password from somebody who may not manage
+    where the role is for; it is gone, and so are the person's sessions."""
+
+    password_cleared: bool = False
 
 
 class PersonRecord(msgspec.Struct, frozen=True):
@@ -141,6 +150,7 @@ class PeopleAccounts(AccountsDatabase):
                 raise BadRequest(f"there is a person with the address {email}", field="email", code="exists")
             values = {"id": person_id, "email": email, "name": checked_name(new.name)}
             state = {"password_hash": new.password_hash, "enabled": True, "created_ms": self._now_ms()}
+            state["password_by"] = self._actor if new.password_hash else ""
             change.db.execute(sa.insert(person).values(**values, **state))
             if new.role:
                 self._insert_grant(change.db, person_id, new.role, new.tenant_id)
@@ -168,15 +178,17 @@ class PeopleAccounts(AccountsDatabase):
         self, person_id: str, *, enabled: bool | None = None, name: str | None = None, password_hash: str = ""
     ) -> PersonRecord:
         """Changes what is given; someone switched off, or with a new password, has no session left. Raises
-        NotFound, BadRequest."""
+        NotFound, BadRequest, Forbidden (the person has roles beyond what the actor may manage)."""
         with self.changing() as change:
             record = person_record(change.db, person_id)
+            self._refuse_beyond(change.db, record)
             values: dict[str, Any] = {} if enabled is None else {"enabled": enabled}
             if name is not None:
                 values["name"] = checked_name(name)
             detail = dict(values)
             if password_hash:
-                values["password_hash"], detail["password"] = password_hash, "changed"
+                values |= {"password_hash": password_hash, "password_by": self._actor}
+                detail["password"] = "changed"
             if values:
                 change.db.execute(sa.update(person).where(person.c.id == person_id).values(**values))
             if enabled is False or password_hash:
@@ -185,10 +197,24 @@ class PeopleAccounts(AccountsDatabase):
             change.note(Noted("person.change", person_id, _where(record.grants), detail, policy=False))
             return person_record(change.db, person_id)
 
-    def delete_person(self, person_id: str) -> None:
-        """Raises NotFound, and BadRequest when no owner would be left."""
+    def change_own_password(self, person_id: str, present_hash: str, password_hash: str) -> None:
+        """After the present password was given; ends all the person's sessions. Whoever gave the password
+        that this one goes back to may know this one too, having signed in and changed it: `password_by`
+        stays. Raises NotFound, Forbidden (the present password has just been changed or taken away)."""
         with self.changing() as change:
             record = person_record(change.db, person_id)
+            mine = sa.update(person).where(person.c.id == person_id, person.c.password_hash == present_hash)
+            if not change.db.execute(mine.values(password_hash=password_hash)).rowcount:
+                raise Forbidden("your password has just been changed or taken away by somebody else")
+            change.db.execute(sa.delete(session).where(session.c.person_id == person_id))
+            detail = {"password": "changed by the person"}
+            change.note(Noted("person.change", person_id, _where(record.grants), detail, policy=False))
+
+    def delete_person(self, person_id: str) -> None:
+        """Raises NotFound, BadRequest when no owner would be left, and Forbidden as `set_person` does."""
+        with self.changing() as change:
+            record = person_record(change.db, person_id)
+            self._refuse_beyond(change.db, record)
             for table in (session, oidc_identity):
                 change.db.execute(sa.delete(table).where(table.c.person_id == person_id))
             change.db.execute(sa.delete(role_grant).where(role_grant.c.subject_id == person_id))
@@ -206,18 +232,19 @@ class PeopleAccounts(AccountsDatabase):
             found = db.execute(query.order_by(role_grant.c.id).limit(page.limit))
             return [Grant(**row._asdict()) for row in found]
 
-    def grant_role(self, person_id: str, role: str, *, tenant_id: str = EVERYWHERE) -> Grant:
-        """A second time changes nothing. Raises NotFound, BadRequest."""
+    def grant_role(self, person_id: str, role: str, *, tenant_id: str = EVERYWHERE) -> Granted:
+        """A second time changes nothing. A role beyond what whoever gave the person's password may manage
+        takes that password away. Raises NotFound, BadRequest."""
         with self.changing() as change:
             record = person_record(change.db, person_id)
             for one in record.grants:
                 if (one.role, one.tenant_id, one.source) == (role, tenant_id, "local"):
-                    return one
+                    return Granted(**msgspec.structs.asdict(one))
             made = self._insert_grant(change.db, person_id, role, tenant_id)
-            change.note(
-                Noted("grant.create", made.id, tenant_id, {"to": person_id, "role": role}, policy=False)
-            )
-        return made
+            cleared = self._clear_foreign_password(change.db, person_id, [tenant_id])
+            detail = {"to": person_id, "role": role} | ({"password": "cleared"} if cleared else {})
+            change.note(Noted("grant.create", made.id, tenant_id, detail, policy=False))
+        return Granted(**msgspec.structs.asdict(made), password_cleared=cleared)
 
     def revoke_grant(self, grant_id: str, *, tenants: Tenants = None) -> Grant:
         """Raises NotFound, and BadRequest when the deployment, or for a caller limited to `tenants`
@@ -245,6 +272,45 @@ class PeopleAccounts(AccountsDatabase):
         made = Grant(new_id("grant"), subject_id, role, tenant_id, source, self._now_ms())
         db.execute(sa.insert(role_grant).values(**msgspec.structs.asdict(made)))
         return made
+
+    def _clear_foreign_password(self, db: sa.Connection, person_id: str, gained: Collection[str]) -> bool:
+        """Takes the person's password and sessions away when whoever gave the password may not manage all of
+        the tenants `gained`: he could sign in as the person there. Returns whether it did."""
+        found = db.execute(sa.select(person).where(person.c.id == person_id)).one()
+        if not found.password_hash:
+            return False
+        reach = self._reach(db, found.password_by)
+        if reach is None or all(one in reach for one in gained):
+            return False
+        stored = sa.update(person).where(person.c.id == person_id)
+        db.execute(stored.values(password_hash="", password_by=""))
+        db.execute(sa.delete(session).where(session.c.person_id == person_id))
+        return True
+
+    def _refuse_beyond(self, db: sa.Connection, record: PersonRecord) -> None:
+        """In the transaction of the change: a role granted meanwhile counts. Raises Forbidden."""
+        reach = self._reach(db, self._actor)
+        if reach is not None and any(one.tenant_id not in reach for one in record.grants):
+            raise Forbidden(
+                "this person has roles elsewhere too; take the role here back instead", field="person_id"
+            )
+
+    def _reach(self, db: sa.Connection, actor: str) -> Tenants:
+        """The tenants whose people `actor` may manage now (None: all): those that it owns."""
+        if actor == SYSTEM:
+            return None
+        subject = actor.partition(":")[2]
+        token = sa.select(service_token.c.id).where(
+            service_token.c.revoked_ms == 0,
+            sa.or_(service_token.c.expires_ms == 0, service_token.c.expires_ms > self._now_ms()),
+        )
+        live = sa.or_(
+            role_grant.c.subject_id.in_(sa.select(person.c.id).where(person.c.enabled)),
+            role_grant.c.subject_id.in_(token),
+        )
+        mine = (role_grant.c.subject_id == subject, role_grant.c.role == "owner", live)
+        tenants = frozenset(db.scalars(sa.select(role_grant.c.tenant_id).where(*mine)))
+        return None if EVERYWHERE in tenants else tenants
 
     def _keep_an_owner(self, db: sa.Connection, tenant_id: str = EVERYWHERE) -> None:
         """Raises BadRequest when nobody is left who owns the tenant, or the deployment, for good."""

@@ -149,10 +149,12 @@ person = sa.Table(
     sa.Column("email", sa.String(254), nullable=False, unique=True),
     _name(),
     sa.Column("password_hash", sa.String(200), nullable=False),
+    sa.Column("password_by", sa.String(80), nullable=False, server_default=""),
     _flag("enabled"),
     _ms("created_ms"),
 )
-"""`password_hash` is empty for those who have none and sign in elsewhere."""
+"""`password_hash` is empty for those who have none and sign in elsewhere. `password_by` is the actor who gave
+the first password that the present one goes back to, by changes that each needed the one before."""
 
 role_grant = sa.Table(
     "role_grant",

@@ -88,27 +88,38 @@ class SignInAccounts(PeopleAccounts):
         if found is None or not good or not found.enabled:
             raise Unauthenticated(WRONG, code="wrong_password")
         self._forgive(name)
-        if self.passwords.is_dated(found.password_hash):
+        now = found.password_hash
+        if self.passwords.is_dated(now):
             stored = self.passwords.renewed(password)
+            same = (person.c.id == found.id, person.c.password_hash == now)
             with self.writing() as db:
-                db.execute(sa.update(person).where(person.c.id == found.id).values(password_hash=stored))
-        return self.open_session(found.id, kind, "password")
+                if db.execute(sa.update(person).where(*same).values(password_hash=stored)).rowcount:
+                    now = stored
+        return self.open_session(found.id, kind, "password", password_hash=now)
 
-    def check_password(self, person_id: str, password: str) -> None:
-        """Raises Unauthenticated, RateLimited; for someone who is signed in and changes something grave."""
+    def check_password(self, person_id: str, password: str) -> str:
+        """The hash that the password matched; for someone signed in who changes something grave. Raises
+        Unauthenticated, RateLimited."""
         with self.reading() as db:
             found = db.execute(sa.select(person).where(person.c.id == person_id)).one()
         self._count_attempt(found.email)
         if not self.passwords.verify(password, found.password_hash):
             raise Unauthenticated("the present password is wrong", code="wrong_password")
         self._forgive(found.email)
+        return str(found.password_hash)
 
-    def open_session(self, person_id: str, kind: SessionKind, how: str) -> tuple[PersonRecord, str]:
-        """A session and its secret. Raises NotFound."""
+    def open_session(
+        self, person_id: str, kind: SessionKind, how: str, *, password_hash: str | None = None
+    ) -> tuple[PersonRecord, str]:
+        """A session and its secret; with `password_hash` only while that is the person's: looking at one
+        takes time in which a grant may take it away. Raises NotFound, Unauthenticated."""
         secret = new_secret("sxsession")
         now_ms = self._now_ms()
         with self.by(f"person:{person_id}").changing() as change:
             record = person_record(change.db, person_id)
+            stored = change.db.scalar(sa.select(person.c.password_hash).where(person.c.id == person_id))
+            if password_hash is not None and stored != password_hash:
+                raise Unauthenticated(WRONG, code="wrong_password")
             mine = sa.select(session.c.id).where(session.c.person_id == person_id)
             kept = mine.order_by(session.c.created_ms.desc()).limit(SESSIONS_MAX - 1)
             ended = sa.or_(
@@ -187,7 +198,12 @@ class SignInAccounts(PeopleAccounts):
             for role, where in sorted(wanted - set(had)):
                 self._insert_grant(change.db, person_id, role, where, "oidc")
             if wanted != set(had):
-                detail = {"roles": sorted(f"{role}@{where or '*'}" for role, where in wanted)}
+                gained = [where for _, where in wanted - set(had)]
+                detail: dict[str, object] = {
+                    "roles": sorted(f"{role}@{where or '*'}" for role, where in wanted)
+                }
+                if self._clear_foreign_password(change.db, person_id, gained):
+                    detail["password"] = "cleared"
                 change.note(Noted("grant.oidc", person_id, detail=detail, policy=False))
             return person_record(change.db, person_id)
 

@@ -170,6 +170,7 @@ def _people() -> None:
         sa.Column("email", sa.String(254), nullable=False, unique=True),
         _name(),
         sa.Column("password_hash", sa.String(200), nullable=False),
+        sa.Column("password_by", sa.String(80), nullable=False, server_default=""),
         sa.Column("enabled", sa.Boolean(create_constraint=False), nullable=False),
         _ms("created_ms"),
     )
