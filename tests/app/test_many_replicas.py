@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import concurrent.futures
+import contextlib
 import json
 import os
 import signal
@@ -52,6 +53,13 @@ def ask(of: Stack, key: str) -> int:
     return of.ask("POST", "/v1/chat/completions", body, Authorization=f"Bearer {key}").status
 
 
+def _answers(of: Stack) -> bool:
+    """A killed process may take connections until the last of its threads has ended."""
+    with contextlib.suppress(ConnectionError):
+        return of.chat().status == 200
+    return False
+
+
 def burst(key: str, *stacks: Stack, calls: int = 40) -> collections.Counter[int]:
     """How often each status came of parallel calls, spread over the stacks."""
     with concurrent.futures.ThreadPoolExecutor(calls) as pool:
@@ -71,7 +79,7 @@ def test_workers_share_a_port_and_every_limit(
         _says_what_all_workers_did(one)
         os.kill(workers[0]["pid"], signal.SIGKILL)
         until(lambda: not alive(workers[0]["pid"]), "the worker is dead")
-        assert one.chat().status == 200  # the other one answers
+        until(lambda: _answers(one), "the other one answers", 5)
         until(
             lambda: all(
                 process["state"] == "ready" and process["pid"] != workers[0]["pid"]

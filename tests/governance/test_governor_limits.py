@@ -202,7 +202,7 @@ async def test_who_has_nothing_is_told_so_in_deepseeks_words_and_a_top_up_counts
         assert await setup.governor.balance(setup.who("a")) == ("CNY", 0)
 
 
-async def test_the_ledger_is_asked_at_most_once_a_second_for_the_sake_of_refusals(
+async def test_the_ledger_is_asked_seldom_for_the_sake_of_refusals(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with books(tmp_path, policy(key("a", "t"), tenants=(PREPAID,))) as setup:

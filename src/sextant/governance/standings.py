@@ -18,8 +18,8 @@ from sextant.governance.ledger_client import LedgerClient
 from sextant.governance.limits.limiter import Ask
 from sextant.spec.policy import Standing
 
-REFRESH_INTERVAL_S = 1.0
-"""Between two questions for the sake of refusals of one tenant."""
+REFRESH_INTERVAL_S = 0.1
+"""Between two questions for the sake of refusals of one tenant: a top-up counts after so long at most."""
 TENANTS_REMEMBERED = 4096
 """Tenants whose last question is remembered."""
 _log = logging.getLogger(__name__)
@@ -51,8 +51,8 @@ class Books:
         return await asyncio.shield(task)
 
     async def refresh(self, tenant_id: str, ask: Ask) -> bool:
-        """Asks anew for all scopes of `ask` unless that was done within the last second for this tenant, or
-        the ledger is away; whether it did."""
+        """Asks anew for all scopes of `ask` unless that was done just now for this tenant, or the ledger is
+        away; whether it did."""
         now_s = self._clock()
         if now_s - self._asked_s.get(tenant_id, -REFRESH_INTERVAL_S) < REFRESH_INTERVAL_S:
             return False
