@@ -200,7 +200,8 @@ def test_kill_nine_of_the_supervisor_leaves_no_process_and_the_next_start_works(
         assert len(pids) == 4
         made.stop(signal.SIGKILL)
         until(lambda: not any(alive(pid) for pid in pids), "all children are gone", 5)
-        assert not listening(made.port)
+        # a killed leader is a zombie already while its other threads still hold the socket
+        until(lambda: not listening(made.port), "nothing listens", 5)
         assert (made.root / "run" / "routes.json").exists()  # stale, and no matter
         made.start().wait_serving()
         assert made.chat().status == 200

@@ -35,6 +35,8 @@ from stack_under_test import Stack, until
 
 CLIENTS = 12
 PAUSE_MOST_S = 0.8
+RUN_OUT_S = 60
+"""The load goes on so long at most until the last top-up is used up."""
 DOCUMENT = """\
 apiVersion: sextant.dev/v1alpha1
 kind: ModelDeployment
@@ -101,6 +103,7 @@ def _run_rounds(root: Path, rounds: int, seed: int, shared: Shared | None) -> Re
                 kills[name]()
                 tenant.top_up()
             time.sleep(PAUSE_MOST_S)
+            until(lambda: refusals_for_money(up) > 0, "the balance runs out", RUN_OUT_S)
         for gauge in GAUGES_AT_REST:
             until(lambda gauge=gauge: metric(up, gauge) == 0, f"{gauge} is 0 once the load is gone")  # type: ignore[misc]
         assert up.stop() == 0
@@ -128,6 +131,15 @@ def metric(up: Stack, name: str) -> float:
     found = re.findall(rf"^{name}(?:{{[^}}]*}})? (\S+)$", text, re.MULTILINE)
     assert found, f"{name} is not exported"
     return sum(map(float, found))
+
+
+def refusals_for_money(up: Stack) -> int:
+    """Answers with 402 since the gateways were last started."""
+    text = up.ask("GET", "/metrics").body.decode()
+    return sum(
+        int(float(count))
+        for count in re.findall(r'^sextant_gateway_requests_total{[^}]*status="402"} (\S+)$', text, re.M)
+    )
 
 
 def _clients(up: Stack, seed: int, tenant: PayingTenant) -> list[Client]:

@@ -151,7 +151,8 @@ async def test_a_refused_request_leaves_no_series_of_a_nameless_model() -> None:
         assert response.status_code == 400
         assert response.headers["x-ratelimit-remaining-requests"] == "2048"
         wrong = await s.client.post("/v1/chat/completions", headers={"authorization": "Bearer no"}, json={})
-        assert wrong.headers["x-ratelimit-limit-requests"] == "2048"
+        assert wrong.status_code == 401
+        assert "x-ratelimit-limit-requests" not in wrong.headers  # how busy we are is no stranger's business
         exposition = s.registry.exposition().decode()
         assert 'model=""' not in exposition
         assert 'sextant_gateway_requests_total{endpoint="chat.completions",status="404"} 1.0' in exposition
