@@ -12,6 +12,7 @@
     │   ├── NotFound              model, endpoint or record
     │   ├── MethodNotAllowed
     │   └── Misconfigured         this installation cannot do it as configured
+    │       └── Unsupported       no deployment can: a mode, an engine or hardware that is not supported
     └── Retryable                 the same request may succeed later
         ├── RateLimited           too many requests or tokens for this key
         ├── Overloaded            a bounded queue is full
@@ -104,6 +105,10 @@ class MethodNotAllowed(Permanent):
 
 class Misconfigured(Permanent):
     code = "misconfigured"
+
+
+class Unsupported(Misconfigured):
+    code = "not_supported"
 
 
 class RateLimited(Retryable):

@@ -18,6 +18,7 @@ from pydantic_core import PydanticCustomError
 from sextant.base.errors import BadDocument
 from sextant.spec import checking, problems, reading
 from sextant.spec.control_sections import Alerts, Oidc
+from sextant.spec.deploy_sections import Continuity, Delivery, Mode, Profile, Scaling
 from sextant.spec.engine_sections import EmbeddedEngine, Engine
 from sextant.spec.fields import (
     PATTERNS,
@@ -45,20 +46,12 @@ Conflict = tuple[str, str, str, str]
 """Field, what is wrong, what was expected, what to write."""
 
 NOT_YET: dict[str, str] = {
-    "spec.mode=private-cloud": "this version runs one host; write `on-prem`",
-    "spec.mode=hybrid": "this version runs one host; write `on-prem`",
-    "spec.mode=edge": "this version runs one host; write `on-prem`",
-    "spec.mode=container": "this version writes no container images; write `on-prem`",
-    "spec.mode=saas": "this version runs one host; write `on-prem`",
-    "spec.profile": "industry profiles are not in this version",
     "spec.model.revision": "write it into the source, as in `source: hf:org/name@revision`",
     "spec.model.precision": "a file has the precision that it was written in; see spec.engine.precision",
     "spec.model.adapters": "adapters are not in this version",
-    "spec.scaling": "this version runs one replica of a model",
     "spec.rollout": "releases are not in this version; a changed document takes effect at the next start",
     "spec.governance": "prices, budgets and rate limits are not in this version; every request is metered",
     "spec.security": "identity, envelope keys and watermarks are not in this version; see spec.gateway.tls",
-    "spec.continuity": "backup and failover are not in this version",
 }
 """What the design foresees and this version refuses, by field or `field=value`, with the reason."""
 
@@ -140,7 +133,7 @@ class Accelerators(Section):
 
 
 class Site(Section):
-    """A place with hardware. Informs planning; nothing is deployed there by this version."""
+    """A place with hardware. Informs planning and rendering; `sextant up` deploys nothing there."""
 
     name: Name = Field(description="Name of the site.", examples=["shanghai-1"])
     kind: Literal["public", "private", "edge"] = Field("private", description="Who runs it.")
@@ -151,6 +144,12 @@ class Site(Section):
     )
     price_usd_per_h: Annotated[float, Field(ge=0)] | None = Field(
         None, description="Price of all of it per hour."
+    )
+    address: Host | None = Field(
+        None, description="Where the other sites reach its gateway: a host name or an address."
+    )
+    hosts: Annotated[tuple[Host, ...], items(most=10_000)] = Field(
+        (), description="Its servers, by name or address, for bundles without a cluster."
     )
 
 
@@ -220,7 +219,10 @@ class Spec(Section):
         json_schema_extra={"anyOf": [{"required": ["model", "engine"]}, {"required": ["models"]}]}
     )
 
-    mode: Literal["on-prem"] = Field("on-prem", description="How it is deployed.")
+    mode: Mode = Field("on-prem", description="How `sextant render` deploys it.")
+    profile: Profile | None = Field(
+        None, description="Industry whose defaults the rendered bundle takes; unset: none."
+    )
     model: Model | None = Field(None, description="The model to serve.")
     engine: Engine | None = Field(None, description="What runs the model.")
     models: Annotated[tuple[ModelEntry, ...], items(most=64)] = Field(
@@ -240,6 +242,9 @@ class Spec(Section):
         "gateway process.",
     )
     observability: Observability = Field(Observability(), description="Logs.")
+    scaling: Scaling = Field(Scaling(), description="How a rendered deployment grows and shrinks.")
+    continuity: Continuity = Field(Continuity(), description="Standby and backups of a rendered deployment.")
+    delivery: Delivery = Field(Delivery(), description="How the rendered bundle is made and where it goes.")
 
     @property
     def served(self) -> tuple[ModelEntry, ...]:
@@ -342,7 +347,33 @@ def _conflict(spec: Spec) -> Conflict | None:
             "two different ports",
             f"for example `port: {spec.gateway.port % 65535 + 1}`",
         )
-    return _both_forms(spec) or _conflict_of_models(spec)
+    return _conflict_of_delivery(spec) or _both_forms(spec) or _conflict_of_models(spec)
+
+
+def _conflict_of_delivery(spec: Spec) -> Conflict | None:
+    if spec.scaling.min_replicas > spec.scaling.max_replicas:
+        return (
+            "spec.scaling.min_replicas",
+            f"{spec.scaling.min_replicas} is more than max_replicas, {spec.scaling.max_replicas}",
+            "at most max_replicas",
+            f"`min_replicas: {spec.scaling.max_replicas}`",
+        )
+    if spec.scaling.cpu_percent_low >= spec.scaling.cpu_percent_high:
+        return (
+            "spec.scaling.cpu_percent_low",
+            f"{spec.scaling.cpu_percent_low} is not below cpu_percent_high, {spec.scaling.cpu_percent_high}",
+            "less than cpu_percent_high, or replicas come and go without end",
+            f"`cpu_percent_low: {max(1, spec.scaling.cpu_percent_high // 2)}`",
+        )
+    shares = sum(quota.percent for quota in spec.delivery.quotas)
+    if shares > 100:
+        return (
+            "spec.delivery.quotas",
+            f"the shares add up to {shares} per cent",
+            "100 per cent together at most",
+            "smaller shares",
+        )
+    return None
 
 
 def _both_forms(spec: Spec) -> Conflict | None:

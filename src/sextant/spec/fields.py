@@ -19,6 +19,10 @@ _HOST = r"^[A-Za-z0-9.:-]+$"
 _ARGUMENT = r"^[^\x00]*$"
 _ENVIRONMENT_NAME = r"^[A-Za-z_][A-Za-z0-9_]*$"
 _MEDIA_HOST = r"^\.?[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)+$"
+_CRON = r"^(\S+ ){4}\S+$"
+_REGISTRY = r"^[a-z0-9]([a-z0-9.-]*[a-z0-9])?(:[0-9]{1,5})?(/[a-z0-9._-]+)*$"
+_BACKUP = r"^[^\s@]+$"
+_INTERFACE = r"^[A-Za-z0-9._-]{1,15}$"
 PATTERNS = {
     _NAME: "1 to 63 lower-case letters, digits, `-` and `.`, starting and ending with a letter or digit",
     _MODEL_NAME: "1 to 128 letters, digits and `.`, `_`, `:`, `/`, `-`, starting with a letter or digit",
@@ -29,6 +33,10 @@ PATTERNS = {
     _HOST: "a host name or an IP address, such as `127.0.0.1`",
     _MEDIA_HOST: "a host name in lower case, such as `images.example.com`, or `.example.com` for every host "
     "below it",
+    _CRON: "five fields of cron, such as `0 2 * * *`",
+    _REGISTRY: "a registry's host, with a port and a path if need be, such as `registry.example.com/mirror`",
+    _BACKUP: "where backups go, without credentials, such as `s3:https://s3.example.com/backups`",
+    _INTERFACE: "a network interface of Linux, such as `eth0`",
 }
 """What the patterns mean, for error messages and the reference page."""
 
@@ -152,6 +160,10 @@ EnvironmentName = Annotated[str, Field(pattern=_ENVIRONMENT_NAME)]
 Port = Annotated[int, Field(ge=1, le=65535)]
 Host = Annotated[str, Field(min_length=1, max_length=253, pattern=_HOST)]
 MediaHost = Annotated[str, Field(min_length=3, max_length=253, pattern=_MEDIA_HOST)]
+Cron = Annotated[str, Field(max_length=100, pattern=_CRON)]
+Registry = Annotated[str, Field(max_length=255, pattern=_REGISTRY)]
+BackupPlace = Annotated[str, Field(min_length=1, max_length=1024, pattern=_BACKUP)]
+Interface = Annotated[str, Field(pattern=_INTERFACE)]
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
 Positive = Annotated[float, Field(gt=0)]
 
