@@ -135,13 +135,13 @@ def _remote(
         api_key_ref=engine.api_key,
         upstream_model=engine.upstream_model or entry.name,
     )
-    adapter = adapter_of("remote")
-    launch = adapter.launch(replica)
+    launch = adapter_of("remote").launch(replica)
+    quirks = adapter_of(engine.speaks or "remote").quirks
     served = msgspec.structs.replace(
         _served(entry, place, launch, upstream_id),
         context_tokens=engine.context_tokens,
         capabilities=engine.capabilities.struct(),
-        quirks=msgspec.structs.replace(adapter.quirks, compliant=engine.compliant),
+        quirks=msgspec.structs.replace(quirks, compliant=engine.compliant),
         media_urls=engine.media_urls,
     )
     return served, _engine(entry, upstream_id, launch)

@@ -1,7 +1,7 @@
 """How an engine is called in a container or on several machines: argv and environment from a plan's layout.
 
-`sextant.engines` starts an engine on this machine; this says the same for a bundle, where one replica may span
-machines. The facts both share stand in `spec/data/engines.toml`.
+`sextant.engines` starts an engine on this machine; this says the same for a bundle, where one replica may
+span machines. The facts both share stand in `spec/data/engines.toml`.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Serving(msgspec.Struct, frozen=True, kw_only=True):
     """Folder or file of the weights, on the machine or in the container."""
     layout: Layout = Layout()
     role: Role = "whole"
-    host: str = "0.0.0.0"  # noqa: S104 - inside a pod or a closed network; the bundle says who may reach it
+    host: str = "0.0.0.0"
     port: int = 8000
     context_tokens: int = 0
     """0: what the model was made for."""
@@ -51,7 +51,8 @@ class Serving(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Command(msgspec.Struct, frozen=True, kw_only=True):
-    """What to run on each machine of one replica. `argv` is empty where the image's own entry point is meant."""
+    """What to run on each machine of one replica. `argv` is empty where the image's own entry point is
+    meant."""
 
     argv: tuple[str, ...]
     """Of the first machine, which answers."""

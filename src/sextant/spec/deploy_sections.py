@@ -56,9 +56,7 @@ class Standby(Section):
 
     address: Host = Field(description="The address that both share.", examples=["10.0.0.10"])
     peer: Host = Field(description="Address of the other server.", examples=["10.0.0.12"])
-    interface: Interface = Field(
-        "eth0", description="Network interface that carries the address."
-    )
+    interface: Interface = Field("eth0", description="Network interface that carries the address.")
     router_id: Annotated[int, Field(ge=1, le=255)] = Field(
         51, description="VRRP router id; unique among pairs of one network."
     )
@@ -110,7 +108,9 @@ class Delivery(Section):
         None, description="Registry of yours that mirrors the images; unset: each image's own."
     )
     ingress_host: Host | None = Field(None, description="Host name under which callers reach the API.")
-    storage_class: Name | None = Field(None, description="Storage class for weights and data; unset: Rook-Ceph.")
+    storage_class: Name | None = Field(
+        None, description="Storage class for weights and data; unset: Rook-Ceph."
+    )
     repository_url: Annotated[Argument, Field(min_length=1, max_length=1024)] | None = Field(
         None,
         description="Git repository that a GitOps controller reads the bundle from.",

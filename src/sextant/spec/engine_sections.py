@@ -67,6 +67,11 @@ class RemoteEngine(Section):
     upstream_model: ModelName | None = Field(
         None, description="The endpoint's own name for the model; unset: `spec.model.name`."
     )
+    speaks: Literal["vllm", "sglang", "llamacpp", "triton", "nim", "mindie"] | None = Field(
+        None,
+        description="The engine that answers there, where it is one of these: what it does differently from the "
+        "published API is put right. Unset: not known.",
+    )
     compliant: bool = Field(
         False,
         description="True relays answers untouched: the endpoint already writes every required field, as "

@@ -8,6 +8,7 @@ out), `deploy_sections.py` (what the document says of it), `render_data.py` (whe
 from __future__ import annotations
 
 import datetime
+import re
 from collections.abc import Mapping
 from typing import Literal
 
@@ -62,7 +63,9 @@ class Images(msgspec.Struct, frozen=True, kw_only=True):
         Raises Unsupported for an image that is not in the table."""
         image = self.known.get(name)
         if image is None:
-            raise Unsupported(f"there is no image `{name}` in the table of images; known: {', '.join(self.known)}")
+            raise Unsupported(
+                f"there is no image `{name}` in the table of images; known: {', '.join(self.known)}"
+            )
         digest = self.digests.get(image.tagged)
         place = _mirrored(image.repository, self.registry)
         return f"{place}:{image.tag}@{digest}" if digest else f"{place}:{image.tag}"
@@ -157,6 +160,26 @@ class ServedModel(msgspec.Struct, frozen=True, kw_only=True):
     """On disk; 0: not known."""
     load_s: float = 0.0
     """Predicted time from start to ready."""
+
+    @property
+    def key(self) -> str:
+        """A name fit for files and objects: its name, and its pool if it has one. Engines of a bundle serve
+        the model under it."""
+        named = self.entry.name if self.entry.pool is None else f"{self.entry.name}-{self.entry.pool}"
+        return re.sub(r"[^a-z0-9]+", "-", named.lower()).strip("-")
+
+    @property
+    def context_tokens(self) -> int:
+        """The longest prompt and answer together: what the document says, else what fits by the plan and the
+        model was made for; 0 where neither is known."""
+        stated: int | None = getattr(self.entry.engine, "context_tokens", None)
+        if stated:
+            return stated
+        if self.architecture is None:
+            return 0
+        fits = self.option.memory.tokens_fit if self.option is not None else 0
+        made_for = self.architecture.context_tokens
+        return min(made_for, fits) if fits else made_for
 
     @property
     def vendor(self) -> Vendor:
