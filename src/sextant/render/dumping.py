@@ -1,7 +1,7 @@
 """Files of a bundle out of plain values, always in the same bytes: YAML, JSON, TOML, text, scripts.
 
-YAML is written here rather than by a library, so that a bundle does not change with the library's version, and
-so that nothing is ever read back as another type: whatever could be taken for a number, a date or a truth
+YAML is written here rather than by a library, so that a bundle does not change with the library's version,
+and so that nothing is ever read back as another type: whatever could be taken for a number, a date or a truth
 value stands in quotes. Keys keep the order in which they were given, but for the first ones of an object
 (`FIRST_KEYS`). Neighbours: every module of `render/` ends here.
 """
@@ -21,7 +21,6 @@ FIRST_KEYS = (
     "metadata",
     "name",
     "namespace",
-    "generateName",
     "labels",
     "annotations",
     "spec",
@@ -127,9 +126,7 @@ def _scalar(value: Any) -> list[str]:
         return _block(value) or [_text(value)]
     if isinstance(value, Mapping | Sequence):
         return ["{}" if isinstance(value, Mapping) else "[]"]
-    raise ValueError(
-        f"{type(value).__name__} has no form in YAML; expected text, numbers, lists and mappings"
-    )
+    raise ValueError(f"{type(value).__name__} has no form in YAML; expected text, numbers, lists, mappings")
 
 
 def _number(value: float) -> str:

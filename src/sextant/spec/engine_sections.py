@@ -69,8 +69,8 @@ class RemoteEngine(Section):
     )
     speaks: Literal["vllm", "sglang", "llamacpp", "triton", "nim", "mindie"] | None = Field(
         None,
-        description="The engine that answers there, where it is one of these: what it does differently from the "
-        "published API is put right. Unset: not known.",
+        description="The engine that answers there, where it is one of these: what it does differently from "
+        "the published API is put right. Unset: not known.",
     )
     compliant: bool = Field(
         False,

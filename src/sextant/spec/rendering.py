@@ -1,8 +1,8 @@
-"""What rendering is given: the document, what was planned for each of its models, and the facts that it may use.
+"""What rendering is given: the document, what was planned for each of its models, the facts it may use.
 
-`operations/bundles.py` puts an `Order` together, `render/` turns it into a `Bundle`. Nothing here is read from
-the machine that renders, so the same order gives the same bytes anywhere. Neighbours: `bundle.py` (what comes
-out), `deploy_sections.py` (what the document says of it), `render_data.py` (where the facts are read).
+`operations/bundles.py` puts an `Order` together, `render/` turns it into a `Bundle`. Nothing here is read
+from the machine that renders, so the same order gives the same bytes anywhere. Neighbours: `bundle.py` (what
+comes out), `deploy_sections.py` (what the document says), `render_data.py` (where the facts are read).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Vendor = Literal["nvidia", "amd", "intel", "huawei", "cpu"]
 """Who made the accelerator; `cpu`: none is used."""
 
 Proof = Literal["executed", "schema-valid", "unverified", "unsupported"]
-"""What of a combination has been shown: run; only its files checked by their schemas; nothing; it cannot work."""
+"""What of a combination has been shown: it ran; its files pass their schemas; nothing; it cannot work."""
 
 
 class Image(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -92,7 +92,7 @@ class Device(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     groups: tuple[str, ...] = ()
     """Groups on the host that may open them."""
     compose: str = ""
-    """Docker's name of the driver for `deploy.resources.reservations.devices`; empty: device files are mapped."""
+    """Docker's name of the driver for device reservations; empty: device files are mapped."""
     runtime_class: str = ""
     visible: str = ""
     """The environment variable that picks accelerators by number."""
@@ -218,8 +218,8 @@ def vendor_of(named: str) -> Vendor:
         if folded.startswith(start):
             return vendor
     raise Unsupported(
-        f"accelerators of `{named}` are not supported by `sextant render`; expected one of NVIDIA, AMD, Intel, "
-        f"Huawei"
+        f"accelerators of `{named}` are not supported by `sextant render`; expected NVIDIA, AMD, "
+        f"Intel or Huawei"
     )
 
 
