@@ -35,10 +35,12 @@ from benchmarks.stack import (
     Asked,
     Cores,
     Stack,
+    numbers,
     paced_stack,
     remote_document,
     running_stack,
 )
+from sextant.spec.document import builtin_text
 
 BEYOND = 2
 """The curve ends after so many rates in a row that were not sustained."""
@@ -184,11 +186,16 @@ def engine_name(options: argparse.Namespace) -> str:
     return str(paced or options.document or options.engine_url or "embedded, the bundled model")
 
 
-def document_of(options: argparse.Namespace, work: Path) -> Path | None:
-    """The document to start: the one given, one for the engine given by its address, or none."""
+def document_of(options: argparse.Namespace, work: Path) -> Path:
+    """The document to start: the one given, one for the engine given by its address, or the built-in one with
+    a thread for each of the engine's cores, which it is given only after it has counted its own."""
+    if options.document is not None:
+        given: Path = options.document
+        return given
     if options.engine_url is None:
-        document: Path | None = options.document
-        return document
+        path = work / "embedded.yaml"
+        path.write_text(f"{builtin_text().rstrip()}\n    threads: {len(numbers(options.engine_cores))}\n")
+        return path
     if options.model is None:
         raise BenchmarkError("--engine-url needs --model: the engine's own name for the model")
     path = work / "remote.yaml"

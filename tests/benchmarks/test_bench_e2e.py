@@ -3,6 +3,7 @@ against servers that stand still, refuse, break off and never answer."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import socket
@@ -210,6 +211,10 @@ class Serving:
             threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
 
     def _serve(self, connection: socket.socket) -> None:
+        with contextlib.suppress(OSError):  # the generator is gone, or the test is over
+            self._answer(connection)
+
+    def _answer(self, connection: socket.socket) -> None:
         while raw := connection.recv(65536):
             with self._lock:
                 self.asked.append(raw)

@@ -92,6 +92,8 @@ class EmbeddedSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     context_tokens: int
     slots: int
     threads: int
+    threads_counted: bool = False
+    """Whether they were counted from the cores, and not asked for: then the engine follows its cores."""
     prompt_cache_mib: int = PROMPT_CACHE_MIB
     batch_tokens: int = BATCH_TOKENS
 
@@ -118,6 +120,7 @@ class EmbeddedEngine:
             context_tokens=replica.context_tokens,
             slots=options.slots,
             threads=default_threads() if options.threads is None else options.threads,
+            threads_counted=options.threads is None,
         )
         return Launch(
             argv=(

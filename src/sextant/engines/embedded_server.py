@@ -19,13 +19,17 @@ from sextant.base.config import resolve_secret, variable
 from sextant.base.errors import Misconfigured, SextantError
 from sextant.base.lifeline import PARENT_VARIABLE, bind_to_parent
 from sextant.engines import openmp
+from sextant.engines.cores import default_threads, usable_cores
 from sextant.engines.embedded import HTTP_THREADS, EmbeddedSettings
 
+CORES_EVERY_S = 5.0
+"""How often the engine looks whether it still has its cores."""
 _LOG_WARNINGS = 2  # llama.cpp's verbosity; its higher levels print prompts
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Serves until SIGTERM or SIGINT. Returns the exit status: 0 stopped, 78 misconfigured, 70 failed."""
+    """Serves until SIGTERM or SIGINT. Returns the exit status: 0 stopped, 75 to be started again on fewer
+    cores, 78 misconfigured, 70 failed."""
     parser = argparse.ArgumentParser(prog="sextant.engines.embedded_server")
     parser.add_argument("--settings", required=True, type=Path)
     given = parser.parse_args(argv)
@@ -35,7 +39,7 @@ def main(argv: list[str] | None = None) -> int:
     # Before llama.cpp starts its threads, so that they inherit the mask.
     signal.pthread_sigmask(signal.SIG_BLOCK, stop_signals)
     try:
-        settings = msgspec.json.decode(given.settings.read_bytes(), type=EmbeddedSettings)
+        settings = fitted(msgspec.json.decode(given.settings.read_bytes(), type=EmbeddedSettings))
         server = start(settings, openmp_folder=given.settings.resolve().parent / "openmp")
     except (Misconfigured, msgspec.DecodeError, OSError) as error:
         print(f"sextant: {error}", file=sys.stderr, flush=True)
@@ -44,10 +48,38 @@ def main(argv: list[str] | None = None) -> int:
         print(f"sextant: {error}", file=sys.stderr, flush=True)
         return os.EX_SOFTWARE
     print(f"sextant: engine answers on {server.listening_address}", file=sys.stderr, flush=True)
-    signal.sigwait(stop_signals)
+    stopped = serve_until_stopped(settings, stop_signals)
     print("sextant: engine stops", file=sys.stderr, flush=True)
-    sys.stderr.flush()
-    os._exit(0)  # requests were drained by the gateway; llama.cpp's own teardown waits for idle connections
+    os._exit(
+        0 if stopped else os.EX_TEMPFAIL
+    )  # requests were drained by the gateway; llama.cpp's own teardown waits for idle connections
+
+
+def fitted(settings: EmbeddedSettings) -> EmbeddedSettings:
+    """`settings` with no more counted threads than this process's own cores allow: whoever starts the engine
+    may have more cores than it is given."""
+    if not settings.threads_counted:
+        return settings
+    return msgspec.structs.replace(settings, threads=min(settings.threads, default_threads()))
+
+
+def serve_until_stopped(
+    settings: EmbeddedSettings, stop_signals: set[signal.Signals], *, look_every_s: float = CORES_EVERY_S
+) -> bool:
+    """Waits for a signal and returns True; False when cores were taken away (a pinned or resized container)
+    and the counted threads no longer fit. OpenMP's threads spin while they wait for each other: two on one
+    core answer 0.4 requests/s where one answers 65, so it is better to start again with fewer."""
+    while signal.sigtimedwait(stop_signals, look_every_s) is None:
+        cores = usable_cores()
+        if settings.threads_counted and settings.threads > cores:
+            print(
+                f"sextant: {cores} cores are left to the engine, which has {settings.threads} threads; "
+                f"it starts again with fewer",
+                file=sys.stderr,
+                flush=True,
+            )
+            return False
+    return True
 
 
 def start(settings: EmbeddedSettings, openmp_folder: Path) -> Any:
