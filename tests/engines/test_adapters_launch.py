@@ -17,10 +17,10 @@ import msgspec
 import pytest
 
 from sextant.base.errors import Misconfigured
+from sextant.catalog.keyed import KEY_VARIABLE, run_file, run_module
 from sextant.engines import embedded
 from sextant.engines.adapters import ADAPTERS, adapter_of, binding_of, capabilities_of
 from sextant.engines.hf_folder import inspect_folder
-from sextant.engines.keyed import KEY_VARIABLE, run_file, run_module
 from sextant.engines.modelfacts import ModelFacts
 from sextant.engines.protocol import Launch, Replica, ServerOptions, ready_timeout_of
 from sextant.engines.server_engine import ServerEngine

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from sextant.engines.keyed import run_module
+from sextant.catalog.keyed import run_module
 from sextant.engines.protocol import Replica, ServerOptions
 from sextant.engines.server_engine import Call, ServerEngine, given
 

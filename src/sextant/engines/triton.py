@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from sextant.base.errors import Misconfigured
-from sextant.engines.keyed import run_file
+from sextant.catalog.keyed import run_file
 from sextant.engines.protocol import Launch, Replica, ServerOptions
 from sextant.engines.server_engine import Call, ServerEngine, given
 

@@ -1,7 +1,8 @@
 """Giving a Python server its key as an argument without the key standing in any process's argv.
 
 For servers that take their key by argument alone: the interpreter is started with a line of its own that
-reads the variable, forgets it, and adds the arguments inside the process. Adapters: `sglang.py`, `triton.py`.
+reads the variable, forgets it, and adds the arguments inside the process. Used by the
+adapters of `sextant.engines` and by `arguments.py`.
 """
 
 from __future__ import annotations
