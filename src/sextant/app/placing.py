@@ -7,7 +7,6 @@ Flow 2 (deploy), between the document and `plan.py`. The only part of planning t
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import importlib.util
 import os
 import subprocess
@@ -19,6 +18,7 @@ from typing import Literal
 import msgspec
 
 from sextant.app.child import last_words
+from sextant.app.conversions import conversion_of, forget_conversions
 from sextant.app.events import Doing, Fetching, Tell, Warned
 from sextant.app.fitting import MEMORY_SHARE, as_served, fit, refusal_of
 from sextant.app.machine import memory_free_bytes
@@ -182,11 +182,7 @@ def _converted(folder: Path, facts: ModelFacts, state: StateDir, tell: Tell) -> 
             f"pip install {' '.join(CONVERTER_NEEDS)}, or take a GGUF file of the model",
             field="spec.model.source",
         )
-    seal = hashlib.sha256()
-    for file in sorted(path for path in folder.iterdir() if path.is_file()):
-        status = file.stat()
-        seal.update(f"{file.name} {status.st_size} {status.st_mtime_ns}\n".encode())
-    target = state.models / "converted" / f"{folder.name}-{seal.hexdigest()[:16]}.gguf"
+    target = conversion_of(folder, state.models)
     if target.is_file():
         return target
     target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -202,4 +198,5 @@ def _converted(folder: Path, facts: ModelFacts, state: StateDir, tell: Tell) -> 
     if done.returncode != 0:
         why = last_words(log, begin) or f"exit status {done.returncode}"
         raise SextantError(f"{folder} cannot be converted: {why}; the log is {log}", code="conversion_failed")
+    forget_conversions(folder, state.models, but=target)
     return target

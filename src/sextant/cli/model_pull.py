@@ -58,15 +58,31 @@ def pull(
 
 
 def remove(
-    name: Annotated[str, typer.Argument(help="The name that it was fetched by.")], state: State = None
+    name: Annotated[
+        str, typer.Argument(help="The name that it was fetched by, or a folder that was converted.")
+    ],
+    state: State = None,
 ) -> None:
-    """Delete what was fetched of a model, in every revision and quantisation."""
+    """Delete what was fetched of a model, in every revision and quantisation, and what was made of it for
+    llama.cpp. Of a folder of yours only the latter goes."""
     from sextant.app import pull
+    from sextant.app.conversions import forget_conversions
 
     source = pull.parse_source(name)
+    models = state_dir(state).models
     if isinstance(source, pull.LocalSource):
-        raise Misconfigured(f"{source.path} was not fetched by name; delete it yourself", field="model")
-    freed_bytes = pull.remove(source, state_dir(state).models)
+        freed_bytes = forget_conversions(source.path, models)
+        if not freed_bytes:
+            raise Misconfigured(
+                f"{source.path} was neither fetched by name nor converted; delete it yourself", field="model"
+            )
+        out().print(
+            f"Deleted what {source.path} was converted to: {freed_bytes / 1e9:.2f} GB freed", markup=False
+        )
+        return
+    folders = pull.fetched_folders(source, models)
+    freed_bytes = pull.remove(source, models)
+    freed_bytes += sum(forget_conversions(folder, models) for folder in folders)
     out().print(f"Deleted {source.hub}:{source.repo}: {freed_bytes / 1e9:.2f} GB freed", markup=False)
 
 

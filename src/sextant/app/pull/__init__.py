@@ -4,7 +4,7 @@
 fetch, `fetch` brings it. A path on this machine never touches the network.
 """
 
-from sextant.app.pull.cache import cached, remove
+from sextant.app.pull.cache import cached, fetched_folders, remove
 from sextant.app.pull.events import (
     Progress,
     PullEvent,
@@ -34,6 +34,7 @@ __all__ = [
     "WaitingForOther",
     "cached",
     "fetch",
+    "fetched_folders",
     "parse_source",
     "plan_download",
     "remove",

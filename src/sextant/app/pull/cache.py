@@ -103,6 +103,12 @@ def make_folder(folder: Path) -> None:
         missing.mkdir(mode=0o700, exist_ok=True)
 
 
+def fetched_folders(source: NamedSource, cache_dir: Path) -> list[Path]:
+    """The folders of all snapshots that were fetched of the repository of `source`."""
+    snapshots = _model_folder(cache_dir, source) / "snapshots"
+    return sorted(snapshots.iterdir()) if snapshots.is_dir() else []
+
+
 def remove(source: NamedSource, cache_dir: Path) -> int:
     """Deletes all that was fetched of the repository of `source` and returns how many bytes that were. Raises
     NotFound when there is nothing, Misconfigured while a process fetches it."""
