@@ -1,77 +1,102 @@
 """How an engine is called in a container or on several machines: argv and environment from a plan's layout.
 
 `sextant.engines` starts an engine on this machine; this says the same for a bundle, where one replica may
-span machines. The facts both share stand in `spec/data/engines.toml`.
+span machines. The facts both share stand in `spec/data/engines.toml`. One file per engine beside this one;
+what they take and give stands in `serving.py`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Literal
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import msgspec
 
 from sextant.base.errors import Unsupported
-from sextant.spec.engine_data import EngineData
+from sextant.catalog import images, llamacpp, mindie, nim, sglang, triton, vllm
+from sextant.catalog.serving import Command, Role, Serving
+from sextant.spec.engine_data import Traits
+from sextant.spec.engine_sections import LaunchedEngine
 from sextant.spec.planning import Layout
+from sextant.spec.rendering import Order, ServedModel
+from sextant.spec.snapshot import Capabilities
 
-Role = Literal["whole", "prefill", "decode"]
-"""What a group of machines does: all of it, or one half of a plan that splits prefill from decode."""
+__all__ = ["Command", "Role", "Serving", "capabilities_of", "command", "serving_of", "traits_of"]
 
-
-class Serving(msgspec.Struct, frozen=True, kw_only=True):
-    """One replica of one model, as the machines that run it must be told."""
-
-    engine: EngineData
-    kind: str
-    """The engine's name: vllm, sglang, …"""
-    model_name: str
-    """What callers of the engine write as `model`."""
-    model_path: str
-    """Folder or file of the weights, on the machine or in the container."""
-    layout: Layout = Layout()
-    role: Role = "whole"
-    host: str = "0.0.0.0"
-    port: int = 8000
-    context_tokens: int = 0
-    """0: what the model was made for."""
-    memory_share: float | None = None
-    max_sequences: int | None = None
-    precision: str | None = None
-    kv_precision: str | None = None
-    args: tuple[str, ...] = ()
-    """The document's further arguments."""
-    env: Mapping[str, str] = {}
-    per_node: int = 8
-    """Accelerators of one machine."""
-    leader: str = "$(LWS_LEADER_ADDRESS)"
-    """How a worker names the first machine of its group, where there are several."""
-    rank: str = "$(LWS_WORKER_INDEX)"
-    """How a machine names its own number in the group."""
-
-
-class Command(msgspec.Struct, frozen=True, kw_only=True):
-    """What to run on each machine of one replica. `argv` is empty where the image's own entry point is
-    meant."""
-
-    argv: tuple[str, ...]
-    """Of the first machine, which answers."""
-    worker_argv: tuple[str, ...] = ()
-    """Of every other machine; empty: there is only one."""
-    env: Mapping[str, str] = {}
-    secret_env: Mapping[str, str] = {}
-    """Variable to the name of the secret it carries (`engine-key`); never a value."""
-    files: Mapping[str, bytes] = {}
-    """Further files, by path, that the engine reads."""
-    nodes: int = 1
-    """Machines of one replica."""
-    per_node: int = 1
-    """Accelerators that each of them needs."""
-    port: int = 8000
-    health_path: str = "/health"
-    metrics_path: str = ""
+COMMANDS: Mapping[str, Callable[[Serving], Command]] = {
+    "vllm": vllm.command,
+    "sglang": sglang.command,
+    "triton": triton.command,
+    "nim": nim.command,
+    "mindie": mindie.command,
+    "llamacpp": llamacpp.command,
+}
 
 
 def command(serving: Serving) -> Command:
-    """How that replica is started. Raises Unsupported for a layout that the engine cannot do."""
-    raise Unsupported(f"{serving.kind}: not in this version")
+    """How that replica is started. Raises Unsupported, with the reason, for a layout that the engine cannot
+    do."""
+    made = COMMANDS.get(serving.kind)
+    if made is None:
+        raise Unsupported(
+            f"the engine `{serving.kind}` is not started on its own; expected one of {', '.join(COMMANDS)}"
+        )
+    return made(serving)
+
+
+def serving_of(
+    order: Order, served: ServedModel, *, model_path: str, in_container: bool, role: Role = "whole"
+) -> Serving:
+    """One replica of a launched model of the order, from its plan and its section of the document. In a
+    container the image's program is used, else the document's. Raises Unsupported for another engine."""
+    engine = served.entry.engine
+    if not isinstance(engine, LaunchedEngine):
+        raise Unsupported(f"{served.entry.name}: the engine `{engine.kind}` is not started on its own")
+    option = served.option
+    program = images.image_of(order, served).command if in_container else engine.command
+    return Serving(
+        engine=order.facts.engines[engine.kind],
+        kind=engine.kind,
+        model_name=served.key,
+        model_path=model_path,
+        traits=traits_of(order, served),
+        layout=option.layout if option is not None else Layout(tp=engine.tensor_parallel),
+        role=role,
+        vendor=served.vendor,
+        command=program,
+        context_tokens=served.context_tokens,
+        memory_share=engine.memory_share,
+        max_sequences=engine.max_sequences,
+        precision=engine.precision,
+        kv_precision=served.kv_precision,
+        args=engine.args,
+        env=engine.env,
+        per_node=option.accelerator.per_node if option is not None else max(1, engine.tensor_parallel),
+    )
+
+
+def capabilities_of(order: Order, served: ServedModel) -> Capabilities:
+    """What the engine can do with that model: what hangs on an argument (a parser of tool calls) it has only
+    where that is given. Raises Unsupported for an engine that is not started on its own."""
+    serving = serving_of(order, served, model_path="/", in_container=False)
+    ruled = [arg for rule in serving.engine.rules_for(serving.traits) for arg in rule.args]
+    given = {argument.partition("=")[0] for argument in (*ruled, *serving.args)}
+    missing: dict[str, Any] = {
+        name: False for name, flag in serving.engine.capability_flags.items() if flag not in given
+    }
+    return msgspec.structs.replace(serving.engine.capabilities, **missing)
+
+
+def traits_of(order: Order, served: ServedModel) -> Traits:
+    """What is known of the model's files without having them: by the catalogue's name for the model."""
+    model = served.architecture
+    if model is None:
+        return Traits()
+    known = order.facts.traits.get(model.id, Traits())
+    sizes = {
+        "kv_lora_rank": model.kv_lora_rank,
+        "qk_rope_head_dim": model.rope_dim,
+        "qk_nope_head_dim": model.nope_dim,
+        "v_head_dim": model.head_dim,
+    }
+    return Traits(known.architecture, known.chat_template, sizes if model.kv_lora_rank else {})

@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from sextant.catalog import arguments
 from sextant.render.dumping import yaml_text
 from sextant.spec.engine_sections import LaunchedEngine
 from sextant.spec.rendering import Order, ServedModel
@@ -97,10 +98,8 @@ def _remote(order: Order, served: ServedModel, place: Place) -> dict[str, Any]:
     if isinstance(engine, LaunchedEngine):
         remote["speaks"] = engine.kind
         told = engine.capabilities
-        known = order.facts.engines[engine.kind].capabilities
-        remote["capabilities"] = (
-            told.model_dump(mode="json") if told is not None else msgspec.to_builtins(known)
-        )
+        known = msgspec.to_builtins(arguments.capabilities_of(order, served))
+        remote["capabilities"] = known if told is None else told.model_dump(mode="json")
     return remote
 
 

@@ -17,7 +17,7 @@ import msgspec
 from sextant.base.errors import Unsupported
 from sextant.spec.architecture import ModelArchitecture
 from sextant.spec.document import Deployment, ModelEntry
-from sextant.spec.engine_data import EngineData
+from sextant.spec.engine_data import EngineData, Traits
 from sextant.spec.planning import Option
 
 Vendor = Literal["nvidia", "amd", "intel", "huawei", "cpu"]
@@ -32,10 +32,17 @@ class Image(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
 
     name: str
     """How bundles call it, for example `vllm-nvidia`."""
+    engine: str = ""
+    """The engine it holds; empty: it is no engine."""
+    vendor: str = ""
+    accelerators: tuple[str, ...] = ()
+    """The accelerators, by id, that it is made for; empty: all of the vendor's."""
+    command: tuple[str, ...] = ()
+    """The engine's program inside it; empty: the engine's usual one."""
     repository: str
     tag: str
     user: int = 65532
-    """The uid that it can run as."""
+    """The uid that it can run as; 0: only as root, as far as is known."""
     port: int = 0
     """What it listens on unless told otherwise; 0: nothing."""
     source: str
@@ -67,6 +74,12 @@ class Images(msgspec.Struct, frozen=True, kw_only=True):
                 f"there is no image `{name}` in the table of images; known: {', '.join(self.known)}"
             )
         digest = self.digests.get(image.tagged)
+        if digest is None and image.tag == "latest":
+            raise Unsupported(
+                f"the image {image.tagged} is published as `latest` alone, which is another one tomorrow; "
+                f"write its digest into the images lock: `{image.tagged}@sha256:…`",
+                field="spec.delivery.images_lock",
+            )
         place = _mirrored(image.repository, self.registry)
         return f"{place}:{image.tag}@{digest}" if digest else f"{place}:{image.tag}"
 
@@ -119,6 +132,8 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     engines: Mapping[str, EngineData]
     devices: tuple[Device, ...]
     cells: tuple[Cell, ...]
+    traits: Mapping[str, Traits] = {}
+    """What is known of the files of a model of the catalogue, by its id."""
 
 
 class ProfileDefaults(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -158,6 +173,8 @@ class ServedModel(msgspec.Struct, frozen=True, kw_only=True):
     """None where the catalogue does not know the model."""
     weights_bytes: int = 0
     """On disk; 0: not known."""
+    kv_precision: str = "bf16"
+    """Of the KV cache, as it was planned."""
     load_s: float = 0.0
     """Predicted time from start to ready."""
 

@@ -1,0 +1,37 @@
+"""Which image runs an engine on a vendor's accelerators, and which images of a bundle are not locked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from sextant.base.errors import Unsupported
+from sextant.spec.rendering import Image, Order, ServedModel
+
+OWN = "sextant"
+"""Name of the product's own image, which the user builds."""
+
+
+def image_of(order: Order, served: ServedModel) -> Image:
+    """The engine's image for that model: the one made for its accelerator, else the vendor's. Raises
+    Unsupported where nobody makes one."""
+    kind, vendor = served.entry.engine.kind, served.vendor
+    accelerator = served.option.accelerator.id if served.option is not None else ""
+    fitting = [
+        image for image in order.images.known.values() if image.engine == kind and image.vendor == vendor
+    ]
+    for image in fitting:
+        if accelerator and accelerator in image.accelerators:
+            return image
+    for image in fitting:
+        if not image.accelerators:
+            return image
+    raise Unsupported(
+        f"{served.entry.name}: there is no image of {kind} for accelerators of {vendor}"
+        + (f" ({accelerator})" if accelerator else "")
+    )
+
+
+def unpinned(order: Order, names: Iterable[str]) -> tuple[str, ...]:
+    """Of the images so named those that the user's lock file has no digest for, as `repository:tag`."""
+    known = order.images.known
+    return tuple(sorted(known[name].tagged for name in names if not order.images.is_pinned(name)))
