@@ -82,7 +82,9 @@ async def run(column: Column, socket_path: str) -> tuple[float, Counter]:
     server = await serve(app, host="127.0.0.1", port=0, limits=limits, registry=registry)
     ended = asyncio.Semaphore(0)
     peers = [
-        (await loop.create_connection(lambda: Peer(lambda _, __: ended.release()), "127.0.0.1", server.port))[1]
+        (await loop.create_connection(lambda: Peer(lambda _, __: ended.release()), "127.0.0.1", server.port))[
+            1
+        ]
         for _ in range(CONNECTIONS)
     ]
     body = payload.body(stream=False, personal=True)

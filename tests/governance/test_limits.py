@@ -292,3 +292,30 @@ def test_a_tenants_own_limits_replace_those_of_its_tier_one_by_one() -> None:
     expected = LimitRules(requests_per_s=5, burst_requests=20, tokens_per_min=9000, tokens_per_day=7)
     assert merged(tier, own) == expected
     assert merged(tier, LimitRules(requests_per_s=2)) == LimitRules(requests_per_s=2, tokens_per_min=1000)
+
+
+def test_more_keys_than_are_remembered_bound_share_the_same_scopes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is kept by key is only a shorter way to the scopes: dropped at its bound, nothing is counted anew."""
+    monkeypatch.setattr(memory_module, "SCOPES_KEPT", 8)
+    limits = Limits()
+    shared = rules("tenant:t", concurrent_requests=20)
+    open_ones = []
+    for number in range(20):
+        limits.rules = (rules(f"key:{number}", requests_per_s=1.0), shared)
+        open_ones.append(limits.admit())
+        assert len(limits.limiter._bound) <= 8
+    limits.rules = (rules("key:last", requests_per_s=1.0), shared)
+    assert limits.refuse().limit == "concurrent_requests"
+    limits.limiter.refund(open_ones[0])
+    limits.admit()
+
+
+async def test_what_is_decided_at_once_is_decided_the_same_way_by_waiting() -> None:
+    limiter = MemoryLimiter()
+    ask = Ask("a", (rules(concurrent_requests=1),), 0, 0)
+    hold = limiter.admit_now(ask)
+    assert hold is not None and limiter.admit_now(ask) is None
+    refused = await limiter.admit(ask)
+    assert isinstance(refused, Refused) and refused.limit == "concurrent_requests"
+    limiter.settle(hold, 0)
+    assert isinstance(await limiter.admit(ask), Hold)

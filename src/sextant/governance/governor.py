@@ -13,6 +13,7 @@ import hashlib
 import logging
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import NoReturn
 
 from sextant.base.errors import Forbidden, LedgerUnavailable, LimitsUnavailable, SextantError, Unauthenticated
@@ -83,7 +84,8 @@ class LocalGovernor:
         """The principal of an API key. Raises Unauthenticated (unknown, revoked or expired) or Forbidden (its
         tenant or project is switched off, or it may not be used from `peer`)."""
         holder = self._by_secret.get(secret) or self._look_up(secret)
-        self._check(holder)
+        if holder.expires_ms or holder.switched_off:
+            self._check(holder)
         if holder.networks and not holder.allows_peer(peer):
             self._refuse(
                 Forbidden(
@@ -124,9 +126,11 @@ class LocalGovernor:
         holder = self._by_key.get(principal.key_id)
         if holder is None:
             self._refuse(Unauthenticated(f"API key {principal.key_id} was revoked"))
-        self._check(holder)
+        if holder.expires_ms or holder.switched_off:
+            self._check(holder)
         now_ms = self._now_ms()
-        self._check_claim(holder, claim, now_ms)
+        if claim.kinds is not TEXT or not holder.plain:
+            self._check_claim(holder, claim)
         if not self._ledger.room_for(self._open):
             self._refuse(
                 LedgerUnavailable(
@@ -141,13 +145,14 @@ class LocalGovernor:
         admission = Admission(principal, claim, now_ms)
         if holder.rules:
             try:
-                admission.hold = await self._reserve(holder, claim, now_ms)
+                ask = self._ask(holder, claim, now_ms)
+                admission.hold = self._limiter.admit_now(ask) or await self._reserve(holder, ask, now_ms)
             except BaseException:
                 self._close(admission)
                 raise
         return admission
 
-    def _check_claim(self, holder: Holder, claim: Claim, now_ms: int) -> None:
+    def _check_claim(self, holder: Holder, claim: Claim) -> None:
         """Raises Forbidden for an endpoint, a model or a kind of request that is not the key's."""
         if holder.endpoints and claim.endpoint not in holder.endpoints:
             allowed = ", ".join(sorted(holder.endpoints))
@@ -155,8 +160,6 @@ class LocalGovernor:
         models = holder.principal.reach.models
         if models is not None and claim.model not in models:
             self._refuse(Forbidden(f"this API key may not use the model {claim.model!r}"))
-        if claim.kinds is TEXT and "text" in holder.kinds:
-            return
         for kind in claim.kinds:
             if kind not in holder.kinds:
                 tier = holder.tier
@@ -168,10 +171,9 @@ class LocalGovernor:
                     )
                 )
 
-    async def _reserve(self, holder: Holder, claim: Claim, now_ms: int) -> Hold:
+    async def _reserve(self, holder: Holder, ask: Ask, now_ms: int) -> Hold:
         """What the request may use and cost, set aside in all its scopes. Raises RateLimited,
-        InsufficientBalance, Forbidden, LedgerUnavailable or LimitsUnavailable."""
-        ask = self._ask(holder, claim, now_ms)
+        InsufficientBalance, LedgerUnavailable or LimitsUnavailable."""
         tenant_id = holder.tenant.id
         refreshed = False
         for _ in range(BOOK_ATTEMPTS):
@@ -191,21 +193,25 @@ class LocalGovernor:
         )
 
     def _ask(self, holder: Holder, claim: Claim, now_ms: int) -> Ask:
-        if not claim.metered:
-            tokens = nano = 0
-        else:
+        """What the request wants at most. Raises Forbidden where it has no price."""
+        tokens = nano = day = month = 0
+        tenant_id = holder.principal.tenant_id
+        if claim.metered:
             tokens = claim.input_tokens + claim.output_tokens
             if 0 < claim.context_tokens < tokens:
                 tokens = claim.context_tokens
-            nano = self._most_nano(holder, claim, now_ms) if holder.charged else 0
-        day = month = 0
+            if holder.charged:
+                nano = self._most_nano(holder, claim, now_ms)
         if holder.needs_books:
-            day, month = self._prices.day_and_month(holder.tenant.id, now_ms)
+            day, month = self._prices.day_and_month(tenant_id, now_ms)
         return Ask(claim.request_id, holder.rules, tokens, nano, day, month, now_ms)
 
     def _most_nano(self, holder: Holder, claim: Claim, now_ms: int) -> int:
         tenant = holder.tenant
-        if not self._prices.has_price(tenant.id, claim.model, now_ms):
+        found = self._prices.most_nano(
+            tenant.id, claim.model, claim.input_tokens, claim.output_tokens, now_ms
+        )
+        if found is None:
             self._refuse(
                 Forbidden(
                     f"the price plan {tenant.plan!r} has no price for the model {claim.model!r}; ask the "
@@ -213,7 +219,7 @@ class LocalGovernor:
                     code="no_price",
                 )
             )
-        return self._prices.most_nano(tenant.id, claim.model, claim.input_tokens, claim.output_tokens, now_ms)
+        return found
 
     def _refuse_limit(self, refused: Refused, holder: Holder, now_ms: int) -> NoReturn:
         tenant = holder.tenant
@@ -245,11 +251,9 @@ class LocalGovernor:
 
     def _ends(self, admission: Admission, row: UsageRow) -> Callable[[], None] | None:
         """What ends the hold when the row is durable: by then the limiter has the standing that counts it."""
-        hold, limiter = admission.hold, self._limiter
-        if hold is None:
+        if admission.hold is None:
             return None
-        used = row.input_tokens + row.output_tokens
-        return lambda: limiter.settle(hold, used)
+        return partial(self._limiter.settle, admission.hold, row.input_tokens + row.output_tokens)
 
     def refund(self, admission: Admission) -> None:
         """Nothing was run: no row."""

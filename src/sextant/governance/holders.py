@@ -48,6 +48,8 @@ class Holder(msgspec.Struct, gc=False):
     """Its own limits, its project's and its tenant's, as far as there are any."""
     needs_books: bool
     charged: bool
+    plain: bool
+    """Whether it may be used for text at any endpoint, with every model: nothing of a claim is in the way."""
     networks: tuple[_Network, ...] = ()
     peers: dict[str, bool] = {}
 
@@ -143,6 +145,7 @@ def _holder(key: KeyPolicy, project: ProjectPolicy | None, tenant: TenantPolicy,
         rules,
         any(rule.needs_books for rule in rules),
         tenant.billing != "free" and bool(tenant.plan),
+        models is None and not key.endpoints and "text" in tier.kinds,
     )
 
 

@@ -132,20 +132,20 @@ class PriceBook:
         cost_nano = _rounded((weighted + request * PPM) * window_ppm, _COST_DIVISOR)
         return Rated(cost_nano, list_nano, customer.currency)
 
-    def most_nano(self, tenant_id: str, model: str, input_tokens: int, output_tokens: int, at_ms: int) -> int:
+    def most_nano(
+        self, tenant_id: str, model: str, input_tokens: int, output_tokens: int, at_ms: int
+    ) -> int | None:
         """The most that a request started at `at_ms` can cost with at most so many tokens, whatever share of
-        them is cached or reasoning, wherever the month's count stands: `rate` never says more. 0: free."""
+        them is cached or reasoning, wherever the month's count stands: `rate` never says more. 0: free. None:
+        the tenant is charged by a plan that says nothing of `model` at that time."""
         tariff = self._tenants.get(tenant_id, self._stranger).tariff
-        rate = None if tariff is None else tariff.rate_at(model, at_ms)
-        if rate is None:
+        if tariff is None:
             return 0
+        rate = tariff.rate_at(model, at_ms)
+        if rate is None:
+            return None
         most = input_tokens * rate.most_input + output_tokens * rate.most_output + rate.most_request
         return -(-most // _COST_DIVISOR)
-
-    def has_price(self, tenant_id: str, model: str, at_ms: int) -> bool:
-        """False where `tenant_id` is charged by a plan that says nothing of `model` at that time."""
-        tariff = self._tenants.get(tenant_id, self._stranger).tariff
-        return tariff is None or tariff.rate_at(model, at_ms) is not None
 
     def day_and_month(self, tenant_id: str, at_ms: int) -> tuple[int, int]:
         """The day (20261122) and month (202611) of a moment in the tenant's time zone."""

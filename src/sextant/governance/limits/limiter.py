@@ -116,6 +116,10 @@ class Unknown(msgspec.Struct, frozen=True, gc=False):
 class Limiter(Protocol):
     """Belongs to one event loop."""
 
+    def admit_now(self, ask: Ask) -> Hold | None:
+        """The same as `admit` where that needs nobody else and nothing is in the way; None: nothing was set
+        aside, ask `admit`."""
+
     async def admit(self, ask: Ask) -> Hold | Refused | Unknown:
         """Sets aside what the request can use, in all its scopes at once, or in none. Raises
         LimitsUnavailable when it can neither admit nor refuse."""

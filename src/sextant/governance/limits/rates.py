@@ -26,11 +26,6 @@ def wait_us(tat_us: int, now_us: int, interval_us: int, burst: int) -> int:
     return early_us if early_us > 0 else 0
 
 
-def requests_left(tat_us: int, now_us: int, interval_us: int, burst: int) -> int:
-    """Requests that would conform at once."""
-    return (interval_us * burst - (tat_us - now_us)) // interval_us
-
-
 def level_at(level: int, stamp_us: int, now_us: int, tokens_per_min: int) -> int:
     """The bucket's level at `now_us`, of `level` at `stamp_us`: refilled, and never over its capacity."""
     capacity = tokens_per_min * MINUTE_US

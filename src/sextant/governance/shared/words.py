@@ -15,13 +15,13 @@ from typing import Any
 import msgspec
 
 from sextant.governance.limits.limiter import NO_LIMIT, Ask, Headroom, Refused, ScopeRules
-from sextant.governance.limits.memory import _headroom, _Scope, worst
+from sextant.governance.limits.memory import Terms, _Scope, headroom, worst
 from sextant.spec.policy import Standing
 
 TOKENS_PER_MIN_MAX = 100_000_000
 """A higher limit counts as this one."""
 _NOT_LIMITED = ""
-_ADMITTED_FIELDS, _REFUSED_FIELDS = 3, 12
+_REFUSED_FIELDS = 12
 
 pack = msgspec.msgpack.Encoder().encode
 unpack = msgspec.msgpack.Decoder().decode
@@ -33,6 +33,7 @@ class RuleSet(msgspec.Struct, frozen=True):
     given: tuple[ScopeRules, ...]
     rules: tuple[ScopeRules, ...]
     """As they count: `given`, cut to what Redis can compute."""
+    terms: tuple[Terms, ...]
     packed: msgspec.Raw
     books: tuple[str, ...]
     """Scopes of which a standing is needed."""
@@ -55,7 +56,7 @@ def rule_set(rules: tuple[ScopeRules, ...]) -> RuleSet:
         for rule in kept
     ]
     books = tuple(rule.scope for rule in kept if rule.needs_books)
-    return RuleSet(rules, kept, msgspec.Raw(pack(values)), books)
+    return RuleSet(rules, kept, tuple(Terms(rule) for rule in kept), msgspec.Raw(pack(values)), books)
 
 
 def _within_reach(rule: ScopeRules) -> ScopeRules:
@@ -101,17 +102,11 @@ def hold_to_record(ask: Ask) -> list[Any]:
 
 
 def headroom_of(
-    answer: Sequence[Any], rules: tuple[ScopeRules, ...], now_us: int
+    answer: Sequence[Any], terms: tuple[Terms, ...], now_us: int
 ) -> tuple[Headroom | None, Headroom | None]:
     """What an admitted request may be told of requests and tokens."""
-    found = []
-    for number, rule in enumerate(rules):
-        scope = _Scope()
-        start = 1 + number * _ADMITTED_FIELDS
-        scope.tat_us, scope.level, scope.running = answer[start : start + _ADMITTED_FIELDS]
-        scope.per_min = rule.tokens_per_min
-        found.append((rule, scope))
-    return _headroom(found, now_us)
+    values = iter(answer[1:])
+    return headroom(zip(terms, values, values, values, strict=True), now_us)
 
 
 def refusal_of(answer: Sequence[Any], rules: tuple[ScopeRules, ...], ask: Ask, now_us: int) -> Refused:
