@@ -18,6 +18,7 @@ from sextant.cli import (
     catalog,
     chat,
     db,
+    diff,
     doctor,
     down,
     import_,
@@ -27,6 +28,7 @@ from sextant.cli import (
     plan,
     price,
     project,
+    render,
     status,
     tenant,
     tier,
@@ -67,6 +69,8 @@ app.add_typer(catalog.app, name="catalog")
 app.add_typer(db.app, name="db")
 app.command("advise")(advise.advise)
 app.command("plan")(plan.plan)
+app.command("render")(render.render)
+app.command("diff")(diff.diff)
 app.command("doctor")(doctor.doctor)
 app.command("version")(version.version)
 

@@ -76,13 +76,16 @@ def serving_document(order: Order, place: Place) -> str:
 
 def _model(order: Order, served: ServedModel, place: Place) -> dict[str, Any]:
     entry, key = served.entry, served.key
-    plain = entry.model_dump(mode="json", exclude_unset=True, by_alias=True)
+    dumped = entry.model_dump(mode="json", exclude_unset=True, by_alias=True)
+    plain = {name: value for name, value in dumped.items() if value not in (None, [], {})}
+    if order.defaults.personal_data is not None:
+        plain.setdefault("personal_data", order.defaults.personal_data)
     if key in place.sources:
         plain["source"] = place.sources[key]
     if key not in place.engines:
         return plain
     plain.pop("source", None)
-    plain.setdefault("personal_data", order.defaults.personal_data or "cleared")
+    plain.setdefault("personal_data", "cleared")
     plain["engine"] = _remote(order, served, place)
     return plain
 

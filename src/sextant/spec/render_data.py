@@ -79,8 +79,8 @@ def _locked(text: str, name: str, known: set[str]) -> Mapping[str, str]:
         found = LOCK_LINE.fullmatch(said)
         if found is None:
             raise Misconfigured(
-                f"{name}:{number}: `{said}` locks no image; expected `repository:tag@sha256:` and 64 hexadecimal "
-                f"digits in lower case"
+                f"{name}:{number}: `{said}` locks no image; expected `repository:tag@sha256:` and "
+                f"64 hexadecimal digits in lower case"
             )
         image, digest = found["image"], found["digest"]
         image = image if image in known else f"docker.io/{image}"

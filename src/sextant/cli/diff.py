@@ -1,0 +1,53 @@
+"""`sextant diff`: what a change of the document changes in what it is rendered to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from sextant.cli.options import Json
+from sextant.cli.output import EXIT_FAILED, out, print_json
+
+if TYPE_CHECKING:
+    from sextant.spec.bundle import File
+
+MARKS = {"added": "+", "removed": "-", "changed": "~"}
+
+
+def diff(
+    old: Annotated[Path, typer.Argument(metavar="OLD", help="A bundle's directory, or a document.")],
+    new: Annotated[Path, typer.Argument(metavar="NEW", help="The document as it is now, or a bundle.")],
+    images_lock: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Image digests, for documents.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Show what differs between two bundles: value by value for Kubernetes objects, else line by line.
+
+    Exit status: 0 nothing, 1 something.
+    """
+    from sextant.operations.bundles_diff import changes
+
+    found = changes(_files(old, images_lock), _files(new, images_lock))
+    if json:
+        print_json({"changes": found})
+    else:
+        console = out()
+        for change in found:
+            what = f" {change.what}" if change.what else ""
+            console.print(f"{MARKS[change.kind]} {change.path}{what}", markup=False)
+            for line in change.lines:
+                console.print(f"    {line}", markup=False)
+        if not found:
+            console.print("Nothing differs.", markup=False)
+    if found:
+        raise typer.Exit(EXIT_FAILED)
+
+
+def _files(place: Path, lock: Path | None) -> Mapping[str, File]:
+    from sextant.operations.bundles import read, render_document
+
+    return read(place) if place.is_dir() else render_document(place, images_lock=lock).by_path

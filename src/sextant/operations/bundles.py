@@ -1,0 +1,284 @@
+"""Bundles: from a document to files on disk. Joins planner and render, which are pure, and writes the result.
+
+A bundle is written into a new folder beside its place and renamed, so that whoever looks sees the old one or
+the new one whole. Neighbours: `bundles_plan.py` (hardware), `bundles_diff.py` (what a change changes).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import msgspec
+
+import sextant
+from sextant.base.errors import BadDocument, Misconfigured, SextantError
+from sextant.catalog import capabilities
+from sextant.operations.bundles_plan import served_models
+from sextant.planner.cost import cost_of
+from sextant.planner.options import Tools
+from sextant.planner.roofline import predictor
+from sextant.render import render
+from sextant.render.dumping import json_file
+from sextant.render.readme import readme_file
+from sextant.spec.bundle import Bundle, File
+from sextant.spec.calibration import load_calibration
+from sextant.spec.document import Deployment, parse_document
+from sextant.spec.facts import load_catalog
+from sextant.spec.hardware_prices import load_prices
+from sextant.spec.reading import DOCUMENT_BYTES
+from sextant.spec.render_data import load_facts, load_images, load_profile
+from sextant.spec.rendering import Order
+
+MANIFEST = "MANIFEST.json"
+MADE_BY = "sextant render"
+LOCK_BYTES = 1024 * 1024
+
+
+class Rendered(msgspec.Struct, frozen=True, kw_only=True):
+    """A bundle with its README and manifest, ready to be written."""
+
+    bundle: Bundle
+    files: tuple[File, ...]
+    """All of them, sorted by path."""
+    order: Order
+    document_sha256: str
+
+    @property
+    def by_path(self) -> Mapping[str, File]:
+        return {file.path: file for file in self.files}
+
+
+def render_document(document: Path, *, images_lock: Path | None = None) -> Rendered:
+    """The bundle of the document in that file. `images_lock` wins over the one that the document names.
+
+    Raises BadDocument, and Unsupported with the reason for what cannot be rendered."""
+    data = _bytes(document)
+    text = data.decode("utf-8-sig", errors="replace")
+    deployment = parse_document(text, name=str(document))
+    named = deployment.spec.delivery.images_lock
+    lock = images_lock or (document.parent / named if named else None)
+    order = order_of(deployment, lock)
+    bundle = render(order)
+    noted = msgspec.structs.replace(bundle, notes=(*capabilities.check(order), *bundle.notes))
+    digest = hashlib.sha256(data).hexdigest()
+    return Rendered(
+        bundle=noted, files=_with_papers(noted, order, digest), order=order, document_sha256=digest
+    )
+
+
+def order_of(deployment: Deployment, lock: Path | None = None) -> Order:
+    """What rendering is given for that document: plans on its sites, images, facts, its profile's defaults.
+
+    Raises Unsupported where the capability matrix refuses it, or nothing fits the hardware."""
+    spec = deployment.spec
+    facts = load_facts()
+    tools = Tools(predict=predictor(load_calibration()), cost=cost_of(load_prices()))
+    order = Order(
+        deployment=deployment,
+        served=served_models(deployment, facts, load_catalog(), tools),
+        images=load_images(
+            sextant.__version__,
+            lock=_lock_text(lock) if lock is not None else "",
+            lock_name=str(lock),
+            registry=spec.delivery.registry or "",
+        ),
+        facts=facts,
+        version=sextant.__version__,
+        defaults=load_profile(spec.profile),
+    )
+    capabilities.check(order)
+    return order
+
+
+def write(rendered: Rendered, folder: Path, *, force: bool = False) -> None:
+    """Writes the bundle to `folder`, whole or not at all. A bundle of ours that stands there is replaced.
+
+    Raises Misconfigured where something else stands there, or a file of that bundle was changed or added
+    since (`force` replaces it all the same), or the place cannot be written."""
+    _may_replace(folder, force=force)
+    parent = folder.absolute().parent
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        made = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=parent))
+    except OSError as error:
+        raise Misconfigured(f"{parent}: cannot be written: {error.strerror}; name another folder") from None
+    try:
+        _write_files(made, rendered.files)
+        _put_in_place(made, folder)
+    except OSError as error:
+        raise Misconfigured(f"{folder}: cannot be written: {error.strerror}; name another folder") from None
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
+
+
+def read(folder: Path) -> Mapping[str, File]:
+    """The files of a bundle on disk, its README and manifest among them.
+
+    Raises Misconfigured where it is no bundle of ours, or a file of it is missing."""
+    manifest = manifest_of(folder)
+    if manifest is None:
+        raise Misconfigured(f"{folder}: is no bundle: it has no {MANIFEST} of `{MADE_BY}`")
+    found = {}
+    for path in (*manifest["files"], MANIFEST):
+        place = folder / path
+        try:
+            found[path] = File(path, place.read_bytes(), os.access(place, os.X_OK))
+        except OSError as error:
+            raise Misconfigured(
+                f"{place}: cannot be read: {error.strerror}; the bundle is not whole, render it again"
+            ) from None
+    return found
+
+
+def manifest_of(folder: Path) -> dict[str, Any] | None:
+    """The manifest of a bundle of ours; None where there is none. Raises Misconfigured for a damaged one."""
+    place = folder / MANIFEST
+    try:
+        manifest = json.loads(place.read_bytes())
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError) as error:
+        raise Misconfigured(f"{place}: cannot be read: {error}; remove the folder, or name another") from None
+    if not isinstance(manifest, dict) or manifest.get("made_by") != MADE_BY:
+        return None
+    files = manifest.get("files")
+    sound = isinstance(files, dict) and all(_inside(path) for path in files)
+    if not sound:
+        raise Misconfigured(f"{place}: names files outside of the bundle, or none; remove the folder")
+    return manifest
+
+
+def changed_files(folder: Path, manifest: Mapping[str, Any]) -> tuple[str, ...]:
+    """What of a bundle on disk is not as it was rendered: changed, missing or added, by path."""
+    listed: Mapping[str, str] = manifest["files"]
+    there = {path for path in _paths(folder) if path != MANIFEST}
+    differing = {
+        path
+        for path in there & set(listed)
+        if hashlib.sha256((folder / path).read_bytes()).hexdigest() != listed[path]
+    }
+    return tuple(sorted(differing | (there ^ set(listed))))
+
+
+def _bytes(document: Path) -> bytes:
+    try:
+        with document.open("rb") as opened:
+            data = opened.read(DOCUMENT_BYTES + 1)
+    except OSError as error:
+        raise BadDocument(f"{document}: cannot be read: {error.strerror}") from None
+    try:
+        data.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise BadDocument(f"{document}: is not valid UTF-8; save the file as UTF-8") from None
+    return data
+
+
+def _lock_text(lock: Path) -> str:
+    try:
+        with lock.open("rb") as opened:
+            data = opened.read(LOCK_BYTES + 1)
+    except OSError as error:
+        raise Misconfigured(
+            f"{lock}: the images lock cannot be read: {error.strerror}; write it, or take "
+            f"spec.delivery.images_lock out of the document"
+        ) from None
+    if len(data) > LOCK_BYTES:
+        raise Misconfigured(
+            f"{lock}: the images lock is larger than {LOCK_BYTES} bytes; expected a short list"
+        )
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise Misconfigured(f"{lock}: the images lock is not UTF-8 text") from None
+
+
+def _with_papers(bundle: Bundle, order: Order, digest: str) -> tuple[File, ...]:
+    """The bundle's files with README and manifest. Raises SextantError where a renderer named a file twice,
+    or outside of the bundle."""
+    files = {file.path: file for file in bundle.files}
+    wrong = [path for path in files if not _inside(path) or path in (MANIFEST, "README.md")]
+    if wrong or len(files) != len(bundle.files):
+        raise SextantError(f"the bundle of {order.mode} names files that it must not: {wrong or 'one twice'}")
+    readme = readme_file(bundle, order)
+    all_ = {**files, readme.path: readme}
+    manifest = {
+        "made_by": MADE_BY,
+        "name": bundle.name,
+        "mode": bundle.mode,
+        "version": order.version,
+        "document_sha256": digest,
+        "files": {path: hashlib.sha256(all_[path].content).hexdigest() for path in sorted(all_)},
+    }
+    all_[MANIFEST] = json_file(MANIFEST, manifest)
+    return tuple(all_[path] for path in sorted(all_))
+
+
+def _inside(path: object) -> bool:
+    if not isinstance(path, str) or not path or "\\" in path or "\x00" in path:
+        return False
+    pure = PurePosixPath(path)
+    return not pure.is_absolute() and ".." not in pure.parts and str(pure) == path
+
+
+def _may_replace(folder: Path, *, force: bool) -> None:
+    if not os.path.lexists(folder):
+        return
+    if folder.is_symlink() or not folder.is_dir():
+        raise Misconfigured(f"{folder}: is no directory; name a folder that is new, empty or a bundle")
+    manifest = manifest_of(folder)
+    if manifest is None:
+        if any(folder.iterdir()):
+            raise Misconfigured(
+                f"{folder}: holds files that are no bundle of ours, which would be lost; "
+                f"name a folder that is new, empty or a bundle"
+            )
+        return
+    changed = changed_files(folder, manifest)
+    if changed and not force:
+        shown = ", ".join(changed[:5]) + (f" and {len(changed) - 5} more" if len(changed) > 5 else "")
+        raise Misconfigured(
+            f"{folder}: was changed since it was rendered ({shown}), which would be lost; move that "
+            f"elsewhere, or say --force"
+        )
+
+
+def _write_files(made: Path, files: tuple[File, ...]) -> None:
+    made.chmod(0o755)
+    for file in files:
+        place = made / file.path
+        for part in reversed(place.relative_to(made).parents[:-1]):
+            (made / part).mkdir(mode=0o755, exist_ok=True)
+            (made / part).chmod(0o755)
+        place.write_bytes(file.content)
+        place.chmod(0o755 if file.executable else 0o644)
+
+
+def _put_in_place(made: Path, folder: Path) -> None:
+    """Renames the new bundle to its place; the old one comes back where that fails."""
+    aside = made.with_name(f"{made.name}.old")
+    stood = folder.exists()
+    if stood:
+        folder.rename(aside)
+    try:
+        made.rename(folder)
+    except OSError:
+        if stood:
+            aside.rename(folder)
+        raise
+    if stood:
+        with contextlib.suppress(OSError):
+            shutil.rmtree(aside)
+
+
+def _paths(folder: Path) -> Iterator[str]:
+    for place in sorted(folder.rglob("*")):
+        if not place.is_dir() or place.is_symlink():
+            yield place.relative_to(folder).as_posix()
