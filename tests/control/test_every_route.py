@@ -21,6 +21,7 @@ from sextant.control.door import OPEN
 from sextant.control.permissions import ROLE_VERBS, may
 from sextant.spec.roles import ROLES
 from sextant.spec.transfer import CREDIT, Transfer, receivable_account
+from sextant.store.accounts_invitations import GIVES, NewInvitation
 from sextant.store.accounts_people import NewPerson
 from sextant.store.accounts_tenants import ProjectChange, TenantChange
 from sextant.store.budgets import BudgetBook, BudgetTerms
@@ -41,6 +42,19 @@ SAMPLES: dict[tuple[str, str], Any] = {
     ("DELETE", "/v1/session"): None,
     ("GET", "/v1/me"): None,
     ("POST", "/v1/me/password"): {"present": "x", "new": PASSWORD},
+    ("POST", "/v1/me/invitations"): {"token": "sxinvite-nobodys"},
+    ("GET", "/v1/invitations"): None,
+    ("POST", "/v1/invitations"): {
+        "email": "invited@{tenant}.example",
+        "role": "member",
+        "tenant_id": "{tenant}",
+    },
+    ("DELETE", "/v1/invitations/{invitation_id}"): None,
+    ("POST", "/v1/invitations/redeem"): {
+        "token": "sxinvite-wrong",
+        "email": "nobody@example.com",
+        "password": PASSWORD,
+    },
     ("GET", "/v1/tenants"): None,
     ("POST", "/v1/tenants"): {"id": "fresh"},
     ("GET", "/v1/tenants/{tenant_id}"): None,
@@ -153,6 +167,9 @@ class World:
             "person": person.id,
             "grant": person.grants[0].id,
             "token": token.id,
+            "invitation": accounts.invite(
+                NewInvitation(f"{prefix}new@example.com", "member", tenant), mailed=False
+            ).record.id,
         }
 
     def absent(self) -> dict[str, str]:
@@ -198,7 +215,18 @@ def routes(control: Control) -> list[tuple[str, str, Needs | None]]:
 def call(client: TestClient, method: str, path: str, names: dict[str, str]) -> httpx.Response:
     """The sample request of a route, with these names."""
     target = path.replace("{month}", "2026-11")
-    for name in ("tenant", "project", "key", "tier", "plan", "person", "grant", "token", "budget"):
+    for name in (
+        "tenant",
+        "project",
+        "key",
+        "tier",
+        "plan",
+        "person",
+        "grant",
+        "token",
+        "budget",
+        "invitation",
+    ):
         target = target.replace(f"{{{name}_id}}", names[name])
     return client.request(method, target, json=_filled(SAMPLES[method, path], names))
 
@@ -227,8 +255,8 @@ def test_without_a_credential_only_the_ways_in_answer(world: World) -> None:
             assert answer.status_code == 401, f"{method} {path}: {answer.text}"
             assert MARK not in answer.text
         else:
-            assert answer.status_code in (200, 401), f"{method} {path}: {answer.text}"
-            assert "wrong" in answer.text or "oidc" in answer.text
+            assert answer.status_code in (200, 401, 403), f"{method} {path}: {answer.text}"
+            assert any(said in answer.text for said in ("wrong", "oidc", "invitation_refused"))
 
 
 def test_without_a_role_nothing_but_oneself_is_seen(world: World) -> None:
@@ -307,6 +335,14 @@ def test_every_role_has_a_row_and_nobody_else() -> None:
     assert not may("auditor", "write", "key")
 
 
+def test_nobody_gives_a_role_that_may_more_than_his_own() -> None:
+    assert set(GIVES) == {role for role in ROLES if may(role, "write", "invitation")}
+    for giver, given in GIVES.items():
+        for role in given:
+            for noun, verbs in ROLE_VERBS[role].items():
+                assert set(verbs) <= set(ROLE_VERBS[giver].get(noun, ())), f"{giver} gives {role}: {noun}"
+
+
 def test_a_role_elsewhere_does_not_reach_here(world: World) -> None:
     """A member here who owns another tenant is told that the role does not allow it: the record is seen."""
     accounts = world.control.accounts
@@ -352,16 +388,24 @@ def test_a_tenants_owner_gives_no_role_beyond_it(world: World) -> None:
     for body in ({"role": "owner"}, {"role": "owner", "tenant_id": f"{MARK}beta"}):
         assert client.post("/v1/grants", json={"person_id": person, **body}).status_code in (400, 404)
         new = {"email": "x@example.com", "name": "x", **body}
-        assert client.post("/v1/people", json=new).status_code in (400, 404)
+        assert client.post("/v1/people", json=new).status_code == 403
+        asked = {"email": "x@example.com", **body}
+        assert client.post("/v1/invitations", json=asked).status_code in (400, 404)
         assert client.post("/v1/service-tokens", json={"name": "x", **body}).status_code in (400, 404)
 
 
-def test_a_new_password_for_someone_with_roles_elsewhere_is_not_a_tenants_to_give(world: World) -> None:
+def test_a_password_is_not_a_tenants_to_give(world: World) -> None:
+    client = world.control.token("owner", "acme")
+    answer = client.patch(f"/v1/people/{world.names['acme']['person']}", json={"password": PASSWORD})
+    assert (answer.status_code, answer.json()["error"]["param"]) == (403, "password")
+
+
+def test_someone_with_roles_elsewhere_is_not_a_tenants_to_switch_off(world: World) -> None:
     accounts = world.control.accounts
     person = world.names["acme"]["person"]
     accounts.grant_role(person, "owner", tenant_id=f"{MARK}beta")
     client = world.control.token("owner", "acme")
-    answer = client.patch(f"/v1/people/{person}", json={"password": PASSWORD})
+    answer = client.patch(f"/v1/people/{person}", json={"enabled": False})
     assert answer.status_code == 403
     assert client.delete(f"/v1/people/{person}").status_code == 403
     assert MARK not in client.get(f"/v1/people/{person}").text

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from sextant.cli.options import Json, State, state_dir
-from sextant.cli.output import out, print_json, print_table
+from sextant.cli.output import out, print_json, print_table, warn
 from sextant.cli.values import moment_shown, path_part
 
 app = typer.Typer(help="People, their roles, and who changed what.", no_args_is_help=True)
@@ -63,6 +63,71 @@ def people(state: State = None, json: Json = False) -> None:
         print_json(found)
         return
     _table(found)
+
+
+@app.command()
+def invite(
+    email: Annotated[str, typer.Argument(metavar="ADDRESS", help="Whom the role is for.")],
+    role: Role,
+    tenant: Tenant = "",
+    name: Annotated[str, typer.Option(help="Their name, unless they say another.")] = "",
+    days: Annotated[int, typer.Option(min=1, max=30, help="Days until it ends.")] = 7,
+    state: State = None,
+    json: Json = False,
+) -> None:
+    """Invite an address to a role; they set their own password, or sign in with what they have."""
+    from sextant.cli.admin import AdminApi
+
+    body = {"email": email, "role": role, "tenant_id": tenant, "name": name, "expires_in_days": days}
+    made = AdminApi(state_dir(state)).call("POST", "/v1/invitations", body)
+    if json:
+        print_json(made)
+        return
+    console = out()
+    console.print(
+        f"{made['email']} is invited to be {_role(made)}, until {moment_shown(made['expires_ms'])}.",
+        markup=False,
+    )
+    if made["mailed"]:
+        console.print("An e-mail with the token is on its way.", markup=False)
+    if made["token"]:
+        console.print(f"Token of {made['id']}, shown only now:", markup=False)
+        console.print(made["token"], style="bold", markup=False)
+    if made["warning"]:
+        warn(made["warning"])
+
+
+@app.command("list-invitations")
+def list_invitations(state: State = None, json: Json = False) -> None:
+    """List the invitations of the past three months; their tokens are not kept."""
+    from sextant.cli.admin import AdminApi
+
+    found = AdminApi(state_dir(state)).all("/v1/invitations", "invitations")
+    if json:
+        print_json(found)
+        return
+    rows = [
+        (one["id"], one["email"], _role(one), one["state"], moment_shown(one["expires_ms"])) for one in found
+    ]
+    print_table(("invitation", "address", "role", "state", "until"), rows, "Nobody was invited.")
+
+
+@app.command("revoke-invitation")
+def revoke_invitation(
+    invitation: Annotated[
+        str, typer.Argument(metavar="INVITATION", help="As `sextant user list-invitations` shows it.")
+    ],
+    state: State = None,
+    json: Json = False,
+) -> None:
+    """Revoke an invitation at once."""
+    from sextant.cli.admin import AdminApi
+
+    gone = AdminApi(state_dir(state)).call("DELETE", f"/v1/invitations/{path_part(invitation)}")
+    if json:
+        print_json(gone)
+        return
+    out().print(f"Invitation {gone['id']} of {gone['email']} is {gone['state']}.", markup=False)
 
 
 @app.command()

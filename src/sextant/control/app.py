@@ -22,6 +22,7 @@ from sextant.control.access import Allowed, Needs
 from sextant.control.answers import add_error_answers, json_answer
 from sextant.control.budgets import add_budgets, watch
 from sextant.control.door import AdminDoor
+from sextant.control.invitations import add_invitations
 from sextant.control.keys import add_keys
 from sextant.control.me import add_me
 from sextant.control.metrics import engine_metrics, exposition
@@ -47,6 +48,7 @@ _NOUNS: tuple[Callable[[FastAPI, Office], None], ...] = (
     add_budgets,
     add_people,
     add_grants,
+    add_invitations,
     add_sessions,
     add_me,
 )

@@ -25,6 +25,7 @@ OPEN = frozenset(
     {
         ("GET", "/v1/sign-in"),
         ("POST", "/v1/session"),
+        ("POST", "/v1/invitations/redeem"),
         ("GET", "/v1/oidc/start"),
         ("GET", "/v1/oidc/callback"),
     }

@@ -7,7 +7,7 @@ from typing import Annotated
 import msgspec
 from fastapi import Depends, FastAPI, Response
 
-from sextant.base.errors import BadRequest, NotFound
+from sextant.base.errors import BadRequest, Forbidden, NotFound
 from sextant.control.access import Allowed, Needs
 from sextant.control.answers import Body, json_answer, listing, more_than, paged
 from sextant.control.keys import Days
@@ -18,8 +18,8 @@ from sextant.store.usage_report import DAY_MS
 
 
 class PersonToMake(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Someone who may sign in. Without a password: by an identity provider that knows the address. `role` is
-    granted for `tenant_id`, or where that is empty for the whole deployment."""
+    """Someone who may sign in. Without a password: by an identity provider that knows the address, or by an
+    invitation. `role` is granted for `tenant_id`, or where that is empty for the whole deployment."""
 
     email: str
     name: str
@@ -55,6 +55,7 @@ class NewToken(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 ReadPeople = Annotated[Allowed, Depends(Needs("read", "person"))]
 WritePeople = Annotated[Allowed, Depends(Needs("write", "person"))]
+MakePeople = Annotated[Allowed, Depends(Needs("write", "person", deployment=True))]
 ReadGrants = Annotated[Allowed, Depends(Needs("read", "grant"))]
 WriteGrants = Annotated[Allowed, Depends(Needs("write", "grant"))]
 ReadTokens = Annotated[Allowed, Depends(Needs("read", "token"))]
@@ -76,9 +77,9 @@ def add_people(app: FastAPI, office: Office) -> None:
         return listing("people", office.accounts.list_people(more_than(page), tenants=allowed.tenants), page)
 
     @app.post("/v1/people", status_code=201)
-    def create_person(allowed: WritePeople, new: PersonBody) -> Response:
-        """Makes a person."""
-        _for_a_tenant(allowed, new.tenant_id, new.role)
+    def create_person(allowed: MakePeople, new: PersonBody) -> Response:
+        """Makes a person. For whoever runs the deployment: the answer tells whether an address is somebody's;
+        a tenant's own people invite (`POST /v1/invitations`)."""
         hashed = office.accounts.passwords.hash(new.password) if new.password else ""
         made = office.by(allowed).create_person(
             NewPerson(new.email, new.name, hashed, new.role, new.tenant_id)
@@ -92,8 +93,15 @@ def add_people(app: FastAPI, office: Office) -> None:
 
     @app.patch("/v1/people/{person_id}")
     def change_person(person_id: str, allowed: WritePeople, wanted: PersonChangeBody) -> Response:
-        """Changes what is given; who is switched off, or gets a new password, is signed out everywhere."""
+        """Changes what is given; who is switched off, or gets a new password, is signed out everywhere. A
+        password is given by an owner of the deployment alone."""
         _seen(office, allowed, person_id)
+        if wanted.password is not None and not allowed.everywhere:
+            raise Forbidden(
+                "a password is given by who runs the deployment; people set their own with an invitation, or "
+                "at POST /v1/me/password",
+                field="password",
+            )
         hashed = "" if wanted.password is None else office.accounts.passwords.hash(wanted.password)
         changed = office.by(allowed).set_person(
             person_id, enabled=wanted.enabled, name=wanted.name, password_hash=hashed

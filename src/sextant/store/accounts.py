@@ -20,6 +20,7 @@ import sqlalchemy as sa
 from sextant.base.errors import Misconfigured
 from sextant.spec.policy import ProjectPolicy, TenantPolicy
 from sextant.spec.snapshot import PolicySnapshot
+from sextant.store.accounts_invitations import InvitationAccounts
 from sextant.store.accounts_keys import KeyAccounts, key_policies
 from sextant.store.accounts_prices import PriceAccounts, load_builtin, plans_of, tiers_of
 from sextant.store.accounts_schema import api_key, policy_version, project, tenant
@@ -33,7 +34,6 @@ from sextant.store.accounts_tenants import (
     project_of,
     tenant_of,
 )
-from sextant.store.sign_in import SignInAccounts
 
 __all__ = ["DEFAULT_TENANT", "Accounts", "publish"]
 
@@ -41,7 +41,7 @@ MIGRATION_LOCK = 7_165_012_004
 """PostgreSQL's advisory lock that one migrating process at a time holds: an arbitrary number of ours."""
 
 
-class Accounts(TenantAccounts, KeyAccounts, PriceAccounts, SignInAccounts):
+class Accounts(TenantAccounts, KeyAccounts, PriceAccounts, InvitationAccounts):
     """The accounts database in a SQLite file or at a `postgresql://` URL. Call `migrate` once before anything
     else."""
 

@@ -299,7 +299,11 @@ class PeopleAccounts(AccountsDatabase):
         """The tenants whose people `actor` may manage now (None: all): those that it owns."""
         if actor == SYSTEM:
             return None
-        subject = actor.partition(":")[2]
+        tenants = frozenset(where for role, where in self._held(db, actor) if role == "owner")
+        return None if EVERYWHERE in tenants else tenants
+
+    def _held(self, db: sa.Connection, actor: str) -> set[tuple[str, str]]:
+        """(role, tenant id) of all that `actor` is granted; nothing for one switched off, revoked or over."""
         token = sa.select(service_token.c.id).where(
             service_token.c.revoked_ms == 0,
             sa.or_(service_token.c.expires_ms == 0, service_token.c.expires_ms > self._now_ms()),
@@ -308,9 +312,10 @@ class PeopleAccounts(AccountsDatabase):
             role_grant.c.subject_id.in_(sa.select(person.c.id).where(person.c.enabled)),
             role_grant.c.subject_id.in_(token),
         )
-        mine = (role_grant.c.subject_id == subject, role_grant.c.role == "owner", live)
-        tenants = frozenset(db.scalars(sa.select(role_grant.c.tenant_id).where(*mine)))
-        return None if EVERYWHERE in tenants else tenants
+        mine = sa.select(role_grant.c.role, role_grant.c.tenant_id).where(
+            role_grant.c.subject_id == actor.partition(":")[2], live
+        )
+        return {(row.role, row.tenant_id) for row in db.execute(mine)}
 
     def _keep_an_owner(self, db: sa.Connection, tenant_id: str = EVERYWHERE) -> None:
         """Raises BadRequest when nobody is left who owns the tenant, or the deployment, for good."""
@@ -356,12 +361,13 @@ def person_record(db: sa.Connection, person_id: str) -> PersonRecord:
 
 
 def seen_by(record: PersonRecord, tenants: Tenants) -> PersonRecord:
-    """`record` with only those of its roles that a caller limited to `tenants` may know of."""
+    """`record` with only those of its roles that a caller limited to `tenants` may know of, and made when the
+    first of them was given: whether the person was here before is not theirs to know."""
     if tenants is None:
         return record
-    return msgspec.structs.replace(
-        record, grants=tuple(one for one in record.grants if one.tenant_id in tenants)
-    )
+    mine = tuple(one for one in record.grants if one.tenant_id in tenants)
+    since_ms = min((one.created_ms for one in mine), default=record.created_ms)
+    return msgspec.structs.replace(record, grants=mine, created_ms=since_ms)
 
 
 def _person_of(row: Any, grants: dict[str, tuple[Grant, ...]]) -> PersonRecord:

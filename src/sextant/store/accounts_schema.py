@@ -199,7 +199,28 @@ oidc_identity = sa.Table(
     sa.Column("subject", sa.String(255), primary_key=True),
     sa.Column("person_id", sa.String(64), sa.ForeignKey("person.id"), nullable=False, index=True),
     _ms("created_ms"),
+    sa.Column("vouched", sa.Boolean(create_constraint=False), nullable=False, server_default=sa.false()),
 )
+"""`vouched`: the provider said at the last sign-in that the person's address here is verified."""
+
+invitation = sa.Table(
+    "invitation",
+    metadata,
+    _id(primary_key=True),
+    sa.Column("tenant_id", sa.String(64), nullable=False, index=True),
+    sa.Column("email", sa.String(254), nullable=False),
+    _name(),
+    sa.Column("role", sa.String(16), nullable=False),
+    _sha256(),
+    sa.Column("invited_by", sa.String(80), nullable=False),
+    sa.Column("password_by", sa.String(80), nullable=False),
+    _ms("created_ms"),
+    _ms("expires_ms"),
+    _ms("redeemed_ms"),
+    _ms("revoked_ms"),
+)
+"""A role for an address. `password_by` is what a first password set with it gets as its giver; empty: it may
+set none, because whoever has the token has not shown to own the address."""
 
 oidc_attempt = sa.Table(
     "oidc_attempt",

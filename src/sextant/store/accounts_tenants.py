@@ -29,7 +29,7 @@ from sextant.store.accounts_database import (
     json_of,
     text_of,
 )
-from sextant.store.accounts_schema import api_key, price_plan, project, role_grant, tenant, tier
+from sextant.store.accounts_schema import api_key, invitation, price_plan, project, role_grant, tenant, tier
 
 DEFAULT_TENANT = "default"
 
@@ -165,6 +165,9 @@ class TenantAccounts(AccountsDatabase):
             change.db.execute(ended.values(enabled=False, deleted_ms=record.deleted_ms))
             _revoke_keys(change.db, api_key.c.tenant_id == tenant_id, record.deleted_ms)
             change.db.execute(sa.delete(role_grant).where(role_grant.c.tenant_id == tenant_id))
+            asked = (invitation.c.tenant_id == tenant_id, invitation.c.redeemed_ms == 0)
+            open_ones = sa.update(invitation).where(*asked, invitation.c.revoked_ms == 0)
+            change.db.execute(open_ones.values(revoked_ms=record.deleted_ms))
             change.note(Noted("tenant.delete", tenant_id, tenant_id))
         return record
 

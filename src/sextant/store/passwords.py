@@ -30,12 +30,7 @@ class Passwords:
 
     def hash(self, password: str) -> str:
         """What to store of `password`. Raises BadRequest (too short, too long), Overloaded."""
-        if not CHARACTERS_MIN <= len(password) <= CHARACTERS_MAX:
-            raise BadRequest(
-                f"a password has {CHARACTERS_MIN} to {CHARACTERS_MAX} characters; this one {len(password)}",
-                field="password",
-            )
-        return self.renewed(password)
+        return self.renewed(checked_password(password))
 
     def renewed(self, password: str) -> str:
         """As `hash`, of a password that was accepted once, whatever is asked of one today."""
@@ -73,6 +68,16 @@ class _Place:
 
     def __exit__(self, *_: object) -> None:
         self._room.release()
+
+
+def checked_password(password: str) -> str:
+    """Raises BadRequest (too short, too long)."""
+    if not CHARACTERS_MIN <= len(password) <= CHARACTERS_MAX:
+        raise BadRequest(
+            f"a password has {CHARACTERS_MIN} to {CHARACTERS_MAX} characters; this one {len(password)}",
+            field="password",
+        )
+    return password
 
 
 def _normal(password: str) -> bytes:

@@ -215,6 +215,9 @@ class SignInAccounts(PeopleAccounts):
         )
         known = db.scalar(sa.select(oidc_identity.c.person_id).where(*mine))
         if known is not None:
+            same = identity.email.strip().lower() == person_record(db, known).email
+            stored = sa.update(oidc_identity).where(*mine)
+            db.execute(stored.values(vouched=identity.email_verified and same))
             return str(known)
         email = checked_email(identity.email)
         found = db.execute(sa.select(person).where(person.c.email == email)).one_or_none()
@@ -230,7 +233,8 @@ class SignInAccounts(PeopleAccounts):
             values = {"id": person_id, "email": email, "name": name[:200], "password_hash": ""}
             db.execute(sa.insert(person).values(**values, enabled=True, created_ms=self._now_ms()))
         link = {"issuer": identity.issuer, "subject": identity.subject, "person_id": person_id}
-        db.execute(sa.insert(oidc_identity).values(**link, created_ms=self._now_ms()))
+        said = {"vouched": identity.email_verified, "created_ms": self._now_ms()}
+        db.execute(sa.insert(oidc_identity).values(**link, **said))
         self._note(db, Noted("person.oidc", person_id, detail={"issuer": identity.issuer}, policy=False))
         return person_id
 

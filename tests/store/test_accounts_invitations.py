@@ -1,0 +1,47 @@
+"""Invitations on each kind of store: two who redeem at once."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from accounts_under_test import CHEAP, STORES, Clock, store_url
+
+from sextant.base.errors import Forbidden
+from sextant.store.accounts import Accounts
+from sextant.store.accounts_invitations import NewInvitation, Redeemer
+from sextant.store.accounts_tenants import TenantChange
+from sextant.store.passwords import Passwords
+
+NEW = "new@corp.example"
+
+
+@pytest.fixture(params=STORES)
+def either(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Accounts]:
+    made = Accounts(store_url(request, tmp_path), Clock())
+    made.migrate()
+    made.passwords = Passwords(CHEAP)
+    made.create_tenant("acme", TenantChange())
+    yield made
+    made.close()
+
+
+def test_two_at_once_redeem_once(either: Accounts) -> None:
+    made = either.invite(NewInvitation(NEW, "owner", "acme"), mailed=False)
+    together = threading.Barrier(2)
+
+    def one(number: int) -> bool:
+        together.wait()
+        try:
+            either.redeem_invitation(made.secret, Redeemer(NEW, f"a password, number {number}"))
+        except Forbidden:
+            return False
+        return True
+
+    with ThreadPoolExecutor(2) as pool:
+        assert sorted(pool.map(one, range(2))) == [False, True]
+    assert [one.state for one in either.list_invitations()] == ["redeemed"]
+    assert len(either.list_people()) == 1
