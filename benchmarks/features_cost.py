@@ -1,10 +1,10 @@
 """What each part of governance costs the gateway: `python -m benchmarks.features_cost [--column NAME]`.
 
-The real handler, governor, limiter, ledger client, pool and both protocols in this process, before an upstream
-and a ledger that answer at once, with the policy of a column of the feature table. Without `--column`: CPU
-microseconds and bytecodes a request for each column that needs no other server; the least of many short
-rounds, so that another program on the core hardly shows. With it: bytecodes and C calls by function. What the
-ledger process itself spends is not in it. A tool for finding: it has no goals.
+The real handler, governor, limiter, ledger client, pool and both protocols in this process, before an
+upstream and a ledger that answer at once, with the policy of a column of the feature table. Without
+`--column`: CPU microseconds and bytecodes a request for each column that needs no other server; the least of
+many short rounds, so that another program on the core hardly shows. With it: bytecodes and C calls by
+function. What the ledger process itself spends is not in it. A tool for finding: it has no goals.
 """
 
 from __future__ import annotations
@@ -81,12 +81,14 @@ async def run(column: Column, socket_path: str) -> tuple[float, Counter]:
     app.swap_routes(routes(upstream.sockets[0].getsockname()[1]))
     server = await serve(app, host="127.0.0.1", port=0, limits=limits, registry=registry)
     ended = asyncio.Semaphore(0)
-    peers = [
-        (await loop.create_connection(lambda: Peer(lambda _, __: ended.release()), "127.0.0.1", server.port))[
-            1
-        ]
-        for _ in range(CONNECTIONS)
-    ]
+
+    async def connected() -> Peer:
+        made = await loop.create_connection(
+            lambda: Peer(lambda *_: ended.release()), "127.0.0.1", server.port
+        )
+        return made[1]
+
+    peers = [await connected() for _ in range(CONNECTIONS)]
     body = payload.body(stream=False, personal=True)
     request = payload.http_request(body, {"authorization": f"Bearer {product.KEY}"})
 

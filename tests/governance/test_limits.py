@@ -295,7 +295,7 @@ def test_a_tenants_own_limits_replace_those_of_its_tier_one_by_one() -> None:
 
 
 def test_more_keys_than_are_remembered_bound_share_the_same_scopes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is kept by key is only a shorter way to the scopes: dropped at its bound, nothing is counted anew."""
+    """What is kept by key is a shorter way to the scopes: dropped at its bound, nothing is lost."""
     monkeypatch.setattr(memory_module, "SCOPES_KEPT", 8)
     limits = Limits()
     shared = rules("tenant:t", concurrent_requests=20)

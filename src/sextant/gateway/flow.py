@@ -38,7 +38,7 @@ from sextant.gateway.holds import kinds_of, most_input_tokens, most_output_token
 from sextant.gateway.limit_headers import anthropic_headers, openai_headers
 from sextant.gateway.media import Media, check
 from sextant.gateway.privacy import Shield
-from sextant.gateway.queue import Gates, Waiter
+from sextant.gateway.queue import GATE_HEADERS, Gates, Waiter
 from sextant.gateway.relay import StreamRelay, whole_answer
 from sextant.gateway.router import ModelRoute, RouteIndex, Target
 from sextant.gateway.run import Run, Surface
@@ -85,6 +85,7 @@ class Flow:
             fields = decode_body(request, self.limits.json_depth)
             run.route = route = self.index.of(principal.reach).find(fields.get("model"))
             gate = route.gate
+            run.told_at = len(headers)
             headers += gate.told[gate.free]
             run.call = call = dialect.parse(fields, body, route.served)
             run.prompt_bytes = len(body)
@@ -96,8 +97,9 @@ class Flow:
                 run.prompt_bytes -= call.media.body_bytes
             admission = await self.governor.admit(principal, _claim(run, call, route, request.peer))
             run.admission = admission
-            if admission.hold is not None:
-                _tell(run, admission.requests, admission.tokens)
+            hold = admission.hold
+            if hold is not None:
+                _tell(run, hold.requests, hold.tokens)
             if call.media is not None:
                 await self._with_media(run, call, route, call.media)
                 return
@@ -323,12 +325,13 @@ def _claim(run: Run, call: Call, route: ModelRoute, peer: str) -> Claim:
 def _tell(run: Run, requests: Headroom | None, tokens: Headroom | None) -> None:
     """Puts what is left of the caller's own limits into the headers; of requests in the place of what the
     gateway as a whole has left."""
+    headers = run.headers
     if run.surface.anthropic:
-        run.headers += anthropic_headers(requests, tokens)
-        return
-    if requests is not None:
-        run.headers[:] = [header for header in run.headers if not header[0].startswith(b"x-ratelimit-")]
-    run.headers += openai_headers(requests, tokens)
+        headers += anthropic_headers(requests, tokens)
+    elif requests is not None:
+        headers[run.told_at : run.told_at + GATE_HEADERS] = openai_headers(requests, tokens)
+    elif tokens is not None:
+        headers += openai_headers(None, tokens)
 
 
 def _unserved(error: SextantError) -> bool:

@@ -16,13 +16,18 @@ from sextant.transport.exchange import Header
 def openai_headers(requests: Headroom | None, tokens: Headroom | None) -> list[Header]:
     """`x-ratelimit-*` of the limits that are known."""
     found: list[Header] = []
-    for kind, room in ((b"requests", requests), (b"tokens", tokens)):
-        if room is not None:
-            found += (
-                (b"x-ratelimit-limit-" + kind, b"%d" % room.limit),
-                (b"x-ratelimit-remaining-" + kind, b"%d" % room.remaining),
-                (b"x-ratelimit-reset-" + kind, duration(room.reset_ms)),
-            )
+    if requests is not None:
+        found += (
+            (b"x-ratelimit-limit-requests", b"%d" % requests.limit),
+            (b"x-ratelimit-remaining-requests", b"%d" % requests.remaining),
+            (b"x-ratelimit-reset-requests", duration(requests.reset_ms)),
+        )
+    if tokens is not None:
+        found += (
+            (b"x-ratelimit-limit-tokens", b"%d" % tokens.limit),
+            (b"x-ratelimit-remaining-tokens", b"%d" % tokens.remaining),
+            (b"x-ratelimit-reset-tokens", duration(tokens.reset_ms)),
+        )
     return found
 
 

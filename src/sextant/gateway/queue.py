@@ -221,6 +221,10 @@ def bounds_of(model: ServedModel, models: int, limits: GatewayLimits) -> Gateway
     )
 
 
+GATE_HEADERS = 3
+"""How many headers tell of places."""
+
+
 class LimitHeaders(dict[int, list[Header]]):
     """The rate-limit headers by places left, each made once. What is limited today is requests at a time; a
     place is free again as soon as a request ends."""

@@ -61,6 +61,8 @@ class Run(msgspec.Struct, eq=False):
     started_s: float
     quiet_since_s: float
     wrote: bool = False
+    told_at: int = 0
+    """Where the headers of the gateway's own places begin among `headers`."""
     admission: Admission | None = None
     call: Call | None = None
     route: ModelRoute | None = None

@@ -10,7 +10,7 @@ from typing import Protocol
 
 import msgspec
 
-from sextant.governance.limits.limiter import Headroom, Hold
+from sextant.governance.limits.limiter import Hold
 from sextant.spec.policy import PrivacyPolicy, RequestKind
 from sextant.spec.usage import Usage
 
@@ -68,16 +68,6 @@ class Admission(msgspec.Struct, gc=False):
     closed: bool = False
     hold: Hold | None = None
     """What it has set aside; None where nothing is limited."""
-
-    @property
-    def requests(self) -> Headroom | None:
-        """What is left of its tightest limit of requests, to be told to the caller."""
-        return None if self.hold is None else self.hold.requests
-
-    @property
-    def tokens(self) -> Headroom | None:
-        """The same of tokens a minute."""
-        return None if self.hold is None else self.hold.tokens
 
 
 class Outcome(msgspec.Struct, frozen=True, gc=False):

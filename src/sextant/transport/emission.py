@@ -22,7 +22,9 @@ _REQUEST_FRAMING = _FRAMING | {b"host", b"expect"}
 
 LINE_MEMO_ENTRIES = 1024
 VALUE_MEMO_BYTES = 64
-_IDS = frozenset((b"x-request-id", b"request-id"))
+_EVER_NEW = frozenset(
+    (b"x-request-id", b"request-id", b"x-ratelimit-remaining-tokens", b"x-ratelimit-reset-tokens")
+)
 STATUS_MIN = 200
 _REASONS = {status.value: status.phrase.encode() for status in http.HTTPStatus}
 
@@ -34,27 +36,36 @@ class UnsafeHeader(ValueError):
 class HeaderLines(dict[Header, bytes]):
     """Checked headers, to their lines after CR LF: most headers of most answers are the same few.
 
-    Bounded by LINE_MEMO_ENTRIES and VALUE_MEMO_BYTES; ids, unlike each other, are not kept.
+    Bounded by LINE_MEMO_ENTRIES and VALUE_MEMO_BYTES; values unlike each other are not kept, but their names'
+    part of the line is, within the same bound.
     """
 
     def __init__(self, forbidden: frozenset[bytes]) -> None:
         super().__init__()
         self._forbidden = forbidden
+        self._begins: dict[bytes, bytes] = {}
 
     def __missing__(self, header: Header) -> bytes:
         name, value = header
-        if _TOKEN.fullmatch(name) is None:
-            raise UnsafeHeader(f"illegal header name {name[:64]!r}")
-        if name.lower() in self._forbidden:
-            raise UnsafeHeader(f"header {name.decode()} belongs to the transport")
+        begin = self._begins.get(name) or self._begin(name)
         if len(value.translate(None, b"\r\n\0")) != len(value):
             raise UnsafeHeader("a header value holds CR, LF or NUL")
-        line = b"\r\n%b: %b" % header
-        if name not in _IDS and len(value) <= VALUE_MEMO_BYTES:
+        line = begin + value
+        if name not in _EVER_NEW and len(value) <= VALUE_MEMO_BYTES:
             if len(self) >= LINE_MEMO_ENTRIES:
                 self.clear()
             self[header] = line
         return line
+
+    def _begin(self, name: bytes) -> bytes:
+        if _TOKEN.fullmatch(name) is None:
+            raise UnsafeHeader(f"illegal header name {name[:64]!r}")
+        if name.lower() in self._forbidden:
+            raise UnsafeHeader(f"header {name.decode()} belongs to the transport")
+        if len(self._begins) >= LINE_MEMO_ENTRIES:
+            self._begins.clear()
+        begin = self._begins[name] = b"\r\n%b: " % name
+        return begin
 
 
 _answer_line = HeaderLines(_ANSWER_FRAMING).__getitem__
