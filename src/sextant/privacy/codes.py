@@ -11,17 +11,18 @@ from collections.abc import Iterator
 from sextant.privacy import checksums, context
 from sextant.privacy.spans import Span
 
+_CREDIT_CHARACTER = "[0-9A-HJ-NPQRTUWXYa-hj-npqrtuwxy]"
 CREDIT_GATE = (
-    r"[1-9ANYany][1-9][0-9]{2}[ -]?[0-9]{4}[ -]?[0-9A-Za-z]{4}[ -]?[0-9A-Za-z]{4}[ -]?"
-    r"[0-9A-Za-z][ -]?[0-9A-Za-z]"
+    r"\b(?:9[1-3]|[15][1239]|[Yy]1|[234678ANan][1-9])[0-9]{2}[ -]?[0-9]{4}[ -]?"
+    rf"(?:{_CREDIT_CHARACTER}{{4}}[ -]?){{2}}{_CREDIT_CHARACTER}[ -]?{_CREDIT_CHARACTER}\b"
 )
 PASSPORT_GATE = r"(?i)[A-Z][A-Z]?[0-9]{7}|passport|护照|通行证"
 PLATE_GATE = r"[京津沪渝冀豫云辽黑湘皖鲁新苏浙赣鄂桂甘晋蒙陕吉闽贵粤青藏川宁琼使][A-Za-z]|WJ"
 
 _CREDIT = re.compile(
     r"[1-9ANYany](?<![A-Za-z0-9_].)(?:(?<=9)[1-3]|(?<=[15])[1239]|(?<=[Yy])1|(?<=[234678ANan])[1-9])"
-    r"[0-9]{2}[ -]?[0-9]{4}[ -]?(?:[0-9A-HJ-NPQRTUWXYa-hj-npqrtuwxy]{4}[ -]?){2}"
-    r"[0-9A-HJ-NPQRTUWXYa-hj-npqrtuwxy][ -]?[0-9A-HJ-NPQRTUWXYa-hj-npqrtuwxy](?![A-Za-z0-9_])"
+    rf"[0-9]{{2}}[ -]?[0-9]{{4}}[ -]?(?:{_CREDIT_CHARACTER}{{4}}[ -]?){{2}}"
+    rf"{_CREDIT_CHARACTER}[ -]?{_CREDIT_CHARACTER}(?![A-Za-z0-9_])"
 )
 _SEPARATORS = str.maketrans("", "", " -")
 _PASSPORT = re.compile(
@@ -32,7 +33,9 @@ _FOREIGN_PASSPORT = re.compile(
     r"[A-Z0-9](?<![A-Za-z0-9_\-.].)"
     r"(?:(?<=[A-Z])[A-Z]?[0-9]{7,9}|(?<=[0-9])[0-9]{6,8}|(?<=[A-Z])[0-9]{6}[A-Z0-9]{2})(?![A-Za-z0-9_])"
 )
-_PASSPORT_WORD = re.compile(r"护照|通行证|证件|(?i:passport|travel document)")
+_PASSPORT_WORD = re.compile(
+    r"[护通证PpTt](?:(?<=护)照|(?<=通)行证|(?<=证)件|(?<=[Pp])(?i:assport)|(?<=[Tt])(?i:ravel document))"
+)
 _PLATE = re.compile(
     r"(?:[京津沪渝冀豫云辽黑湘皖鲁新苏浙赣鄂桂甘晋蒙陕吉闽贵粤青藏川宁琼使](?<![A-Za-z0-9].)[A-HJ-NP-Za-hj-np-z]"
     r"[ ·•・.\-]?(?:[DFdf][A-HJ-NP-Za-hj-np-z0-9][0-9]{4}|[0-9]{5}[A-HJKa-hjk]"

@@ -9,8 +9,6 @@ import ipaddress
 import re
 from collections.abc import Iterator
 
-import re2
-
 from sextant.privacy import checksums, context
 from sextant.privacy.spans import Span
 
@@ -20,9 +18,15 @@ IPV6_GATE = (
     r"[0-9A-Fa-f]{1,4}:[0-9A-Fa-f]{1,4}::?[0-9A-Fa-f]{1,4}|[0-9A-Fa-f]{1,4}::[0-9A-Fa-f]{1,4}:[0-9A-Fa-f]"
     r"|::[0-9A-Fa-f]{1,4}:[0-9A-Fa-f]{1,4}:"
 )
-BIRTH_GATE = r"(?i)出生|生日|生于|birth|\bborn|\bdob\b|d\.o\.b|[0-9日号] ?生"
+BIRTH_GATE = (
+    r"(?i)(?:出生[日期年月时间于在]{0,3}|生[日于人,，。;；)）]"
+    r"|birth ?da(?:te|y)|of birth|\bborn(?: on)?|\bdob|d\.o\.b\.?)"
+    r"[^0-9A-Za-z\n]{0,6}(?:(?:is|was|on|at)[^0-9A-Za-z\n]{0,3})?[0-9ADFJMNOS]"
+    r"|[0-9日号] ?(?:出?生|birth|born|dob|d\.o\.b|date of birth)"
+)
+"""A word for birth, and where a date may begin or end beside it."""
 
-_LOCAL_CHARS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._%+-")
+_LOCAL_CHARS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._%+-"
 LOCAL_CHARS = 64
 """RFC 5321, 4.5.3.1.1."""
 _DOMAIN = re.compile(
@@ -51,11 +55,12 @@ _DATE = (
     rf"|{_MONTH}\.? [0-3]?[0-9](?:st|nd|rd|th)?,? (?:19|20)[0-9]{{2}}"
     rf"|[0-3]?[0-9](?:st|nd|rd|th)?(?: of)? {_MONTH}\.?,? (?:19|20)[0-9]{{2}})"
 )
-_BORN = re2.compile(
-    r"(?i)出生(?:日期|年月日?|时间|于|在)?|生日|生于"
-    r"|date of birth|birth ?date|birthday|\bborn(?: on)?|\bdob\b|d\.o\.b\.?"
-    r"|生人|生[于,，。;；)）]"
+_BORN = re.compile(
+    r"[出生BDbd](?:(?<=出)生(?:日期|年月日?|时间|于|在)?|(?<=生)[日于人,，。;；)）]"
+    r"|(?<=[Dd])(?i:ate of birth|\.o\.b\.?)|(?<=[Bb])(?i:irth ?date|irthday)"
+    r"|(?<![A-Za-z0-9_].)(?:(?<=[Bb])(?i:orn(?: on)?)|(?<=[Dd])(?i:ob)(?![A-Za-z0-9_])))"
 )
+"""The first character stands before what follows it, so that `re` can skip to it."""
 _AFTER_BORN = re.compile(
     rf"(?i)[^0-9A-Za-z\n]{{0,6}}(?:(?:is|was|on|at)\b[^0-9A-Za-z\n]{{0,3}})?(?P<date>{_DATE})(?![0-9A-Za-z])"
 )
@@ -68,9 +73,8 @@ def find_emails(text: str) -> Iterator[Span]:
     """Spans of EMAIL; not `git@host:path`, the password of a URL, or a file name."""
     at = text.find("@")
     while at >= 0:
-        begin = at
-        while begin > 0 and at - begin < LOCAL_CHARS and text[begin - 1] in _LOCAL_CHARS:
-            begin -= 1
+        head = text[max(0, at - LOCAL_CHARS) : at]
+        begin = at - len(head) + len(head.rstrip(_LOCAL_CHARS))
         domain = _DOMAIN.match(text, at + 1)
         if (
             domain is not None
@@ -92,17 +96,18 @@ def _is_mailbox(local: str, domain: str, after: str) -> bool:
 def find_addresses(text: str) -> Iterator[Span]:
     """Spans of IP, version 4: not version numbers, masks, or addresses that every machine has."""
     for match in _IPV4.finditer(text):
-        try:
-            address = ipaddress.IPv4Address(match[0])
-        except ValueError:
-            continue
-        if address.is_loopback or address.is_unspecified or address.packed[0] in (0, 255):
+        octets = match[0].split(".")
+        if octets[0] in ("0", "127", "255") or not all(map(_is_octet, octets)):
             continue
         said = context.said_before(text, match.start())
         if len(match[0]) == 7 and "host" not in said:
             continue  # four single digits: a chapter or a version
         if "version" not in said and ("other" not in said or "host" in said):
             yield Span(match.start(), match.end(), "IP", 0.85)
+
+
+def _is_octet(written: str) -> bool:
+    return written == "0" or (written[0] != "0" and int(written) <= 255)
 
 
 def find_addresses_v6(text: str) -> Iterator[Span]:

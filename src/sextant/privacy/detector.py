@@ -8,7 +8,7 @@ patterns are RE2 too, whose time is linear in the text whatever the pattern.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 
 import re2
 
@@ -28,22 +28,22 @@ PATTERNS = 64
 _TYPE_NAME = re.compile(r"[A-Z][A-Z0-9_]{0,31}")
 
 Finder = Callable[[str], Iterable[Span]]
-_FINDERS: tuple[tuple[frozenset[str], tuple[str, ...], Finder], ...] = (
-    (frozenset({"CN_ID", "PHONE", "BANK_CARD"}), (numbers.GATE,), numbers.find),
-    (frozenset({"USCC"}), (codes.CREDIT_GATE,), codes.find_credit_codes),
-    (frozenset({"PASSPORT"}), (codes.PASSPORT_GATE,), codes.find_passports),
-    (frozenset({"PLATE"}), (codes.PLATE_GATE,), codes.find_plates),
-    (frozenset({"EMAIL"}), (contacts.EMAIL_GATE,), contacts.find_emails),
-    (frozenset({"IP"}), (contacts.IPV4_GATE,), contacts.find_addresses),
-    (frozenset({"IP"}), (contacts.IPV6_GATE,), contacts.find_addresses_v6),
-    (frozenset({"BIRTH_DATE"}), (contacts.BIRTH_GATE,), contacts.find_births),
-    (frozenset({"SECRET"}), (secrets.PREFIX_GATE,), secrets.find_keys),
-    (frozenset({"SECRET"}), (secrets.URL_GATE,), secrets.find_in_urls),
-    (frozenset({"SECRET"}), (secrets.WORD_GATE,), secrets.find_named),
-    (frozenset({"NAME"}), (people.NAME_GATE,), people.find_names),
-    (frozenset({"ADDRESS"}), (people.ADDRESS_GATE,), people.find_postal),
+_FINDERS: tuple[tuple[frozenset[str], str, Finder], ...] = (
+    (frozenset({"CN_ID", "PHONE", "BANK_CARD"}), numbers.GATE, numbers.find),
+    (frozenset({"USCC"}), codes.CREDIT_GATE, codes.find_credit_codes),
+    (frozenset({"PASSPORT"}), codes.PASSPORT_GATE, codes.find_passports),
+    (frozenset({"PLATE"}), codes.PLATE_GATE, codes.find_plates),
+    (frozenset({"EMAIL"}), contacts.EMAIL_GATE, contacts.find_emails),
+    (frozenset({"IP"}), contacts.IPV4_GATE, contacts.find_addresses),
+    (frozenset({"IP"}), contacts.IPV6_GATE, contacts.find_addresses_v6),
+    (frozenset({"BIRTH_DATE"}), contacts.BIRTH_GATE, contacts.find_births),
+    (frozenset({"SECRET"}), secrets.PREFIX_GATE, secrets.find_keys),
+    (frozenset({"SECRET"}), secrets.URL_GATE, secrets.find_in_urls),
+    (frozenset({"SECRET"}), secrets.WORD_GATE, secrets.find_named),
+    (frozenset({"NAME"}), people.NAME_GATE, people.find_names),
+    (frozenset({"ADDRESS"}), people.ADDRESS_GATE, people.find_postal),
 )
-"""Types, gates (any of which must match), and what finds them."""
+"""Types, the gate that lets a text through to what finds them, and that."""
 
 
 class Detector:
@@ -61,15 +61,13 @@ class Detector:
                 field="privacy.opt_in",
             )
         self._finders: list[Finder] = []
-        self._gates: list[int] = []
         options = re2.Options()
         options.max_mem = GATES_MEMORY_BYTES
         self._set = re2.Set.SearchSet(options)
-        for kinds, gates, finder in _FINDERS:
+        for kinds, gate, finder in _FINDERS:
             if kinds & self.types:
-                for gate in gates:
-                    self._add(gate, len(self._finders))
-                self._finders.append(finder)
+                self._set.Add(gate)
+                self._finders.append(finder if kinds <= self.types else _only(self.types, finder))
         own = patterns or {}
         if len(own) > PATTERNS:
             raise BadRequest(f"{len(own)} patterns; at most {PATTERNS}", field="privacy.patterns")
@@ -78,32 +76,34 @@ class Detector:
         ]
         if "PRESIDIO" in self.types:
             self._own.append(Presidio().find)
-        if self._gates:
+        if self._finders:
             self._set.Compile()
-
-    def _add(self, gate: str, finder: int) -> None:
-        self._set.Add(gate)
-        self._gates.append(finder)
 
     def find(self, text: str) -> list[Span]:
         """What was found, in order and without overlaps; offsets are those of `text`."""
         normal = normalise(text)
         plain = normal.text
         encoded = plain.encode("utf-8", "replace")
-        fired = self._set.Match(encoded) if self._gates else None
+        fired = self._set.Match(encoded) if self._finders else None
         if not fired and not self._own:
             return []
         if not plain.isascii() and b"?" in encoded:
             plain = encoded.decode()  # a lone surrogate, which JSON can carry, has no UTF-8
-        finders = [self._finders[number] for number in sorted({self._gates[gate] for gate in fired or ()})]
-        spans = [span for find in finders for span in find(plain) if span.type in self.types]
-        spans += [span for find in self._own for span in find(plain)]
-        if not spans:
-            return []
-        found = spans if len(spans) == 1 else without_overlaps(spans)
+        spans: list[Span] = []
+        for gate in sorted(fired or ()):
+            spans += self._finders[gate](plain)
+        for find in self._own:
+            spans += find(plain)
+        if len(spans) > 1:
+            spans = without_overlaps(spans)
         if not normal.cuts:
-            return found
-        return [Span(*normal.original(s.start, s.end), s.type, s.confidence) for s in found]
+            return spans
+        return [Span(*normal.original(s.start, s.end), s.type, s.confidence) for s in spans]
+
+
+def _only(types: Collection[str], finder: Finder) -> Finder:
+    """What `finder` finds of these types: it looks for more than is asked for."""
+    return lambda text: [span for span in finder(text) if span.type in types]
 
 
 def compile_pattern(name: str, expression: str) -> re2._Regexp:

@@ -30,7 +30,9 @@ _LOOKALIKES = {
     **dict(zip("⓪〇", "00", strict=True)),
     **{chr(code): chr(code - 0xFEE0) for code in range(0xFF01, 0xFF5F)},
     **{chr(ord(zero) + n): str(n) for zero in _ZEROS for n in range(10)},
+    **{chr(code): unicodedata.normalize("NFKC", chr(code)) for code in range(0x1D400, 0x1D6A4)},
 }
+"""The last are the letters of mathematics."""
 _VANISH = "\u200b-\u200f\u2060-\u2064\ufeff\u202a-\u202e\u2066-\u2069\u180e\ufe00-\ufe0f\u0300-\u036f"
 _PUNCTUATION = frozenset("！＂＃＄％＆＇（）＊，：；＜＝＞？［＼］＾｀｛｜｝～／")
 """Full-width forms that every Chinese text has: not worth a copy of it, the detectors know them."""
@@ -48,9 +50,13 @@ def _class(characters: list[str]) -> str:
 
 
 _MAPPED = _class([character for character in _LOOKALIKES if character not in _PUNCTUATION])
-_ODD = re.compile(f"[{_MAPPED}{_VANISH}\U0001d400-\U0001d7cd]")
+_ODD = re.compile(f"[{_MAPPED}{_VANISH}][{_MAPPED}{_VANISH}]*+")
+_ASCII = {ord(character): plain for character, plain in _LOOKALIKES.items()}
 _VANISHING = re.compile(f"[{_VANISH}]")
-_SHORTENED = re.compile(rf"""[{_VANISH}]+|\\+(?:u(?P<code>[0-9a-fA-F]{{4}})|[nrt"'/])""")
+_SHORTENED = re.compile(
+    rf"""[\\{_VANISH}](?:(?<!\\)[{_VANISH}]*+|\\*+(?:u(?P<code>[0-9a-fA-F]{{4}})|[nrt"'/]))"""
+)
+"""The first character stands before what follows it, so that `re` can skip to it."""
 
 
 class Normal(msgspec.Struct, frozen=True):
@@ -75,9 +81,12 @@ class Normal(msgspec.Struct, frozen=True):
 
 def normalise(text: str) -> Normal:
     """`text` in plain characters. Costs next to nothing where there are no odd ones."""
+    escaped = "\\" in text
     if not text.isascii() and _ODD.search(text) is not None:
         text = _ODD.sub(_plain, text)
-    elif "\\" not in text:
+        if not escaped and _VANISHING.search(text) is None:
+            return Normal(text)
+    elif not escaped:
         return Normal(text)
     pieces: list[str] = []
     cuts: list[int] = []
@@ -111,9 +120,4 @@ def _unescaped(match: re.Match[str]) -> str:
 
 
 def _plain(match: re.Match[str]) -> str:
-    character = match[0]
-    known = _LOOKALIKES.get(character)
-    if known is not None:
-        return known
-    folded = unicodedata.normalize("NFKC", character)
-    return folded if len(folded) == 1 and folded.isascii() else character
+    return match[0].translate(_ASCII)

@@ -8,10 +8,8 @@ number does not become a bank card. Neighbours: `detector.py` calls `find`.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Sequence
 from itertools import pairwise
-
-import msgspec
 
 from sextant.privacy import checksums, context
 from sextant.privacy.spans import Span
@@ -21,11 +19,15 @@ GATE = r"[0-9](?:[ ()（）\-]{0,2}[0-9]){9}"
 MOST_GROUPS = 6
 
 _RUN = re.compile(
-    r"[0-9](?:(?<![A-Za-z0-9_].)|(?<=(?i:id|no).)|(?<=(?i:tel).)|(?<=(?i:card).)|(?<=(?i:phone).))"
-    r"(?:[ ()（）\-]{0,2}[0-9]){9,}[Xx]?(?![A-Za-z0-9_])"
+    r"[0-9](?=[0-9 ()（）\-]{9})"
+    r"(?:(?<![A-Za-z0-9_].)|(?<=(?i:id|no).)|(?<=(?i:tel).)|(?<=(?i:card).)|(?<=(?i:phone).))[0-9]*+"
+    r"(?:[Xx](?![A-Za-z0-9_])|(?![A-Za-z_])(?:[ ()（）\-]{1,2}[0-9]++(?![A-Za-z_]))*+"
+    r"(?:[ ()（）\-]{1,2}[0-9]++[Xx](?![A-Za-z0-9_]))?)"
 )
-"""The first digit stands before what must precede it, so that `re` can skip to digits."""
+"""Groups of digits, none of which goes on as a word; the last may end with X. The first digit stands before
+what must precede it, so that `re` can skip to digits; nothing is tried twice."""
 _GROUP = re.compile(r"[0-9]+[Xx]?")
+LEAST_RUN_DIGITS = 10
 _PROVINCES = frozenset(
     str(code)
     for first, last in ((11, 15), (21, 23), (31, 37), (41, 46), (50, 54), (61, 65), (71, 71), (81, 83))
@@ -48,6 +50,7 @@ _CARD_KINDS = (
 JCB, Diners, Discover, and older cards of Chinese banks."""
 _NUMBER_DIGITS = range(7, 20)
 """No number looked for here is shorter or longer."""
+_MOST_PHONE_DIGITS = 16
 _CARDS = {
     length: re.compile("|".join(begin for begin, lengths in _CARD_KINDS if length in lengths))
     for length in range(13, 20)
@@ -58,38 +61,53 @@ _UNIT = re.compile(
 """After a number: it counts or pays for something."""
 
 
-class _Group(msgspec.Struct, frozen=True, gc=False):
-    digits: str
-    start: int
-    end: int
+_Window = Sequence[tuple[int, int]]
+"""Groups that are tried as one number: where each begins and ends in the text."""
 
 
-def find(text: str) -> Iterator[Span]:
+def find(text: str) -> list[Span]:
     """Spans of CN_ID, BANK_CARD and PHONE in normalised text."""
+    spans: list[Span] = []
     for run in _RUN.finditer(text):
-        start, end = run.span()
-        digits = run[0]
-        if digits[:-1].isdecimal():
-            groups = [_Group(digits, start, end)]
-        else:
-            groups = [_Group(m[0], *m.span()) for m in _GROUP.finditer(text, start, end)]
-        first = 1 if _continues(text, start) else 0
-        if _goes_on(text, end):
-            groups.pop()
-        while first < len(groups):
-            found = _longest(text, groups, first)
-            if found is None:
-                first += 1
-                continue
-            span, first = found
-            yield span
+        written = run[0]
+        if not written.isalnum():
+            spans += _among(text, [match.span() for match in _GROUP.finditer(text, *run.span())])
+            continue
+        place = start, end = run.span()
+        digits_count = end - start - (written[-1] in "Xx")
+        if digits_count < LEAST_RUN_DIGITS or end - start not in _NUMBER_DIGITS:
+            continue
+        if not _continues(text, start) and not _goes_on(text, end):
+            span = _judge(text, (place,), written)
+            if span is not None:
+                spans.append(span)
+    return spans
+
+
+def _among(text: str, groups: list[tuple[int, int]]) -> list[Span]:
+    """What there is in a run of several groups."""
+    spans: list[Span] = []
+    digits_count = sum(end - start for start, end in groups) - (text[groups[-1][1] - 1] in "Xx")
+    if digits_count < LEAST_RUN_DIGITS:
+        return spans
+    first = 1 if _continues(text, groups[0][0]) else 0
+    if _goes_on(text, groups[-1][1]):
+        groups.pop()
+    while first < len(groups):
+        found = _longest(text, groups, first)
+        if found is None:
+            first += 1
+            continue
+        span, first = found
+        spans.append(span)
+    return spans
 
 
 def _continues(text: str, start: int) -> bool:
     """Whether a run's first group ends something larger: a fraction, a UUID, a name with a number."""
-    if start < 2 or text[start - 1] not in "._-/":
+    if start < 2 or (one := text[start - 1]) not in "._-/":
         return False
-    one, two = text[start - 1], text[start - 2]
+    two = text[start - 2]
     if not two.isascii():
         return False
     return (one in "._" and two.isdecimal()) or (one in "-_/" and two.isalpha())
@@ -97,45 +115,50 @@ def _continues(text: str, start: int) -> bool:
 
 def _goes_on(text: str, end: int) -> bool:
     """Whether a run's last group is the beginning of something larger."""
-    one, two = text[end : end + 1], text[end + 1 : end + 2]
-    if one not in (".", "-", "_") or not two.isascii():
+    one = text[end : end + 1]
+    if one not in (".", "-", "_"):
+        return False
+    two = text[end + 1 : end + 2]
+    if not two.isascii():
         return False
     return (one == "." and two.isdecimal()) or (one in "-_" and two.isalpha())
 
 
-def _longest(text: str, groups: list[_Group], first: int) -> tuple[Span, int] | None:
+def _longest(text: str, groups: _Window, first: int) -> tuple[Span, int] | None:
     """What begins with group `first`, the longest number first; and the group after it."""
     digits = ""
     windows = []
-    for last in range(first, min(len(groups), first + MOST_GROUPS)):
-        digits += groups[last].digits
+    for last, (start, end) in enumerate(groups[first : first + MOST_GROUPS], first):
+        digits += text[start:end]
         if len(digits) in _NUMBER_DIGITS:
             windows.append((last + 1, digits))
-    for end, digits in reversed(windows):
-        span = _judge(text, groups[first:end], digits)
+    for after, digits in reversed(windows):
+        span = _judge(text, groups[first:after], digits)
         if span is not None:
-            return span, end
+            return span, after
     return None
 
 
-def _judge(text: str, window: list[_Group], digits: str) -> Span | None:
-    start, end = window[0].start, window[-1].end
-    if len(digits) >= 13 and (len(window) == 1 or _evenly_joined(text, window)):
-        if len(digits) == 18 and digits[:2] in _PROVINCES and checksums.is_resident_id(digits):
+def _judge(text: str, window: _Window, digits: str) -> Span | None:
+    """The one number that `digits`, written as the groups of `window`, can be."""
+    length = len(digits)
+    bare = digits.isdecimal()
+    if length >= 13 and (len(window) == 1 or _evenly_joined(text, window)):
+        start, end = window[0][0], window[-1][1]
+        if length == 18 and digits[:2] in _PROVINCES and checksums.is_resident_id(digits):
             return Span(start, end, "CN_ID", 0.99)
-        bare = digits.isdecimal()
-        if bare and len(digits) == 15 and _is_old_id(text, start, digits):
+        if bare and length == 15 and _is_old_id(text, start, digits):
             return Span(start, end, "CN_ID", 0.8)
         if bare and _is_card(text, window, digits):
             return Span(start, end, "BANK_CARD", 0.95)
-    if digits.isdecimal():
+    if bare and length <= _MOST_PHONE_DIGITS:
         return _phone(text, window, digits)
     return None
 
 
-def _evenly_joined(text: str, window: list[_Group]) -> bool:
+def _evenly_joined(text: str, window: _Window) -> bool:
     """Whether one separator stands between all groups."""
-    joints = {text[a.end : b.start] for a, b in pairwise(window)}
+    joints = {text[before[1] : after[0]] for before, after in pairwise(window)}
     return len(joints) == 1 and joints <= {" ", "-"}
 
 
@@ -145,8 +168,8 @@ def _is_old_id(text: str, start: int, digits: str) -> bool:
     return dated and "id" in context.said_before(text, start)
 
 
-def _is_card(text: str, window: list[_Group], digits: str) -> bool:
-    if len(window) > 1 and any(not 4 <= len(group.digits) <= 6 for group in window[:-1]):
+def _is_card(text: str, window: _Window, digits: str) -> bool:
+    if len(window) > 1 and any(not 4 <= end - start <= 6 for start, end in window[:-1]):
         return False
     if _CARDS[len(digits)].match(digits) is None:
         return False
@@ -154,17 +177,16 @@ def _is_card(text: str, window: list[_Group], digits: str) -> bool:
         return False
     if len(digits) == 18 and digits[:2] in _PROVINCES and checksums.is_date(digits[6:14]):
         return False  # a mistyped resident ID rather
-    said = context.said_before(text, window[0].start)
+    said = context.said_before(text, window[0][0])
     return "other" not in said or "card" in said
 
 
-def _phone(text: str, window: list[_Group], digits: str) -> Span | None:
+def _phone(text: str, window: _Window, digits: str) -> Span | None:
     """A mobile or landline number; its country code belongs to the span."""
-    start, end = window[0].start, window[-1].end
-    plus = start > 0 and text[start - 1] == "+"
+    start, end = window[0][0], window[-1][1]
     if start > 0 and text[start - 1] in "(（":
         start -= 1
-        plus = start > 0 and text[start - 1] == "+"
+    plus = start > 0 and text[start - 1] == "+"
     start -= plus
     confidence = _phone_confidence(window, digits, plus)
     if not confidence:
@@ -179,9 +201,8 @@ def _phone(text: str, window: list[_Group], digits: str) -> Span | None:
     return Span(start, end, "PHONE", confidence)
 
 
-def _phone_confidence(window: list[_Group], digits: str, plus: bool) -> float:
+def _phone_confidence(window: _Window, digits: str, plus: bool) -> float:
     """0: no telephone number; below 0.5: only where the text says so."""
-    shape = [len(group.digits) for group in window]
     national = digits
     if digits.startswith("0086") and len(digits) >= 14:
         national = digits[4:]
@@ -193,16 +214,16 @@ def _phone_confidence(window: list[_Group], digits: str, plus: bool) -> float:
         return 0.85 if _AREA.match("0" + national.lstrip("0")) else 0.0
     area = _AREA.match(digits)
     if area is not None and len(digits) - area.end() in (7, 8):
-        return 0.85 if shape[0] == area.end() and len(window) <= 3 else 0.4
+        return 0.85 if window[0][1] - window[0][0] == area.end() and len(window) <= 3 else 0.4
     if plus and 8 <= len(digits) <= 15:
         return 0.85
-    return _north_american(digits, shape)
+    return _north_american(digits, window)
 
 
-def _north_american(digits: str, shape: list[int]) -> float:
+def _north_american(digits: str, window: _Window) -> float:
     bare = digits.removeprefix("1") if len(digits) == 11 else digits
     if len(bare) != 10 or bare[0] in "01" or bare[3] in "01":
         return 0.0
-    if shape[-3:] == [3, 3, 4]:
+    if [end - start for start, end in window[-3:]] == [3, 3, 4]:
         return 0.8
     return 0.4

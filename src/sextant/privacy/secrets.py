@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import re
-from collections import Counter
 from collections.abc import Iterator
 
 import re2
@@ -20,10 +19,13 @@ PREFIX_GATE = (
     r"|AIza|LTAI|AKID|ya29|SG|github_pat|eyJ)[-_.A-Za-z0-9]{8}|PRIVATE KEY"
 )
 URL_GATE = r"://[^/\s:@]*:[^/\s@]+@"
+_SPACE = r"[\s\v\x1c-\x1f\x{85}\x{1680}\x{2028}\x{2029}]"
+"""What Python calls a space, in RE2's words, after `normal.py`."""
 WORD_GATE = (
-    r"(?i)(?:passw(?:or)?d|pwd|passphrase|secret|token|api[_ -]?key|access[_ -]?key|apikey|bearer|basic"
-    r"|credential|密码|口令|密钥|令牌|秘钥)"
+    r"(?i)(?:passw(?:or)?d|pwd|passphrase|secret|key|key[_ -]?id|token|credential|密码|口令|密钥|令牌|秘钥)"
+    rf"""["'”]?{_SPACE}{{0,3}}(?:=>|:=|[=:：是为]|is)|\b(?:bearer|basic){_SPACE}{{1,3}}[A-Za-z0-9._~+/=\-]{{16}}"""
 )
+"""Such a word, and what links a value to it."""
 
 _PREFIXED = re.compile(
     r"(?<![A-Za-z0-9])(?:"
@@ -43,10 +45,13 @@ _PRIVATE_KEY = re.compile(
     re.DOTALL,
 )
 _URL = re.compile(r"://([^/\s:@\"']*:[^/\s@\"']+)(?=@)")
-_WORD = re2.compile(
-    r"(?i)passw(?:or)?d|pwd|passphrase|secret(?:[_ ]?(?:access)?[_ ]?key)?|token|api[_ -]?key"
-    r"|access[_ -]?key(?:[_ -]?id)?|credential|密码|口令|密钥|令牌|秘钥|\bbearer|\bbasic"
+_WORD = re.compile(
+    r"[ABCPSTabcpst\u017f密口令秘](?:(?<=[Pp])(?i:assw(?:or)?d|wd|assphrase)|(?<=[Tt])(?i:oken)"
+    r"|(?<=[Ss\u017f])(?i:ecret(?:[_ ]?(?:access)?[_ ]?key)?)"
+    r"|(?<=[Aa])(?i:pi[_ -]?key|ccess[_ -]?key(?:[_ -]?id)?)|(?<=[Cc])(?i:redential)"
+    r"|(?<=密)[码钥]|(?<=口)令|(?<=令)牌|(?<=秘)钥|(?<=[Bb])(?<![A-Za-z0-9_].)(?i:earer|asic))"
 )
+"""The first character stands before what follows it, so that `re` can skip to it."""
 _NAMED = re.compile(
     r"""["'”]?\s{0,3}(?:=>|:=|[=:：]|是|为|is\b)\s{0,3}"""
     r"""(?:"([^"\n]{6,256})"|'([^'\n]{6,256})'|["'“‘`]?([^\s"'`,;<>(){}\[\]\u0080-\U0010ffff]{6,256}))"""
@@ -93,13 +98,16 @@ def find_named(text: str) -> Iterator[Span]:
 
 def _is_secret(value: str) -> bool:
     """Whether a value is random enough, and no placeholder, expression or plain number."""
-    if _PLACEHOLDER.search(value) or not value.isascii():
+    if not value.isascii() or value.isdecimal():
         return False
-    classes = sum(pattern.search(value) is not None for pattern in _CLASSES)
-    return classes >= 2 and not value.isdecimal() and _bits(value) >= LEAST_BITS - 0.5 * (len(value) < 10)
+    if sum(pattern.search(value) is not None for pattern in _CLASSES) < 2:
+        return False
+    if _bits(value) < LEAST_BITS - 0.5 * (len(value) < 10):
+        return False
+    return _PLACEHOLDER.search(value) is None
 
 
 def _bits(value: str) -> float:
     """Shannon entropy per character."""
     length = len(value)
-    return -sum(n / length * math.log2(n / length) for n in Counter(value).values())
+    return math.log2(length) - sum(n * math.log2(n) for n in map(value.count, set(value)) if n > 1) / length

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterable
+from itertools import pairwise
 
 import msgspec
 
@@ -32,12 +34,18 @@ class Span(msgspec.Struct, frozen=True, gc=False):
     confidence: float
 
 
+_start = operator.attrgetter("start")
+
+
 def without_overlaps(spans: Iterable[Span]) -> list[Span]:
     """The surest spans that do not overlap (of equally sure ones the longest), in the order of the text."""
+    ordered = sorted(spans, key=_start)
+    if all(before.end <= after.start for before, after in pairwise(ordered)):
+        return ordered
     kept: list[Span] = []
     cluster: list[Span] = []
     reach = 0
-    for span in sorted(spans, key=lambda s: s.start):
+    for span in ordered:
         if cluster and span.start >= reach:
             kept += _surest(cluster)
             cluster = []
