@@ -66,6 +66,22 @@ def test_the_built_in_document(tmp_path: Path) -> None:
     assert made.warnings == ()
 
 
+@pytest.mark.parametrize("mode", ["on-prem", "edge", "private-cloud", "hybrid", "container", "saas"])
+def test_every_mode_starts_its_local_part(tmp_path: Path, mode: str) -> None:
+    made = plan(tmp_path, f"  mode: {mode}\n{EMBEDDED}")
+    assert [model.id for model in made.models] == ["sextant-nano"]
+    said = [warning for warning in made.warnings if f"spec.mode is {mode}" in warning]
+    assert len(said) == (mode not in ("on-prem", "edge"))
+
+
+def test_a_remote_endpoint_may_name_the_engine_that_answers_there(tmp_path: Path) -> None:
+    (plain,) = plan(tmp_path, REMOTE).models
+    (told,) = plan(tmp_path, REMOTE.replace("kind: remote", "kind: remote, speaks: vllm")).models
+    assert plain.quirks.reasoning_field == "reasoning_content"
+    assert told.quirks.reasoning_field == "reasoning"
+    assert told.quirks.compliant
+
+
 def test_entries_of_one_name_serve_different_pools(tmp_path: Path) -> None:
     made = plan(
         tmp_path,

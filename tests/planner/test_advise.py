@@ -17,7 +17,7 @@ from sextant.planner.advise import advise, place, weigh
 from sextant.planner.start_document import start_document
 from sextant.spec.advice import LEVELS, MODES, Advice, Mode, Requirements
 from sextant.spec.advice_data import catalogue, modes_data
-from sextant.spec.document import NOT_YET, parse_document
+from sextant.spec.document import parse_document
 
 GOLDEN = Path(__file__).parent / "golden"
 DATA = modes_data()
@@ -175,20 +175,14 @@ def test_every_advice_can_be_said_in_both_languages(asked: Requirements) -> None
 @given(REQUIREMENTS)
 def test_every_document_loads(asked: Requirements) -> None:
     advice = advise(asked, DATA)
-    reason = NOT_YET.get(f"spec.mode={advice.first}")
-    text = start_document(
-        advice, catalogue("en"), refused=reason, profile_taken="spec.profile" not in NOT_YET
-    )
-    document = parse_document(text)
+    document = parse_document(start_document(advice, catalogue("en")))
     assert document.spec.workload.output_tokens == asked.output_tokens
-    assert (reason is None) or (reason in text)
+    assert (document.spec.mode, document.spec.profile) == (advice.first, advice.effective.profile)
 
 
-def test_a_version_that_takes_the_mode_gets_it() -> None:
+def test_the_document_says_the_mode_and_the_industry() -> None:
     advice = advise(Requirements(profile="logistics", swing=4.0), DATA)
-    text = start_document(advice, catalogue("en"), refused=None, profile_taken=True)
-    assert "\n  mode: hybrid\n  profile: logistics\n" in text
-    assert "does not deploy" not in text
+    assert "\n  mode: hybrid\n  profile: logistics\n" in start_document(advice, catalogue("en"))
 
 
 def test_nothing_said_is_advice_too() -> None:
@@ -220,8 +214,7 @@ def written(profile: str, language: str) -> str:
     parts = [" | ".join(columns), *(" | ".join(row) for row in rows)]
     for section in sections(advice, words):
         parts += ["", section.title, *(f"  {line}" for line in section.lines)]
-    refused = NOT_YET.get(f"spec.mode={advice.first}")
-    document = start_document(advice, words, refused=refused, profile_taken=False)
+    document = start_document(advice, words)
     return "\n".join([*parts, "", document])
 
 

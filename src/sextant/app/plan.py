@@ -24,6 +24,9 @@ from sextant.spec.stores import SharedLimits, StoreSettings
 
 NANO_FILE = "sextant-nano.gguf"
 
+RUNS_WHOLE = ("on-prem", "edge")
+"""Modes that one host runs all of."""
+
 
 class Plan(msgspec.Struct, frozen=True):
     """All that `sextant up` will run."""
@@ -126,6 +129,7 @@ def make_plan(
     warnings = [
         *_crowded(models, gateway.limits.struct().concurrent_requests),
         *_shared_in_clear(document),
+        *_more_elsewhere(document),
         *at.warnings,
     ]
     limits = document.spec.limits
@@ -207,6 +211,16 @@ def _of_one_worker(served: ServedModel, workers: int) -> ServedModel:
     """Its places in each of several workers: all together no more than its engine has, but one in each."""
     places = served.concurrent_requests
     return msgspec.structs.replace(served, concurrent_requests=places and max(1, places // workers))
+
+
+def _more_elsewhere(document: Deployment) -> list[str]:
+    """Where the document's mode has more parts than one host runs."""
+    if document.spec.mode in RUNS_WHOLE:
+        return []
+    return [
+        f"spec.mode is {document.spec.mode}: only what runs on this host is started; "
+        f"`sextant render FILE -o DIR` writes the rest"
+    ]
 
 
 def _shared_in_clear(document: Deployment) -> list[str]:

@@ -198,14 +198,9 @@ def _write_document(advice: Advice, language: Language, output: Path) -> None:
     from sextant.base.errors import BadRequest
     from sextant.planner.start_document import start_document
     from sextant.spec.advice_data import catalogue
-    from sextant.spec.document import NOT_YET, parse_document
+    from sextant.spec.document import parse_document
 
-    text = start_document(
-        advice,
-        catalogue(language),
-        refused=NOT_YET.get(f"spec.mode={advice.first}"),
-        profile_taken="spec.profile" not in NOT_YET,
-    )
+    text = start_document(advice, catalogue(language))
     parse_document(text, name=str(output))
     try:
         with output.open("x", encoding="utf-8") as file:

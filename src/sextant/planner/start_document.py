@@ -1,7 +1,7 @@
 """The deployment document that an advice starts from, as text. Pure.
 
-It must run today: a mode that this version refuses stands in a comment with the reason, and the document
-keeps to one host. What is advised besides the mode (a provider's model behind a gateway of one's own, a
+It must run today: `sextant up` serves it on one host whatever its mode, and `sextant render` writes what the
+mode needs. What is advised besides the mode (a provider's model behind a gateway of one's own, a
 guarded and a cleared model side by side, a distillation for a device) this version does serve, so the
 document does it.
 """
@@ -12,8 +12,6 @@ from collections.abc import Iterator
 
 from sextant.planner.advice_text import Catalogue
 from sextant.spec.advice import Advice, Mode, Requirements
-
-RUNS_TODAY: Mode = "on-prem"
 
 _DISTILLED = """\
   model:
@@ -74,16 +72,13 @@ _SITES: dict[Mode, tuple[tuple[str, str], ...]] = {
 }
 
 
-def start_document(advice: Advice, words: Catalogue, *, refused: str | None, profile_taken: bool) -> str:
-    """The document's text. `refused` is why this version does not take the advised mode, None when it does;
-    `profile_taken` whether it takes an industry."""
+def start_document(advice: Advice, words: Catalogue) -> str:
+    """The document's text."""
     mode = advice.first
     needs = advice.effective
     said, serving = _SERVED[mode]
     lines = [f"# {words['document.made']}"]
     lines.append(f"# {words['document.advised'].format(mode=words[f'mode.{mode}'])}")
-    if refused is not None:
-        lines.append(f"# {words['document.refused'].format(reason=refused, id=mode)}")
     if needs.profile is not None:
         lines.append(f"# {words['document.profile'].format(profile=words[f'profile.{needs.profile}'])}")
     lines.append(f"# {words[said]}")
@@ -93,9 +88,9 @@ def start_document(advice: Advice, words: Catalogue, *, refused: str | None, pro
         "metadata:",
         f"  name: {needs.profile or mode}-deepseek",
         "spec:",
-        f"  mode: {RUNS_TODAY if refused is not None else mode}",
+        f"  mode: {mode}",
     ]
-    if needs.profile is not None and profile_taken:
+    if needs.profile is not None:
         lines.append(f"  profile: {needs.profile}")
     lines += [serving.rstrip("\n"), *_workload(needs), *_sites(mode)]
     return "\n".join(lines) + "\n"

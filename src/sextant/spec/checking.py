@@ -79,6 +79,13 @@ def inner_models(annotation: Any) -> list[type[BaseModel]]:
     return [model for part in typing.get_args(annotation) for model in inner_models(part)]
 
 
+def _literals(annotation: Any) -> tuple[Any, ...]:
+    """The values that a Literal allows, also one that may be left out."""
+    if typing.get_origin(annotation) is typing.Literal:
+        return typing.get_args(annotation)
+    return tuple(value for part in typing.get_args(annotation) for value in _literals(part))
+
+
 def _is_list(annotation: Any) -> bool:
     return typing.get_origin(annotation) is tuple
 
@@ -267,7 +274,7 @@ class _Words:
 
     def wrong_choice(self, path: Path, detail: Detail) -> tuple[str, str, str]:
         info = self.info(path)
-        choices = [str(choice) for choice in typing.get_args(info.annotation)] if info else []
+        choices = [str(choice) for choice in _literals(info.annotation)] if info else []
         return self._choice(str(path[-1]), choices, path, detail["input"])
 
     def wrong_kind(self, path: Path, detail: Detail) -> tuple[str, str, str]:
