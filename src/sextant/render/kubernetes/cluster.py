@@ -1,0 +1,232 @@
+"""What all builders of one bundle agree on: namespaces, and the engines with what each of their pods needs.
+
+Made once from the order (`cluster_of`), then handed to every builder of this package.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from sextant.base.errors import Unsupported
+from sextant.catalog.arguments import command, serving_of
+from sextant.catalog.devices import device_of
+from sextant.catalog.images import OWN, image_of
+from sextant.catalog.serving import Command, Serving
+from sextant.render.kubernetes.objects import GIB, Part, dns_label
+from sextant.render.kubernetes.sharing import Share, share_of
+from sextant.spec.engine_sections import EmbeddedEngine, LaunchedEngine, RemoteEngine
+from sextant.spec.planning import Layout
+from sextant.spec.rendering import Device, Order, ServedModel
+
+MODELS_PATH = "/models"
+"""Folder in which an engine finds its model, by `ServedModel.key`."""
+GGUF_FILE = "model.gguf"
+"""What a single file of weights is called there."""
+USER = 65532
+"""Who runs in images that were made for root."""
+START_BASE_S = 900.0
+START_S_PER_GIB = 18.0
+START_S_LEAST, START_S_MOST = 1800.0, 10_800.0
+"""How long an engine may take to start: KAITO's rule, 15 min and 18 s a GiB of weights, in 30 to 180 min."""
+CORES_PER_ACCELERATOR = 8
+MEMORY_PER_ACCELERATOR = 32 * GIB
+"""Host memory of an engine's pod beside its accelerators, where the plan asks for none."""
+SHARED_MEMORY_PER_ACCELERATOR = 8 * GIB
+CPU_ENGINE_CORES = 8
+
+
+class Workload(msgspec.Struct, frozen=True, kw_only=True):
+    """One engine as pods: what runs, on how many machines, with which accelerators."""
+
+    served: ServedModel
+    part: Part
+    command: Command
+    image: str
+    user: int
+    resource: str
+    """Extended resource of its accelerators; empty: none."""
+    per_pod: int
+    """Of that resource, for each pod."""
+    nodes: int
+    """Pods of one replica."""
+    replicas: int
+    """That the plan wants."""
+    replicas_most: int
+    device: Device | None
+    share: Share | None
+    start_s: float
+    """Longest start before the pod counts as failed."""
+
+    @property
+    def kind(self) -> str:
+        """Of the engine: vllm, sglang, …"""
+        return self.served.entry.engine.kind
+
+    @property
+    def accelerators(self) -> int:
+        """Of the extended resource, all planned replicas together."""
+        return self.per_pod * self.nodes * self.replicas
+
+    @property
+    def target(self) -> tuple[str, str]:
+        """apiVersion and kind of the object that is scaled."""
+        return (
+            ("leaderworkerset.x-k8s.io/v1", "LeaderWorkerSet")
+            if self.nodes > 1
+            else ("apps/v1", "Deployment")
+        )
+
+    @property
+    def cpu(self) -> int:
+        """Cores of one pod."""
+        return max(1, self.per_pod) * CORES_PER_ACCELERATOR if self.resource else CPU_ENGINE_CORES
+
+    @property
+    def memory_bytes(self) -> int:
+        """Host memory of one pod, shared memory included."""
+        if not self.resource:
+            return int(self.served.weights_bytes * 1.5) + 8 * GIB
+        option = self.served.option
+        told = option.host.memory_bytes if option is not None else None
+        if told and option is not None and option.host.accelerators:
+            return max(16 * GIB, int(told * 0.9) * self.per_pod // option.host.accelerators)
+        return self.per_pod * MEMORY_PER_ACCELERATOR
+
+    @property
+    def shared_memory_bytes(self) -> int:
+        """Of `/dev/shm`."""
+        return max(1, self.per_pod) * SHARED_MEMORY_PER_ACCELERATOR if self.resource else GIB
+
+    @property
+    def base_url(self) -> str:
+        """Where the gateway reaches its API."""
+        return f"http://{self.part.name}.{self.part.namespace}.svc:{self.command.port}"
+
+
+class Cluster(msgspec.Struct, frozen=True, kw_only=True):
+    """One bundle's namespaces and engines."""
+
+    order: Order
+    namespace: str
+    pools: tuple[str, ...]
+    """Lines of business or tenant pools with namespaces of their own."""
+    workloads: tuple[Workload, ...]
+
+    def part(self, component: str, *, namespace: str = "", model: str = "") -> Part:
+        """A part of this deployment."""
+        return Part(
+            instance=self.order.name,
+            namespace=namespace or self.namespace,
+            component=component,
+            model=model,
+        )
+
+    @property
+    def namespaces(self) -> tuple[str, ...]:
+        """All of them, the gateway's first."""
+        return (self.namespace, *(self.of_pool(pool) for pool in self.pools))
+
+    def of_pool(self, pool: str) -> str:
+        """Name of a pool's namespace."""
+        return dns_label(f"{self.namespace}-{pool}")
+
+    def workloads_in(self, namespace: str) -> tuple[Workload, ...]:
+        """The engines whose pods run there."""
+        return tuple(each for each in self.workloads if each.part.namespace == namespace)
+
+    @property
+    def sextant_image(self) -> str:
+        """The product's own image."""
+        return self.order.images.reference(OWN)
+
+
+def cluster_of(order: Order, pools: tuple[str, ...]) -> Cluster:
+    """The namespaces and engines of the order. Models of a pool in `pools` run in its namespace.
+
+    Raises Unsupported for what cannot run as pods."""
+    namespace = dns_label(order.deployment.spec.delivery.namespace)
+    bare = Cluster(order=order, namespace=namespace, pools=pools, workloads=())
+    found = [_workload(bare, served) for served in order.served if not _stays(served)]
+    return msgspec.structs.replace(bare, workloads=tuple(found))
+
+
+def _stays(served: ServedModel) -> bool:
+    """Whether the gateway's own pod serves it, or somebody else's endpoint. Raises Unsupported."""
+    engine = served.entry.engine
+    if isinstance(engine, EmbeddedEngine) and served.entry.source is not None:
+        raise Unsupported(
+            f"the model `{served.entry.name}` has the embedded engine and a source; on a cluster that engine "
+            f"serves the bundled model alone: write `kind: llamacpp` or `kind: vllm` for it"
+        )
+    return isinstance(engine, EmbeddedEngine | RemoteEngine)
+
+
+def _workload(cluster: Cluster, served: ServedModel) -> Workload:
+    engine = served.entry.engine
+    if not isinstance(engine, LaunchedEngine):
+        raise Unsupported(f"the engine `{engine.kind}` does not run as pods of its own")
+    order = cluster.order
+    layout = served.option.layout if served.option is not None else Layout()
+    if layout.prefill is not None:
+        raise Unsupported(
+            f"the plan for `{served.entry.name}` splits prefill from decode, which needs a router that this "
+            f"version does not render; plan it without the split"
+        )
+    device = _device(order, served)
+    share = share_of(served, device, order.deployment.spec.delivery.gpu_sharing)
+    started = command(_serving(order, served, share))
+    image = image_of(order, served)
+    pool = served.entry.pool
+    scaling = order.deployment.spec.scaling
+    replicas = max(layout.dp, scaling.min_replicas)
+    return Workload(
+        served=served,
+        part=cluster.part(
+            "engine",
+            namespace=cluster.of_pool(pool) if pool in cluster.pools and pool else "",
+            model=dns_label(served.key),
+        ),
+        command=started,
+        image=order.images.reference(image.name),
+        user=image.user or USER,
+        resource=_resource(device, share),
+        per_pod=1 if share is not None else (started.per_node if device is not None else 0),
+        nodes=started.nodes,
+        replicas=replicas,
+        replicas_most=max(replicas, scaling.max_replicas),
+        device=device,
+        share=share,
+        start_s=start_s(served),
+    )
+
+
+def _resource(device: Device | None, share: Share | None) -> str:
+    if share is not None:
+        return share.resource
+    return device.resource if device is not None else ""
+
+
+def start_s(served: ServedModel) -> float:
+    """The longest start of that engine in seconds: what the document says, else by the weights, and
+    never less than twice the predicted time."""
+    told: float | None = getattr(served.entry.engine, "ready_timeout_s", None)
+    if told is not None:
+        return max(told, served.load_s)
+    by_weights = START_BASE_S + START_S_PER_GIB * served.weights_bytes / GIB
+    return max(min(max(by_weights, START_S_LEAST), START_S_MOST), 2 * served.load_s)
+
+
+def _device(order: Order, served: ServedModel) -> Device | None:
+    """How the accelerators that serve it are asked for; None: it needs none. Raises Unsupported."""
+    found = device_of(order, served)
+    return found if found.resource and served.option is not None else None
+
+
+def _serving(order: Order, served: ServedModel, share: Share | None) -> Serving:
+    path = f"{MODELS_PATH}/{served.key}"
+    if served.entry.engine.kind == "llamacpp":
+        path = f"{path}/{GGUF_FILE}"
+    serving = serving_of(order, served, model_path=path, in_container=True)
+    if share is None or share.memory_share is None:
+        return serving
+    return msgspec.structs.replace(serving, memory_share=share.memory_share)

@@ -1,0 +1,245 @@
+"""The engines as pods: Deployments where a replica fits one machine, LeaderWorkerSets where it spans more.
+
+The counts are the plan's. Replicas themselves are left to the autoscaler (`scaling.py`): an apply that named
+them would undo it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from sextant.catalog.serving import KEY_SECRET
+from sextant.render.kubernetes.cluster import MODELS_PATH, Cluster, Workload
+from sextant.render.kubernetes.objects import ACCELERATORS, POOL_LABEL, Object, cores, gibibytes, made
+from sextant.render.kubernetes.pods import (
+    Placing,
+    Volume,
+    claimed,
+    container,
+    memory_folder,
+    pod,
+    resources,
+    scratch,
+)
+from sextant.render.kubernetes.weights import CACHE_CLAIM, CACHE_PATH, CHOOSE, WEIGHTS_CLAIM, WEIGHTS_PATH
+
+PORT_NAME = "http"
+PROBE_S = 10
+DRAIN_S = 120
+"""What an engine is given to finish its answers before it is killed."""
+GRACE_S = 15
+"""Before it is told to stop, so that the gateway has noticed that it is no longer ready."""
+
+
+def engine_objects(cluster: Cluster, workload: Workload) -> tuple[Object, ...]:
+    """The engine and its service, with a budget for disruptions where there is more than one replica."""
+    made_of = _leader_worker_set if workload.nodes > 1 else _deployment
+    return (made_of(cluster, workload), _service(workload), *_disruptions(workload), *_files(workload))
+
+
+def engine_secret(cluster: Cluster, workload: Workload) -> str:
+    """Name of the secret that holds the key of that engine: one for the shared ones, one for each pool."""
+    pool = workload.served.entry.pool
+    return f"{KEY_SECRET}-{pool}" if pool in cluster.pools else KEY_SECRET
+
+
+def _deployment(cluster: Cluster, workload: Workload) -> Object:
+    spec = {
+        "selector": {"matchLabels": workload.part.selector},
+        # A new pod finds no accelerator free until an old one is gone.
+        "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 0, "maxUnavailable": 1}},
+        "progressDeadlineSeconds": math.ceil(workload.start_s) + 600,
+        "revisionHistoryLimit": 5,
+        "template": _template(cluster, workload, workload.command.argv, leads=True),
+    }
+    return _counted(workload, made("apps/v1/Deployment", workload.part, spec))
+
+
+def _leader_worker_set(cluster: Cluster, workload: Workload) -> Object:
+    command = workload.command
+    leader = _template(cluster, workload, command.argv, leads=True)
+    worker = _template(cluster, workload, command.worker_argv or command.argv, leads=False)
+    spec = {
+        "leaderWorkerTemplate": {
+            "size": workload.nodes,
+            "restartPolicy": "RecreateGroupOnPodRestart",
+            "leaderTemplate": leader,
+            "workerTemplate": worker,
+        },
+        "startupPolicy": "LeaderCreated",
+        "rolloutStrategy": {
+            "type": "RollingUpdate",
+            "rollingUpdateConfiguration": {"maxSurge": 0, "maxUnavailable": 1},
+        },
+        "networkConfig": {"subdomainPolicy": "Shared"},
+    }
+    return _counted(workload, made("leaderworkerset.x-k8s.io/v1/LeaderWorkerSet", workload.part, spec))
+
+
+def _counted(workload: Workload, body: Object) -> Object:
+    """With what was planned of it as annotations."""
+    body["metadata"]["annotations"] = {
+        ACCELERATORS: str(workload.accelerators),
+        "sextant.dev/replicas": str(workload.replicas),
+    }
+    return body
+
+
+def _template(cluster: Cluster, workload: Workload, argv: tuple[str, ...], *, leads: bool) -> Object:
+    volumes = _volumes(cluster, workload)
+    image = workload.image
+    body: dict[str, Any] = {
+        **({"command": list(argv)} if argv else {}),
+        "env": _environment(cluster, workload),
+        "resources": _resources(workload),
+        "volumeMounts": [volume.mount for volume in volumes],
+    }
+    if leads:
+        body["ports"] = [{"name": PORT_NAME, "containerPort": workload.command.port}]
+        body.update(_probes(workload))
+        body["lifecycle"] = {"preStop": {"sleep": {"seconds": GRACE_S}}}
+    spec = pod(
+        workload.part,
+        [container("engine", image, body)],
+        volumes,
+        _placing(cluster, workload),
+        user=workload.user,
+    )
+    spec["initContainers"] = [_chooser(workload, volumes)]
+    spec["terminationGracePeriodSeconds"] = DRAIN_S + GRACE_S
+    labels = {**workload.part.labels, "sextant.dev/role": "leader" if leads else "worker"}
+    if workload.served.entry.pool:
+        labels[POOL_LABEL] = workload.served.entry.pool
+    annotations = {
+        "cluster-autoscaler.kubernetes.io/safe-to-evict": "false",
+        "karpenter.sh/do-not-disrupt": "true",
+    }
+    return {"metadata": {"labels": labels, "annotations": annotations}, "spec": spec}
+
+
+def _chooser(workload: Workload, volumes: tuple[Volume, ...]) -> Object:
+    """Takes the weights from the node's cache where they are whole, else from the shared volume."""
+    wanted = ("models", "weights", "weights-cache")
+    body = {
+        "command": ["/bin/sh", "-eu", "-c", CHOOSE],
+        "args": ["choose", workload.served.key],
+        "resources": resources("100m", "64Mi", "64Mi"),
+        "volumeMounts": [
+            {**volume.mount, "readOnly": volume.name != "models"}
+            for volume in volumes
+            if volume.name in wanted
+        ],
+    }
+    return container("weights", workload.image, body)
+
+
+def _volumes(cluster: Cluster, workload: Workload) -> tuple[Volume, ...]:
+    files = (
+        Volume(
+            name="engine-files",
+            source={"configMap": {"name": f"{workload.part.name}-files"}},
+            path=path,
+            sub_path=_file_key(path),
+        )
+        for path in workload.command.files
+    )
+    return (
+        scratch("models", MODELS_PATH, "16Mi"),
+        claimed("weights", WEIGHTS_PATH, claim=WEIGHTS_CLAIM),
+        claimed("weights-cache", CACHE_PATH, claim=CACHE_CLAIM),
+        scratch("scratch", "/tmp", "16Gi"),  # noqa: S108 - a volume of the pod's own
+        memory_folder("/dev/shm", gibibytes(workload.shared_memory_bytes)),  # noqa: S108 - the same
+        *files,
+    )
+
+
+def _environment(cluster: Cluster, workload: Workload) -> list[Object]:
+    device = workload.device.env if workload.device is not None else {}
+    plain: Mapping[str, str] = {
+        "HOME": "/tmp/home",  # noqa: S108 - a volume of the pod's own
+        "XDG_CACHE_HOME": "/tmp/cache",  # noqa: S108 - the same
+        **device,
+        **workload.command.env,
+    }
+    key = engine_secret(cluster, workload)
+    secrets = [
+        {"name": name, "valueFrom": {"secretKeyRef": {"name": key, "key": secret}}}
+        for name, secret in workload.command.secret_env.items()
+    ]
+    return [*({"name": name, "value": value} for name, value in plain.items()), *secrets]
+
+
+def _resources(workload: Workload) -> Object:
+    amounts = resources(cores(workload.cpu), gibibytes(workload.memory_bytes), "32Gi")
+    more: dict[str, int] = {}
+    if workload.resource:
+        more[workload.resource] = workload.per_pod
+    if workload.command.rdma and workload.device is not None and workload.device.rdma_resource:
+        more[workload.device.rdma_resource] = 1
+    return {name: {**amount, **more} for name, amount in amounts.items()}
+
+
+def _probes(workload: Workload) -> Object:
+    check = {"httpGet": {"path": workload.command.health_path, "port": PORT_NAME}}
+    return {
+        "startupProbe": {
+            **check,
+            "periodSeconds": PROBE_S,
+            "timeoutSeconds": 5,
+            "failureThreshold": math.ceil(workload.start_s / PROBE_S),
+        },
+        "readinessProbe": {**check, "periodSeconds": 5, "timeoutSeconds": 5, "failureThreshold": 2},
+        # A busy engine answers late; a dead one not for a minute.
+        "livenessProbe": {**check, "periodSeconds": 15, "timeoutSeconds": 10, "failureThreshold": 4},
+    }
+
+
+def _placing(cluster: Cluster, workload: Workload) -> Placing:
+    device = workload.device
+    selector: dict[str, str] = {}
+    tolerations: tuple[Mapping[str, Any], ...] = ()
+    if device is not None and device.node_label:
+        key, _, value = device.node_label.partition("=")
+        selector[key] = value
+    if device is not None and device.taint:
+        tolerations = ({"key": device.taint, "operator": "Exists", "effect": "NoSchedule"},)
+    return Placing(
+        node_selector=selector,
+        tolerations=tolerations,
+        priority_class=f"{cluster.namespace}-serving",
+        runtime_class=device.runtime_class if device is not None else "",
+        apart=workload.share is None,
+        spread=workload.nodes == 1,
+    )
+
+
+def _service(workload: Workload) -> Object:
+    spec = {
+        "type": "ClusterIP",
+        "selector": {**workload.part.selector, "sextant.dev/role": "leader"},
+        "ports": [{"name": PORT_NAME, "port": workload.command.port, "targetPort": PORT_NAME}],
+    }
+    return made("v1/Service", workload.part, spec)
+
+
+def _disruptions(workload: Workload) -> tuple[Object, ...]:
+    """One replica at a time may be taken away on purpose. Of a single one nothing may: a drain then waits
+    until somebody decides."""
+    pods = workload.nodes if workload.replicas > 1 else 0
+    spec = {"maxUnavailable": pods, "selector": {"matchLabels": workload.part.selector}}
+    return (made("policy/v1/PodDisruptionBudget", workload.part, spec),)
+
+
+def _files(workload: Workload) -> tuple[Object, ...]:
+    files = workload.command.files
+    if not files:
+        return ()
+    body = made("v1/ConfigMap", workload.part, name=f"{workload.part.name}-files")
+    body["data"] = {_file_key(path): content.decode() for path, content in files.items()}
+    return (body,)
+
+
+def _file_key(path: str) -> str:
+    return path.strip("/").replace("/", "-")

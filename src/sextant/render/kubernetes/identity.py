@@ -1,0 +1,120 @@
+"""Who is who on the cluster: service accounts, roles, certificates, and SPIFFE ids."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from sextant.render.kubernetes.cluster import Cluster
+from sextant.render.kubernetes.objects import Object, cluster_wide, made
+
+TLS_SECRET = "gateway-tls"
+CA_SECRET = "sextant-ca"
+SELF_SIGNED, OWN_CA = "sextant-self-signed", "sextant-ca"
+CERTIFICATE_HOURS, RENEW_HOURS = 2160, 720
+CA_HOURS = 43_800
+OPERATORS = "sextant-operators"
+"""Group of people, as the cluster's sign-in calls it, who may look at and restart the deployment."""
+
+_LOOK = ["get", "list", "watch"]
+
+
+def service_accounts(cluster: Cluster, namespace: str, components: tuple[str, ...]) -> tuple[Object, ...]:
+    """One for each kind of pod. None has a role, and no pod is handed its token."""
+    found = []
+    for component in components:
+        body = made("v1/ServiceAccount", cluster.part(component, namespace=namespace), name=component)
+        body["automountServiceAccountToken"] = False
+        found.append(body)
+    return tuple(found)
+
+
+def roles(cluster: Cluster) -> tuple[Object, ...]:
+    """What people may do: operators everywhere, each line of business in its own namespace. Nobody is given
+    secrets."""
+    found: list[Object] = []
+    for namespace in cluster.namespaces:
+        found.extend(_role(cluster, namespace, OPERATORS))
+    for pool in cluster.pools:
+        found.extend(_role(cluster, cluster.of_pool(pool), f"sextant-{pool}"))
+    return tuple(found)
+
+
+def _role(cluster: Cluster, namespace: str, group: str) -> tuple[Object, Object]:
+    part = cluster.part("operators", namespace=namespace)
+    role = made("rbac.authorization.k8s.io/v1/Role", part, name=group)
+    role["rules"] = [
+        _rule("", ["pods", "pods/log", "services", "events", "persistentvolumeclaims", "configmaps"], _LOOK),
+        _rule("", ["pods"], ["delete"]),
+        _rule("apps", ["deployments", "daemonsets", "replicasets"], [*_LOOK, "patch"]),
+        _rule("leaderworkerset.x-k8s.io", ["leaderworkersets"], [*_LOOK, "patch"]),
+        _rule("batch", ["jobs"], _LOOK),
+        _rule("keda.sh", ["scaledobjects"], _LOOK),
+        _rule("autoscaling", ["horizontalpodautoscalers"], _LOOK),
+    ]
+    binding = made("rbac.authorization.k8s.io/v1/RoleBinding", part, name=group)
+    binding["subjects"] = [{"apiGroup": "rbac.authorization.k8s.io", "kind": "Group", "name": group}]
+    binding["roleRef"] = {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": group}
+    return role, binding
+
+
+def _rule(group: str, kinds: list[str], verbs: list[str]) -> Mapping[str, list[str]]:
+    return {"apiGroups": [group], "resources": kinds, "verbs": verbs}
+
+
+def certificates(cluster: Cluster, names: tuple[str, ...]) -> tuple[Object, ...]:
+    """A certificate authority of the namespace's own, and the gateway's certificate from it.
+
+    To have another authority sign, change `issuerRef` of the certificate `gateway-tls`."""
+    part = cluster.part("certificates")
+    authority = {
+        "isCA": True,
+        "commonName": f"{cluster.order.name} {cluster.namespace}",
+        "secretName": CA_SECRET,
+        "duration": f"{CA_HOURS}h0m0s",
+        "privateKey": {"algorithm": "ECDSA", "size": 256},
+        "issuerRef": {"name": SELF_SIGNED, "kind": "Issuer", "group": "cert-manager.io"},
+    }
+    leaf = {
+        "secretName": TLS_SECRET,
+        "dnsNames": list(names),
+        "duration": f"{CERTIFICATE_HOURS}h0m0s",
+        "renewBefore": f"{RENEW_HOURS}h0m0s",
+        "privateKey": {"algorithm": "ECDSA", "size": 256, "rotationPolicy": "Always"},
+        "usages": ["digital signature", "server auth"],
+        "issuerRef": {"name": OWN_CA, "kind": "Issuer", "group": "cert-manager.io"},
+    }
+    return (
+        made("cert-manager.io/v1/Issuer", part, {"selfSigned": {}}, name=SELF_SIGNED),
+        made("cert-manager.io/v1/Certificate", part, authority, name=CA_SECRET),
+        made("cert-manager.io/v1/Issuer", part, {"ca": {"secretName": CA_SECRET}}, name=OWN_CA),
+        made("cert-manager.io/v1/Certificate", part, leaf, name=TLS_SECRET),
+    )
+
+
+def spiffe_ids(cluster: Cluster) -> tuple[Object, ...]:
+    """SPIFFE ids for gateway and engines, for clusters where SPIRE issues them."""
+    template = "spiffe://{{ .TrustDomain }}/ns/{{ .PodMeta.Namespace }}/sa/{{ .PodSpec.ServiceAccountName }}"
+    found = []
+    for component in ("gateway", "engine"):
+        spec = {
+            "spiffeIDTemplate": template,
+            "namespaceSelector": {
+                "matchExpressions": [
+                    {
+                        "key": "kubernetes.io/metadata.name",
+                        "operator": "In",
+                        "values": list(cluster.namespaces),
+                    }
+                ]
+            },
+            "podSelector": {
+                "matchLabels": {
+                    "app.kubernetes.io/instance": cluster.order.name,
+                    "app.kubernetes.io/component": component,
+                }
+            },
+            "ttl": "1h",
+        }
+        name = f"{cluster.namespace}-{component}"
+        found.append(cluster_wide("spire.spiffe.io/v1alpha1/ClusterSPIFFEID", name, cluster.order.name, spec))
+    return tuple(found)

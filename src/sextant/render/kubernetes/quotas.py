@@ -1,0 +1,220 @@
+"""Namespaces with their bounds: Pod Security, quotas that add up to what there is, defaults for containers.
+
+The shared namespace may hold what gateway and shared engines need at their most replicas. What accelerators
+are left is shared out among lines of business by `spec.delivery.quotas`; an engine of a line's own counts
+there.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import msgspec
+
+from sextant.base.errors import Unsupported
+from sextant.render.kubernetes.cluster import (
+    CORES_PER_ACCELERATOR,
+    MEMORY_PER_ACCELERATOR,
+    Cluster,
+    Workload,
+)
+from sextant.render.kubernetes.gateway import (
+    CORES,
+    EMBEDDED_MEMORY_BYTES,
+    MEMORY_BYTES,
+)
+from sextant.render.kubernetes.objects import GIB, Object, cluster_wide, gibibytes, made
+from sextant.spec.engine_sections import EmbeddedEngine
+
+POD_SECURITY = "restricted"
+SERVING_PRIORITY, BATCH_PRIORITY = 1_000_000, 1_000
+SMALL_CORES, SMALL_BYTES = 4, 8 * GIB
+"""For jobs, and for pods that are being replaced."""
+LEAST_LINE_CORES = 1
+
+
+class Room(msgspec.Struct, frozen=True, kw_only=True):
+    """What a namespace may ask for in all."""
+
+    cores: int = 0
+    memory_bytes: int = 0
+    accelerators: Mapping[str, int] = {}
+    """By extended resource."""
+    pods: int = 0
+
+    def plus(self, other: Room) -> Room:
+        """Both together."""
+        names = sorted({*self.accelerators, *other.accelerators})
+        return Room(
+            cores=self.cores + other.cores,
+            memory_bytes=self.memory_bytes + other.memory_bytes,
+            accelerators={
+                name: self.accelerators.get(name, 0) + other.accelerators.get(name, 0) for name in names
+            },
+            pods=self.pods + other.pods,
+        )
+
+
+def needed(cluster: Cluster, namespace: str) -> Room:
+    """What the pods of that namespace ask for at their most replicas."""
+    room = Room(cores=SMALL_CORES, memory_bytes=SMALL_BYTES, pods=10)
+    for workload in cluster.workloads_in(namespace):
+        room = room.plus(_of_workload(workload))
+    return room.plus(_of_gateway(cluster)) if namespace == cluster.namespace else room
+
+
+def _of_workload(workload: Workload) -> Room:
+    pods = workload.nodes * workload.replicas_most
+    on_nodes = _nodes(workload)
+    return Room(
+        # The engine's pods with the container that chooses weights, and the cache's pod of every node.
+        cores=workload.cpu * pods + math.ceil(on_nodes / 2),
+        memory_bytes=workload.memory_bytes * pods + on_nodes * GIB,
+        accelerators={workload.resource: workload.per_pod * pods} if workload.resource else {},
+        pods=pods + on_nodes,
+    )
+
+
+def _nodes(workload: Workload) -> int:
+    """Nodes that may hold it, at most."""
+    return workload.nodes * workload.replicas_most + 2
+
+
+def _of_gateway(cluster: Cluster) -> Room:
+    spec = cluster.order.deployment.spec
+    replicas = spec.scaling.max_replicas + 1
+    embedded = sum(isinstance(each.entry.engine, EmbeddedEngine) for each in cluster.order.served)
+    return Room(
+        cores=replicas * (CORES * spec.gateway.workers + 2 * embedded),
+        memory_bytes=replicas * (MEMORY_BYTES * spec.gateway.workers + EMBEDDED_MEMORY_BYTES * embedded),
+        pods=replicas,
+    )
+
+
+def capacity(cluster: Cluster) -> Mapping[str, int]:
+    """Accelerators of the deployment by extended resource: what its sites have, else what its engines may
+    grow to."""
+    counted: dict[str, int] = {}
+    for namespace in cluster.namespaces:
+        for name, count in needed(cluster, namespace).accelerators.items():
+            counted[name] = counted.get(name, 0) + count
+    sites = sum(each.count for site in cluster.order.deployment.spec.sites for each in site.accelerators)
+    shared = any(each.share is not None for each in cluster.workloads)
+    if sites and len(counted) == 1 and not shared:
+        return {name: max(sites, _planned(cluster, name)) for name in counted}
+    return counted
+
+
+def _planned(cluster: Cluster, resource: str) -> int:
+    return sum(each.accelerators for each in cluster.workloads if each.resource == resource)
+
+
+def rooms(cluster: Cluster) -> Mapping[str, Room]:
+    """What each namespace may hold. Raises Unsupported where a line's engines need more than its share."""
+    shared = needed(cluster, cluster.namespace)
+    whole = capacity(cluster)
+    # Shared engines may not grow beyond what there is.
+    shared = msgspec.structs.replace(
+        shared,
+        accelerators={name: min(count, whole[name]) for name, count in shared.accelerators.items()},
+    )
+    found = {cluster.namespace: shared}
+    percents = {each.name: each.percent for each in cluster.order.deployment.spec.delivery.quotas}
+    left = {
+        name: count - _planned_shared(cluster, name) if percents else count - shared.accelerators.get(name, 0)
+        for name, count in whole.items()
+    }
+    if percents:
+        bounded = {name: whole[name] - left[name] for name in shared.accelerators}
+        found[cluster.namespace] = msgspec.structs.replace(shared, accelerators=bounded)
+    for pool in cluster.pools:
+        own = needed(cluster, cluster.of_pool(pool))
+        percent = percents.get(pool)
+        found[cluster.of_pool(pool)] = own if percent is None else _line(cluster, pool, percent, left)
+    return found
+
+
+def _planned_shared(cluster: Cluster, resource: str) -> int:
+    """Accelerators of the shared engines as planned: with lines of business beside them they do not grow."""
+    shared = cluster.workloads_in(cluster.namespace)
+    return sum(each.accelerators for each in shared if each.resource == resource)
+
+
+def _line(cluster: Cluster, pool: str, percent: int, left: Mapping[str, int]) -> Room:
+    """One line of business: its share of what is left, and CPU and memory to go with it."""
+    namespace = cluster.of_pool(pool)
+    accelerators = {name: count * percent // 100 for name, count in left.items()}
+    planned: dict[str, int] = {}
+    for workload in cluster.workloads_in(namespace):
+        if workload.resource:
+            planned[workload.resource] = planned.get(workload.resource, 0) + workload.accelerators
+    for name, count in planned.items():
+        if count > accelerators.get(name, 0):
+            raise Unsupported(
+                f"spec.delivery.quotas: {percent} per cent for `{pool}` are {accelerators.get(name, 0)} of "
+                f"{left[name]} {name}, and its models need {count}; give it more, or them fewer replicas"
+            )
+    count = sum(accelerators.values())
+    own = needed(cluster, namespace)
+    return Room(
+        cores=max(own.cores, count * CORES_PER_ACCELERATOR, LEAST_LINE_CORES),
+        memory_bytes=max(own.memory_bytes, count * MEMORY_PER_ACCELERATOR, GIB),
+        accelerators=accelerators,
+        pods=max(own.pods, 10 + 2 * count),
+    )
+
+
+def namespace_objects(cluster: Cluster, namespace: str, room: Room) -> tuple[Object, ...]:
+    """The namespace, its quota, and the defaults of its containers."""
+    part = cluster.part("namespace", namespace=namespace)
+    labels = {
+        **part.labels,
+        **{f"pod-security.kubernetes.io/{mode}": POD_SECURITY for mode in ("enforce", "audit", "warn")},
+    }
+    body = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace, "labels": labels}}
+    memory = gibibytes(room.memory_bytes)
+    hard = {
+        "requests.cpu": str(room.cores),
+        "limits.cpu": str(room.cores),
+        "requests.memory": memory,
+        "limits.memory": memory,
+        **{f"requests.{name}": str(count) for name, count in sorted(room.accelerators.items())},
+        "pods": str(room.pods),
+        "services.nodeports": "0" if not _is_open(cluster, namespace) else "2",
+        "services.loadbalancers": "1" if _is_open(cluster, namespace) else "0",
+    }
+    limits = {
+        "type": "Container",
+        "default": {"cpu": "1", "memory": "1Gi", "ephemeral-storage": "1Gi"},
+        "defaultRequest": {"cpu": "250m", "memory": "512Mi", "ephemeral-storage": "256Mi"},
+    }
+    return (
+        body,
+        made("v1/ResourceQuota", part, {"hard": hard}, name="share"),
+        made("v1/LimitRange", part, {"limits": [limits]}, name="defaults"),
+    )
+
+
+def _is_open(cluster: Cluster, namespace: str) -> bool:
+    """Whether a load balancer stands in front of it; that takes a node port for each of its ports."""
+    return namespace == cluster.namespace and cluster.order.deployment.spec.delivery.ingress_host is not None
+
+
+def priority_classes(cluster: Cluster) -> tuple[Object, ...]:
+    """Serving goes before jobs, and jobs put nobody out."""
+    serving = cluster_wide(
+        "scheduling.k8s.io/v1/PriorityClass", f"{cluster.namespace}-serving", cluster.order.name
+    )
+    batch = cluster_wide(
+        "scheduling.k8s.io/v1/PriorityClass", f"{cluster.namespace}-batch", cluster.order.name
+    )
+    return (
+        {**serving, "value": SERVING_PRIORITY, "description": "Gateway and engines."},
+        {
+            **batch,
+            "value": BATCH_PRIORITY,
+            "preemptionPolicy": "Never",
+            "description": "Jobs beside them.",
+        },
+    )
