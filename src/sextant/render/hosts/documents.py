@@ -1,0 +1,80 @@
+"""The document that `sextant up` of a server runs with, and the model files that come with the bundle.
+
+Engines that are units of their own become remote endpoints on this server; TLS is the front's where there is
+one; files of models are looked for in the release. Neighbours: `own_document.py`, which writes it.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from sextant.render.hosts.places import (
+    CERTIFICATE,
+    CERTIFICATE_KEY,
+    CLIENT_CA,
+    ENGINE_KEY,
+    MODELS,
+    Ground,
+)
+from sextant.render.own_document import Place, serving_document
+from sextant.spec.document import Deployment, Tls
+from sextant.spec.fields import Section
+from sextant.spec.rendering import ServedModel
+
+HUBS = ("hf:", "modelscope:")
+
+
+def served_document(ground: Ground) -> str:
+    """YAML text, for `sextant up`."""
+    launched = {served.key: ground.engine_port(served) for served in ground.launched}
+    place = Place(
+        engines={key: f"http://127.0.0.1:{port}/v1" for key, port in launched.items()},
+        engine_keys=dict.fromkeys(launched, f"file:{ENGINE_KEY}"),
+        sources={served.key: f"{MODELS}/{_file(served)}" for served in ground.embedded if _file(served)},
+        host="127.0.0.1" if ground.has_front else "",
+        port=ground.port,
+        trusted_proxies=("127.0.0.1/32",) if ground.has_front else (),
+    )
+    deployment = _with_own_tls(ground)
+    return serving_document(msgspec.structs.replace(ground.order, deployment=deployment), place)
+
+
+def models_of_kit(ground: Ground) -> tuple[str, ...]:
+    """Model files that must stand in the bundle's models/ before it is installed."""
+    return tuple(sorted({_file(served) for served in ground.embedded} - {""}))
+
+
+def _file(served: ServedModel) -> str:
+    """The file's own name; empty for a bundled model and for one that is fetched by name."""
+    source = served.entry.source or ""
+    return "" if source.startswith(HUBS) else source.rstrip("/").rpartition("/")[2]
+
+
+def _with_own_tls(ground: Ground) -> Deployment:
+    """The document with certificates where the installation keeps them; the gateway's own TLS ends at the
+    front, where there is one."""
+    deployment = ground.order.deployment
+    spec = deployment.spec
+    changes: dict[str, Section] = {}
+    if spec.gateway.tls is not None:
+        authority = CLIENT_CA if spec.gateway.tls.client_ca_file is not None else None
+        tls = None if ground.has_front else _tls(authority)
+        changes["gateway"] = _changed(spec.gateway, tls=tls)
+    if spec.control.tls is not None:
+        changes["control"] = _changed(spec.control, tls=_tls(None))
+    return deployment.model_copy(update={"spec": spec.model_copy(update=changes)})
+
+
+def _tls(client_ca: str | None) -> Tls:
+    files = {"cert_file": CERTIFICATE, "key_file": CERTIFICATE_KEY}
+    return Tls.model_construct(
+        None, **(files if client_ca is None else {**files, "client_ca_file": client_ca})
+    )
+
+
+def _changed(section: Section, **changes: object) -> Section:
+    """`section` with what it was told, and `changes`; None takes a field away."""
+    told = {name: getattr(section, name) for name in section.model_fields_set} | changes
+    return type(section).model_construct(
+        None, **{name: value for name, value in told.items() if value is not None}
+    )

@@ -1,0 +1,130 @@
+"""Where a bundle puts things on a server, and what its scripts, units and front must agree on.
+
+`Ground` is made once of an order and handed to every builder of this package. Neighbours: `units.py`,
+`front.py`, `scripts.py`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import msgspec
+
+from sextant.spec.bundle import Need
+from sextant.spec.engine_sections import EmbeddedEngine, LaunchedEngine
+from sextant.spec.rendering import Order, ServedModel
+
+OPT = "/opt/sextant"
+CURRENT = f"{OPT}/current"
+"""The release in use: a link into `/opt/sextant/releases`."""
+BUNDLE = f"{CURRENT}/bundle"
+VENV = f"{CURRENT}/venv"
+MODELS = f"{CURRENT}/models"
+ETC = "/etc/sextant"
+STATE = "/var/lib/sextant"
+CERTIFICATE = f"{ETC}/tls/server.pem"
+CERTIFICATE_KEY = f"{ETC}/tls/server.key"
+CLIENT_CA = f"{ETC}/tls/clients.pem"
+SECRETS = f"{ETC}/secrets.env"
+"""Variables that `env:` references of the document name; mode 0600."""
+ENGINE_KEY = f"{ETC}/engine-key"
+
+PUBLIC_PORT = 443
+PORT_SHIFT = 10_000
+"""The gateway moves so far from a port that the front takes."""
+ENGINE_PORT = 9100
+"""Of the first engine that is a unit of its own; the next ones follow."""
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
+
+
+class Ground(msgspec.Struct, frozen=True, kw_only=True):
+    """What the builders share."""
+
+    order: Order
+    public_host: str
+    """Where callers arrive; empty: all addresses."""
+    public_port: int
+    port: int
+    """Of the gateway on 127.0.0.1."""
+    control_port: int
+    has_front: bool
+    embedded: tuple[ServedModel, ...]
+    """Models that run inside `sextant up`."""
+    launched: tuple[ServedModel, ...]
+    """Models whose engine is a unit of its own."""
+    references: tuple[str, ...]
+    """Secret references of the document."""
+
+    @property
+    def url(self) -> str:
+        """Where the scripts ask the gateway."""
+        scheme = "http" if self.has_front or self.order.deployment.spec.gateway.tls is None else "https"
+        return f"{scheme}://127.0.0.1:{self.port}"
+
+    def engine_port(self, served: ServedModel) -> int:
+        """The port of a launched engine on its server."""
+        return ENGINE_PORT + self.launched.index(served)
+
+
+def ground_of(order: Order, *, has_front: bool) -> Ground:
+    """The agreement of that order."""
+    spec = order.deployment.spec
+    gateway = spec.gateway
+    local = gateway.host in LOOPBACK
+    moved = has_front and not local
+    port = gateway.port
+    if moved:
+        port = port + PORT_SHIFT if port + PORT_SHIFT < 65_536 else port - PORT_SHIFT
+    return Ground(
+        order=order,
+        public_host="" if local or gateway.host in ("0.0.0.0", "::") else gateway.host,
+        public_port=gateway.port if moved or not has_front else PUBLIC_PORT,
+        port=port,
+        control_port=spec.control.port,
+        has_front=has_front,
+        embedded=tuple(one for one in order.served if isinstance(one.entry.engine, EmbeddedEngine)),
+        launched=tuple(one for one in order.served if isinstance(one.entry.engine, LaunchedEngine)),
+        references=tuple(sorted(set(_references(spec.model_dump(mode="json", exclude_unset=True))))),
+    )
+
+
+def release_of(order: Order, contents: Mapping[str, bytes]) -> str:
+    """A name for what is installed: the version, and a hash of what the bundle holds."""
+    digest = hashlib.sha256()
+    for path in sorted(contents):
+        digest.update(f"{path}\0{len(contents[path])}\0".encode() + contents[path])
+    return f"{order.version}-{digest.hexdigest()[:10]}"
+
+
+def _references(value: Any) -> Iterator[str]:
+    """Secret references anywhere in the document. Nothing else of it begins like one."""
+    if isinstance(value, Mapping):
+        for each in value.values():
+            yield from _references(each)
+    elif isinstance(value, list | tuple):
+        for each in value:
+            yield from _references(each)
+    elif isinstance(value, str) and value.startswith(("env:", "file:/")):
+        yield value
+
+
+def secret_needs(ground: Ground) -> tuple[Need, ...]:
+    """What the document refers to and must be there before the start."""
+    found = []
+    for reference in ground.references:
+        kind, _, name = reference.partition(":")
+        if kind == "env":
+            found.append(
+                Need(
+                    "secret", f"{name} in {SECRETS}", "the document names it", f"sudo grep ^{name}= {SECRETS}"
+                )
+            )
+        else:
+            found.append(
+                Need(
+                    "secret", name, "the document names it; owned by sextant, mode 0600", f"sudo ls -l {name}"
+                )
+            )
+    return tuple(found)
