@@ -122,7 +122,8 @@ def _considered(
     if not left:
         found = tuple(one for one in found if (one.kind == "jetson") == (deployment.spec.mode == "edge"))
     if not found:
-        vendor, reason = next(iter(refused.items()))
+        vendor = vendor_of(all_[0].vendor)
+        reason = refused.get(vendor, "this version knows no edge device for it")
         cell = f"{vendor} x {entry.engine.kind} x {deployment.spec.mode}"
         raise Unsupported(
             f"{entry.name}: {cell} is not supported: {reason}",
@@ -213,5 +214,6 @@ def _nothing_fits(entry: ModelEntry, plans: list[Plan], left: dict[str, int]) ->
 
 
 def _refusals(plans: list[Plan]) -> Iterator[Refusal]:
+    """Without those that only say to drop `most`, which was not the user's wish but what the sites have."""
     for one in plans:
-        yield from one.refusals
+        yield from (refusal for refusal in one.refusals if refusal.first_break.key != "most")

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from sextant.spec.bundle import File
@@ -124,7 +124,7 @@ def _scalar(value: Any) -> list[str]:
         return [_number(value)]
     if isinstance(value, str):
         return _block(value) or [_text(value)]
-    if isinstance(value, Mapping | Sequence):
+    if isinstance(value, Mapping | list | tuple):
         return ["{}" if isinstance(value, Mapping) else "[]"]
     raise ValueError(f"{type(value).__name__} has no form in YAML; expected text, numbers, lists, mappings")
 
@@ -147,11 +147,9 @@ def _block(text: str) -> list[str]:
     ends = len(text) - len(body)
     keep = {0: "-", 1: ""}.get(ends, "+")
     lines = body.split("\n")
-    first = next(line for line in lines if line)
-    indent = "2" if first.startswith((" ", "\t")) or not lines[0] else ""
-    if not indent and any(line and not line.strip() for line in lines):
-        indent = "2"
-    return [f"|{indent}{keep}", *(f"  {line}" if line else "" for line in lines), *[""] * max(0, ends - 1)]
+    if not lines[0] or lines[0][0] in " \t" or any(line and not line.strip() for line in lines):
+        return []  # its indentation could be mistaken for the block's
+    return [f"|{keep}", *(f"  {line}" if line else "" for line in lines), *[""] * max(0, ends - 1)]
 
 
 def _text(text: str) -> str:
