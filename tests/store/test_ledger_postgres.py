@@ -18,7 +18,7 @@ from ledger_under_test import FlatRates, RawClient, row
 from servers import Postgres
 from sextant.base.errors import LedgerUnavailable, Misconfigured
 from sextant.governance.ledger_client import LedgerBounds, LedgerClient
-from sextant.spec.ledger_wire import Refusal
+from sextant.spec.ledger_wire import Ack, Refusal
 from sextant.spec.policy import Standing
 from sextant.spec.transfer import Transfer, prepaid_account
 from sextant.spec.usage import UsageRow
@@ -173,6 +173,57 @@ async def test_a_server_that_stands_still_only_delays(
             assert not client.ready
         await client.close(flush_s=20)
         assert client.pending_rows == 0
+    assert one(database, "SELECT count(*) FROM usage") == 2
+
+
+@pytest.mark.slow
+def test_a_server_that_stands_still_is_given_up_and_found_again(
+    database: str, postgres: Postgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also before it has answered a new connection; what was under way then is not kept twice."""
+    monkeypatch.setattr(ledger_postgres, "TRANSACTION_TIMEOUT_S", 0.3)
+    ledger = LedgerDatabase(database)
+    ledger.append([row("r1")], RATES)
+    with postgres.frozen():
+        for work in (
+            lambda: ledger.append([row("r2")], RATES),
+            lambda: ledger.append([row("r2")], RATES),
+            lambda: ledger.ask(["tenant:default"], RATES),
+        ):
+            with pytest.raises(LedgerUnavailable, match="PostgreSQL"):
+                work()
+    monkeypatch.undo()
+    patiently(lambda: ledger.append([row("r2"), row("r3")], RATES))
+    patiently(lambda: ledger.append([row("r2"), row("r3")], RATES))
+    assert one(database, "SELECT count(*) FROM usage") == 3
+    assert one(database, "SELECT credits_nano - debits_nano FROM account WHERE id = 'revenue'") == 360
+    ledger.close()
+
+
+@pytest.mark.slow
+def test_the_loop_answers_while_the_server_stands_still(
+    database: str, postgres: Postgres, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Gateways get refusals to try again, instead of silence."""
+    monkeypatch.setattr(ledger_postgres, "TRANSACTION_TIMEOUT_S", 0.3)
+    with (
+        served(database, tmp_path / "run" / "ledger.sock"),
+        RawClient(tmp_path / "run" / "ledger.sock") as raw,
+    ):
+        raw.send_rows(1, [row("r1")])
+        assert isinstance(raw.receive(), Ack)
+        with postgres.frozen():
+            for number in (2, 3):
+                raw.send_rows(number, [row("r2")])
+                refusal = raw.receive()
+                assert isinstance(refusal, Refusal)
+                assert (refusal.seq, refusal.retryable) == (number, True)
+        number, answer = 3, refusal
+        while not isinstance(answer, Ack):
+            assert answer.retryable
+            number += 1
+            raw.send_rows(number, [row("r2")])
+            answer = raw.receive()
     assert one(database, "SELECT count(*) FROM usage") == 2
 
 

@@ -266,9 +266,17 @@ def _open_postgresql(url: str) -> sa.Engine:
         parsed = sa.make_url(url).set(drivername="postgresql+psycopg")
     except sa.exc.ArgumentError:
         raise Misconfigured("the store's URL cannot be read; expected postgresql://USER@HOST/NAME") from None
-    return sa.create_engine(
+    engine = sa.create_engine(
         parsed, pool_pre_ping=True, connect_args={"connect_timeout": CONNECT_TIMEOUT_S}, hide_parameters=True
     )
+    sa.event.listen(engine, "do_connect", _connect_bounded)
+    return engine
+
+
+def _connect_bounded(_dialect: Any, _record: Any, given: list[Any], named: dict[str, Any]) -> Any:
+    from sextant.store.bounded_connection import BoundedConnection  # a start on SQLite needs no PostgreSQL
+
+    return BoundedConnection.connect(*given, **named)
 
 
 def _open_sqlite(path: Path) -> sa.Engine:

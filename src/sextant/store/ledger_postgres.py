@@ -26,12 +26,17 @@ from sextant.spec.transfer import Transfer
 from sextant.spec.usage import UsageRow
 from sextant.store import books_keeper
 from sextant.store.books import DAY_SUMS, Account, BadRows, Changes, Rates, Terms
+from sextant.store.bounded_connection import BoundedConnection
 from sextant.store.ledger_schema import POSTGRES_STEPS
 
 SCHEMA_VERSION = 2
 """As in a ledger file, which has the same tables."""
 CONNECT_TIMEOUT_S = 2
-STATEMENT_TIMEOUT_MS = 10_000
+STATEMENT_TIMEOUT_MS = 4_000
+"""The server's own bound, for one statement; it ends such a one in good order."""
+TRANSACTION_TIMEOUT_S = 5.0
+"""Our bound, for a whole transaction, where the server tells nothing: a machine or process that stands still
+keeps its side of TCP, and only we can give up. The loop of a host's ledger is held up no longer than this."""
 CONFLICTS_MAX = 20
 """Times that a transaction is made again in a row before its batch is put off."""
 CONFLICT_PAUSE_S = 0.005
@@ -93,7 +98,7 @@ class LedgerDatabase:
         """Connects and migrates; a server that does not answer is tried again with each use. Raises
         Misconfigured when its schema is a newer program's, or we may not make ours."""
         self._url = url
-        self._connection: psycopg.Connection[tuple[Any, ...]] | None = None
+        self._connection: BoundedConnection | None = None
         self._try_again_s = 0.0
         try:
             self._db  # noqa: B018 - connects
@@ -129,6 +134,7 @@ class LedgerDatabase:
         """`work` in one transaction, durable when this returns."""
         for _ in range(CONFLICTS_MAX):
             db = self._db
+            db.within(TRANSACTION_TIMEOUT_S)
             try:
                 kept = work(Terms(rates, time.time_ns() // 1000))
                 db.commit()
@@ -156,7 +162,7 @@ class LedgerDatabase:
                 self.close()
 
     @property
-    def _db(self) -> psycopg.Connection[tuple[Any, ...]]:
+    def _db(self) -> BoundedConnection:
         """A connection that works as far as we know. Raises LedgerUnavailable or Misconfigured."""
         if self._connection is None:
             started_s = time.monotonic()
@@ -164,6 +170,7 @@ class LedgerDatabase:
                 raise LedgerUnavailable("PostgreSQL is away")
             try:
                 self._connection = connected(self._url)
+                self._connection.within(TRANSACTION_TIMEOUT_S)
                 migrate(self._connection)
             except psycopg.Error as error:
                 self.close()
@@ -227,23 +234,27 @@ class LedgerDatabase:
                     cursor.executemany(sql, rows)
 
 
-def connected(url: str) -> psycopg.Connection[tuple[Any, ...]]:
+def connected(url: str) -> BoundedConnection:
     """A connection to the books at `url`, with the settings that they need. Raises psycopg.Error."""
-    return psycopg.connect(
+    return BoundedConnection.connect(
         url,
         options=_SESSION,
         connect_timeout=CONNECT_TIMEOUT_S,
         application_name="sextant-ledger",
         keepalives_idle=10,
-        tcp_user_timeout=STATEMENT_TIMEOUT_MS,
+        keepalives_interval=2,
+        keepalives_count=3,
+        tcp_user_timeout=int(TRANSACTION_TIMEOUT_S * 1000),
     )
 
 
-def migrate(db: psycopg.Connection[tuple[Any, ...]]) -> None:
-    """Makes the schema, or brings it up to date. Raises Misconfigured when it is a newer program's, or we may
-    not; psycopg.Error."""
+def migrate(db: BoundedConnection) -> None:
+    """Makes the schema, or brings it up to date, which takes what it takes. Raises Misconfigured when it is a
+    newer program's, or we may not; psycopg.Error."""
     try:
         if schema_version(db) < SCHEMA_VERSION:
+            db.within(None)
+            db.execute("SET LOCAL statement_timeout = 0")
             db.execute("SELECT pg_advisory_xact_lock(%s)", (_MIGRATION_LOCK,))
             db.execute("CREATE SCHEMA IF NOT EXISTS ledger")
             db.execute("CREATE TABLE IF NOT EXISTS schema_version (version integer NOT NULL)")

@@ -1,0 +1,48 @@
+"""A connection to PostgreSQL that does not wait for ever.
+
+A machine or process that stands still, and a link that swallows packets, keep their side of TCP: no timeout
+of the server's comes, and the kernel's own come late or not at all. So the waits themselves have an end.
+Neighbours: `ledger_postgres.py` (a whole transaction by a deadline), `accounts_schema.py` (each wait).
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any, TypeVar
+
+import psycopg
+from psycopg.abc import PQGen
+
+WAIT_MAX_S = 10.0
+"""For one answer where no other deadline is set."""
+_STEP_S = 0.1
+
+Given = TypeVar("Given")
+
+
+class BoundedConnection(psycopg.Connection[tuple[Any, ...]]):
+    """Each wait takes at most `WAIT_MAX_S`, or ends at the moment that `within` sets. Then it raises
+    psycopg.OperationalError, and the connection is closed: what it was doing may come yet."""
+
+    _until_s: float | None = None
+    _wait_max_s: float | None = WAIT_MAX_S
+
+    def within(self, timeout_s: float | None) -> None:
+        """From now on all waiting together takes at most `timeout_s`; None: as long as it takes."""
+        self._until_s = None if timeout_s is None else time.monotonic() + timeout_s
+        self._wait_max_s = None
+
+    def wait(self, gen: PQGen[Given], interval: float = _STEP_S, timeout: float | None = None) -> Given:
+        bound_s = self._wait_max_s
+        if self._until_s is not None:
+            bound_s = max(0.0, self._until_s - time.monotonic())
+        if bound_s is None or (timeout is not None and timeout < bound_s):
+            return super().wait(gen, interval, timeout)
+        until_s = time.monotonic() + bound_s
+        try:
+            return super().wait(gen, interval, bound_s)
+        except psycopg.OperationalError as error:
+            if time.monotonic() < until_s:
+                raise
+            self.pgconn.finish()
+            raise psycopg.OperationalError("it did not answer in time") from error
