@@ -94,6 +94,7 @@ def test_the_bundle_is_written_with_readme_and_manifest(tmp_path: Path) -> None:
     assert sorted(each.name for each in (tmp_path / "deep").iterdir()) == ["out"]
 
 
+@pytest.mark.slow
 def test_the_same_document_gives_the_same_bytes_anywhere(tmp_path: Path) -> None:
     """In another folder, another process, another hash seed, another time zone, another umask."""
     here, there = tmp_path / "here", tmp_path / "there"
@@ -354,7 +355,7 @@ def test_no_fit_is_the_planners_refusal() -> None:
     sites = [{"name": "a", "accelerators": [{"name": "L4", "count": 2}]}]
     with pytest.raises(
         Unsupported,
-        match=r"deepseek-r1: no way to serve it was found on 2 x l4: .*needs 64 accelerators, 2.*sextant plan",
+        match=r"deepseek-r1: no way to serve it .* 2 x l4: .*needs 64 accelerators, 2.*sextant plan",
     ):
         order("on-prem", model=R1["model"], engine=R1["engine"], sites=sites)
 

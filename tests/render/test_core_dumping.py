@@ -39,7 +39,7 @@ def test_text_stays_text(text: str, loader: Any) -> None:
         assert yaml.load(yaml_text(value), loader) == value
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(TREES)
 def test_what_is_written_is_read_back(value: Any) -> None:
     assert yaml.safe_load(yaml_text(value)) == value

@@ -38,7 +38,6 @@ def command(serving: Serving) -> Command:
         ranks = (*ranks, "--data-parallel-rpc-port", str(RPC_PORT))
         leader = (*leader, *ranks)
         headless = shlex.join((*start, *shared, *ranks, "--headless", *serving.args))
-        headless = headless.replace(shlex.quote(serving.leader), serving.leader)
         worker = (
             "sh",
             "-c",
