@@ -51,12 +51,12 @@ class Latency(msgspec.Struct, frozen=True, kw_only=True):
     meets_limit: bool
 
 
-def is_ready(url: str, *, within_s: float) -> bool:
-    """Whether `URL/ready` answers 200 before `within_s` seconds have passed."""
+def is_ready(url: str, *, within_s: float, path: str = "/ready") -> bool:
+    """Whether `path` there answers 200 before `within_s` seconds have passed."""
     deadline_s = time.monotonic() + within_s
     while True:
         try:
-            if _get(url, "/ready") == 200:
+            if _get(url, path) == 200:
                 return True
         except (OSError, http.client.HTTPException):
             pass  # nobody listens yet
@@ -108,7 +108,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The entry. Returns the exit status: 1 when it is not ready or does not answer."""
     asked = _parser().parse_args(arguments)
     if asked.verb == "ready":
-        return 0 if is_ready(asked.url, within_s=asked.within) else 1
+        return 0 if is_ready(asked.url, within_s=asked.within, path=asked.path) else 1
     try:
         found = measure(asked.url, _key(StateDir(Path(asked.state))), requests=asked.requests)
     except SextantError as error:
@@ -134,6 +134,7 @@ def _parser() -> argparse.ArgumentParser:
     ready = verbs.add_parser("ready")
     ready.add_argument("--url", required=True)
     ready.add_argument("--within", type=float, default=0.0, help="seconds")
+    ready.add_argument("--path", default="/ready", help="/health: alive is enough")
     latency = verbs.add_parser("latency")
     latency.add_argument("--url", required=True)
     latency.add_argument("--state", required=True)

@@ -1,12 +1,149 @@
-"""The mode `edge`: not rendered by this version."""
+"""The mode `edge`: one box that works by itself, whatever becomes of its line.
+
+A single folder, signed with ed25519: installed, upgraded and rolled back without a network, watched by a
+watchdog, and measured at install. Pure; the parts are in `hosts/`.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from sextant.base.errors import Unsupported
-from sextant.spec.bundle import Bundle
+from sextant.render.dumping import text_file
+from sextant.render.hosts import documents, engines, kit, places, steps, units, watchdog
+from sextant.render.hosts.places import Ground
+from sextant.render.hosts.scripts import Settings, script_files
+from sextant.spec.bundle import Bundle, File, Need, Step
 from sextant.spec.rendering import Order
+from sextant.spec.stores import SQLITE
+
+READY_S = 120
+"""Longest start of embedded engines."""
+NOTES = (
+    "These units have not been run under systemd as process 1 by whoever made this version; systemd's own "
+    "checks pass on them, and their commands were run with their environment and limits.",
+    "Usage stays in the box's own ledger: this version does not forward it, or metrics, to a centre. Read it "
+    "with `sextant usage`, or scrape the box when its line is there.",
+    "There is no fall-back to a centre when the box cannot answer: a second model entry with the engine "
+    "`remote` is what this version offers, and callers choose it by name.",
+    "The box's own hardware watchdog is systemd's: RuntimeWatchdogSec= in /etc/systemd/system.conf.",
+)
 
 
 def bundle(order: Order) -> Bundle:
-    """Raises Unsupported: this mode's bundle is not in this version."""
-    raise Unsupported(f"{order.name}: bundles of the mode `edge` are not in this version")
+    """The bundle of one box. Raises Unsupported for what it cannot do, with the reason."""
+    store = order.deployment.spec.store
+    if store.url != SQLITE:
+        raise Unsupported(
+            f"{order.name}: an edge box keeps its state itself; spec.store is {store.url}, expected "
+            f"`{SQLITE}`",
+            field="spec.store",
+        )
+    ground = places.ground_of(order, has_front=False)
+    placed = engines.place_engines(ground, ())
+    if placed.servers > 1 or placed.balances:
+        raise Unsupported(
+            f"{order.name}: its plan takes {placed.servers} servers or several replicas; an edge box is one "
+            f"server with one replica of each model: ask for less, or use the mode on-prem",
+            field="spec.mode",
+        )
+    files = (*_files(ground, placed), *placed.files)
+    settings = _settings(ground, placed, files)
+    return Bundle(
+        name=order.name,
+        mode=order.mode,
+        files=tuple(sorted((*files, *script_files(settings)), key=lambda file: file.path)),
+        needs=_needs(ground),
+        install=_install(settings),
+        verify=(
+            *steps.VERIFY,
+            Step("See how fast it is here", (f"sudo cat {places.STATE}/latency.json",)),
+        ),
+        upgrade=steps.upgrade(f"sudo {places.BUNDLE}/upgrade.sh /media/usb/{order.name}"),
+        rollback=steps.ROLLBACK,
+        uninstall=steps.UNINSTALL,
+        diagram=_diagram(ground, placed),
+        notes=NOTES,
+    )
+
+
+def _files(ground: Ground, placed: engines.Placed) -> tuple[File, ...]:
+    ready_s = int(placed.ready_s) + READY_S
+    names = tuple(unit.name for _, unit in placed.units)
+    started = ("sextant.target", *names, "sextant.service", watchdog.TIMER)
+    weights = engines.WEIGHTS if ground.launched else ""
+    return (
+        *units.slices(),
+        units.target(ground),
+        units.serving_unit(ground, after=names, ready_s=ready_s),
+        *(units.engine_unit(ground, unit) for _, unit in placed.units),
+        *watchdog.watchdog_files(ground, ready_s=ready_s),
+        *kit.kit_files(ground, kit.Kit(weights_folder=weights)),
+        text_file("sextant.yaml", documents.served_document(ground)),
+        text_file("units.list", "\n".join(f"all {name}" for name in started)),
+    )
+
+
+def _settings(ground: Ground, placed: engines.Placed, files: Sequence[File]) -> Settings:
+    order = ground.order
+    return Settings(
+        name=order.name,
+        version=order.version,
+        release=places.release_of(order, {file.path: file.content for file in files}),
+        url=ground.url,
+        ready_s=int(placed.ready_s) + READY_S,
+        signed=True,
+        tls=order.deployment.spec.gateway.tls is not None,
+        measure=True,
+        engine_variables=placed.variables,
+        models=documents.models_of_kit(ground),
+        users=("sextant", *(("sextant-engine",) if placed.units else ())),
+        programs=("openssl", "sha256sum"),
+    )
+
+
+def _needs(ground: Ground) -> tuple[Need, ...]:
+    return (
+        Need("program", "python3", "runs Sextant; 3.11 or newer, with venv", "python3 -m venv --help"),
+        Need("program", "openssl", "verifies signatures; 3.0 or newer", "openssl version"),
+        Need("secret", "an ed25519 key pair", "`sign.sh` signs with it; only release.pub goes to the box"),
+        *documents.tls_needs(ground),
+        *places.secret_needs(ground),
+        *engines.needs(ground),
+        *documents.model_needs(ground),
+    )
+
+
+def _install(settings: Settings) -> tuple[Step, ...]:
+    tls = " --cert server.pem --key server.key" if settings.tls else ""
+    return (
+        *kit.offline_steps(signed=True),
+        Step(
+            "On the box, before anything in this folder is run",
+            (
+                "openssl pkeyutl -verify -pubin -inkey release.pub -rawin -in SHA256SUMS "
+                "-sigfile SHA256SUMS.sig",
+                "sha256sum --check --quiet SHA256SUMS",
+            ),
+            "The key comes by another way than the folder. Later upgrades are verified by the installed "
+            "scripts.",
+        ),
+        Step(
+            "Install, start and measure",
+            (f"sudo ./install-offline.sh --trust release.pub{tls}",),
+            "It shows the first API key and the admin credential once; keep them. It ends with the box's own "
+            "99th percentile against 35 ms (control) and 50 ms.",
+        ),
+    )
+
+
+def _diagram(ground: Ground, placed: engines.Placed) -> str:
+    host = ground.order.deployment.spec.gateway.host
+    lines = [
+        "flowchart LR",
+        f'    callers["callers"] -->|"{host}:{ground.port}"| serving["sextant.service"]',
+        f'    serving --> state[("{places.STATE}, SQLite")]',
+        '    timer["sextant-watchdog.timer"] -->|"/health"| serving',
+    ]
+    lines += [f'    serving --> engine-{unit.key}["{unit.name}"]' for _, unit in placed.units]
+    return "\n".join(lines)

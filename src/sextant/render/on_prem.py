@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from sextant.render.dumping import text_file
-from sextant.render.hosts import documents, engines, front, places, units
+from sextant.render.hosts import documents, engines, front, kit, places, steps, units
 from sextant.render.hosts.places import Ground
 from sextant.render.hosts.scripts import Settings, script_files
 from sextant.spec.bundle import Bundle, File, Need, Step
@@ -30,12 +30,12 @@ def bundle(order: Order) -> Bundle:
         name=order.name,
         mode=order.mode,
         files=tuple(sorted((*files, *script_files(settings)), key=lambda file: file.path)),
-        needs=_needs(ground, placed),
+        needs=_needs(ground),
         install=_install(settings),
-        verify=_verify(ground),
-        upgrade=_upgrade(),
-        rollback=_rollback(),
-        uninstall=_uninstall(),
+        verify=steps.VERIFY,
+        upgrade=steps.upgrade("sudo ./upgrade.sh"),
+        rollback=steps.ROLLBACK,
+        uninstall=steps.UNINSTALL,
         diagram=_diagram(ground, placed),
         notes=_notes(ground),
     )
@@ -53,6 +53,7 @@ def _files(ground: Ground, placed: engines.Placed) -> tuple[File, ...]:
     )
     return (
         *services,
+        *kit.kit_files(ground, kit.Kit(weights_folder=engines.WEIGHTS if ground.launched else "")),
         text_file("sextant.yaml", documents.served_document(ground)),
         text_file("units.list", "\n".join(_started(ground, placed))),
     )
@@ -95,37 +96,16 @@ def _settings(ground: Ground, placed: engines.Placed, files: Sequence[File]) -> 
     )
 
 
-def _needs(ground: Ground, placed: engines.Placed) -> tuple[Need, ...]:
+def _needs(ground: Ground) -> tuple[Need, ...]:
     program = ground.order.deployment.spec.delivery.front
-    found = [
+    return (
         Need("program", "python3", "runs Sextant; 3.11 or newer, with venv", "python3 -m venv --help"),
         Need("program", program, "is the front", f"command -v {program}"),
-        Need("secret", "a TLS certificate and its key", "callers arrive over TLS 1.3; `--cert`, `--key`"),
+        *documents.tls_needs(ground),
         *places.secret_needs(ground),
-    ]
-    for served in ground.launched:
-        kind = served.entry.engine.kind
-        found.append(
-            Need(
-                "program",
-                f"{kind} in {engines.ENGINES}/{kind}",
-                f"runs {served.entry.name}",
-                f"ls {engines.ENGINES}/{kind}/bin",
-            )
-        )
-        found.append(
-            Need(
-                "storage",
-                f"{engines.WEIGHTS}/{served.key}",
-                f"weights of {served.entry.name} ({served.weights_bytes / 1e9:.1f} GB), readable by all",
-                f"ls {engines.WEIGHTS}/{served.key}",
-            )
-        )
-    found += [
-        Need("storage", f"models/{name} in this folder", "is a model of the document", f"ls models/{name}")
-        for name in documents.models_of_kit(ground)
-    ]
-    return tuple(found)
+        *engines.needs(ground),
+        *documents.model_needs(ground),
+    )
 
 
 def _install(settings: Settings) -> tuple[Step, ...]:
@@ -136,45 +116,11 @@ def _install(settings: Settings) -> tuple[Step, ...]:
             (f"sudo ./install.sh --cert server.pem --key server.key{role}",),
             "It shows the first API key and the admin credential once; keep them.",
         ),
-    )
-
-
-def _verify(ground: Ground) -> tuple[Step, ...]:
-    return (
-        Step("Look whether everything runs", ("systemctl list-dependencies sextant.target",)),
+        *kit.offline_steps(signed=False),
         Step(
-            "Ask a question",
-            (f"sudo -u sextant {places.VENV}/bin/sextant chat --state {places.STATE} 'What is 58 + 67?'",),
+            "Then on the closed machine, instead of the first step",
+            (f"sudo ./install-offline.sh --cert server.pem --key server.key{role}",),
         ),
-    )
-
-
-def _upgrade() -> tuple[Step, ...]:
-    return (
-        Step(
-            "Upgrade, in the folder of the new bundle",
-            ("sudo ./upgrade.sh",),
-            "The release in use serves while the new one is put beside it; then requests under way end, the "
-            "new one starts, and it must become ready and answer a question. If it does not, the old one is "
-            "started again by itself.",
-        ),
-    )
-
-
-def _rollback() -> tuple[Step, ...]:
-    return (
-        Step(
-            "Back to the release before",
-            (f"sudo {places.BUNDLE}/rollback.sh",),
-            "Where the newer one has migrated the databases, name a backup with `--restore`.",
-        ),
-    )
-
-
-def _uninstall() -> tuple[Step, ...]:
-    return (
-        Step("Remove it, keep its data", (f"sudo {places.BUNDLE}/uninstall.sh",)),
-        Step("Remove it with its data", (f"sudo {places.BUNDLE}/uninstall.sh --purge",)),
     )
 
 

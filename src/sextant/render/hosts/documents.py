@@ -17,6 +17,7 @@ from sextant.render.hosts.places import (
     Ground,
 )
 from sextant.render.own_document import Place, serving_document
+from sextant.spec.bundle import Need
 from sextant.spec.document import Deployment, Tls
 from sextant.spec.fields import Section
 from sextant.spec.rendering import ServedModel
@@ -42,6 +43,23 @@ def served_document(ground: Ground) -> str:
 def models_of_kit(ground: Ground) -> tuple[str, ...]:
     """Model files that must stand in the bundle's models/ before it is installed."""
     return tuple(sorted({_file(served) for served in ground.embedded} - {""}))
+
+
+def model_needs(ground: Ground) -> tuple[Need, ...]:
+    """Those files, for who installs."""
+    return tuple(
+        Need("storage", f"models/{name} in this folder", "is a model of the document", f"ls models/{name}")
+        for name in models_of_kit(ground)
+    )
+
+
+def tls_needs(ground: Ground) -> tuple[Need, ...]:
+    """The certificate, where callers arrive over TLS."""
+    if not ground.has_front and ground.order.deployment.spec.gateway.tls is None:
+        return ()
+    return (
+        Need("secret", "a TLS certificate and its key", "callers arrive over TLS 1.3; `--cert`, `--key`"),
+    )
 
 
 def _file(served: ServedModel) -> str:

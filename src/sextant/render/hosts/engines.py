@@ -16,7 +16,7 @@ from sextant.catalog import arguments, devices
 from sextant.render.hosts.front import Balance
 from sextant.render.hosts.places import Ground
 from sextant.render.hosts.units import EngineUnit
-from sextant.spec.bundle import File
+from sextant.spec.bundle import File, Need
 from sextant.spec.rendering import ServedModel
 
 WEIGHTS = "/srv/sextant/models"
@@ -82,6 +82,21 @@ def place_engines(ground: Ground, hosts: Sequence[str]) -> Placed:
         servers=max((place for place, _ in units), default=0) + 1,
         ready_s=max((unit.ready_s for _, unit in units), default=0.0),
     )
+
+
+def needs(ground: Ground) -> tuple[Need, ...]:
+    """Programs and weights of launched engines, for who installs."""
+    found = []
+    for served in ground.launched:
+        kind, folder = served.entry.engine.kind, f"{WEIGHTS}/{served.key}"
+        size = f"{served.weights_bytes / 1e9:.1f} GB" if served.weights_bytes else "size not known"
+        program = f"{ENGINES}/{kind}/bin"
+        found.append(
+            Need("program", f"{kind} in {ENGINES}/{kind}", f"runs {served.entry.name}", f"ls {program}")
+        )
+        why = f"weights of {served.entry.name} ({size}), readable by all"
+        found.append(Need("storage", folder, why, f"ls {folder}"))
+    return tuple(found)
 
 
 class _Replica(msgspec.Struct, frozen=True, kw_only=True):

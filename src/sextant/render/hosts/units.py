@@ -15,7 +15,7 @@ import msgspec
 
 from sextant.catalog.arguments import Command
 from sextant.render.dumping import text_file
-from sextant.render.hosts.places import BUNDLE, ENGINE_KEY, SECRETS, STATE, VENV, Ground
+from sextant.render.hosts.places import BUNDLE, ENGINE_KEY, LOOPBACK, SECRETS, STATE, VENV, Ground
 from sextant.spec.bundle import File
 from sextant.spec.document import Spec
 from sextant.spec.engine_sections import RemoteEngine
@@ -267,7 +267,8 @@ def _device_nodes(device: Device) -> tuple[str, ...]:
 
 def _reachable(spec: Spec, ground: Ground) -> tuple[Line, ...]:
     """Which addresses the gateway may exchange packets with: only those it needs, where all have numbers."""
-    if ground.order.defaults.egress == "open" or not ground.has_front:
+    local = ground.has_front or spec.gateway.host in LOOPBACK
+    if ground.order.defaults.egress == "open" or not local or spec.control.host not in LOOPBACK:
         return ()
     hosts = outside_hosts(spec)
     if not all(_is_address(host) for host in hosts):
