@@ -11,3 +11,8 @@ $(FIT_STAMP): $(BASE_STAMP)
 bench-planner: $(FIT_STAMP) ## Predictions against measured serving points (POINTS=FILE for all of them) and published rows.
 	@OMP_NUM_THREADS=1 $(BIN)/python -W ignore -m benchmarks.planner.fit $(POINTS) $(ARGS)
 	@$(BIN)/python -m benchmarks.planner.published
+	@$(MAKE) --no-print-directory bench-planner-local
+
+.PHONY: bench-planner-local
+bench-planner-local: $(BASE_STAMP) ## The planner, calibrated on this machine, against what the bundled engine then does.
+	@$(BIN)/python -m benchmarks.planner_local $(LOCAL_ARGS)

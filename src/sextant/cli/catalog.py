@@ -63,7 +63,7 @@ def models(name: Name = None, facts: Facts = None, json: Json = False) -> None:
     for model in catalog.models.values():
         size_bytes, measured = weights_bytes(model, model.native_precision)
         context = model.context_tokens
-        per_token = cache_bytes(model, "fp8" if model.attention == "v4" else "bf16", context) / context
+        per_token = cache_bytes(model, model.usual_kv_precision, context) / context
         rows.append(
             (
                 model.id,

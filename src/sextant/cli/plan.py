@@ -9,16 +9,20 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
+import msgspec
 import typer
 
+from sextant.base.errors import BadRequest
 from sextant.cli.advise import language_of
 from sextant.cli.options import Json
 from sextant.cli.output import EXIT_FAILED, out, print_json
 
 if TYPE_CHECKING:
-    from sextant.cli.plan_asked import Flags
+    from sextant.cli.plan_asked import Asked
     from sextant.planner.options import Tools
+    from sextant.spec.advice import Language
     from sextant.spec.hardware_prices import Prices
+    from sextant.spec.local_calibration import LocalCalibration
 
 Number = float | None
 Count = int | None
@@ -41,7 +45,7 @@ _Precision = Annotated[
 _KvPrecision = Annotated[str | None, typer.Option(help="Of the KV cache: bf16 or fp8.")]
 _Rate = Annotated[Number, typer.Option(help="Mean requests per second.", show_default="1")]
 _Input = Annotated[Count, typer.Option(help="Tokens of a prompt.", show_default="2048")]
-_Output = Annotated[Count, typer.Option(help="Tokens of an answer.", show_default="512")]
+_Answer = Annotated[Count, typer.Option(help="Tokens of an answer.", show_default="512")]
 _Hits = Annotated[
     Number, typer.Option(help="Share of the input in the prefix cache, 0 to 1.", show_default="0")
 ]
@@ -65,26 +69,38 @@ _Lang = Annotated[str | None, typer.Option(help="en or zh.", show_default="by LA
 _Measure = Annotated[
     str | None, typer.Option(metavar="URL", help="Put a short load on this endpoint and compare.")
 ]
+_Calibrate = Annotated[
+    str | None, typer.Option(metavar="URL", help="Measure this endpoint for a minute; needs -o.")
+]
+_Output = Annotated[
+    Path | None, typer.Option("--output", "-o", metavar="FILE", help="Where the calibration is written.")
+]
+_Calibration = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="What --calibrate wrote, to predict that machine by.")
+]
 
 
 def plan(  # the flags are the question
     file: _File = None, model: _Model = None, accelerator: _Accelerator = None, count: _Count = None,
     most: _Most = None, engine: _Engine = None, precision: _Precision = None,
     kv_precision: _KvPrecision = None, requests_per_s: _Rate = None,
-    input_tokens: _Input = None, output_tokens: _Output = None,
+    input_tokens: _Input = None, output_tokens: _Answer = None,
     prefix_hit_share: _Hits = None, swing: _Swing = None, ttft_ms_p99: _Ttft = None,
     tpot_ms_p99: _Tpot = None, end_to_end_ms: _Total = None, power_usd_per_kwh: _Power = None,
     pue: _Pue = None, co2_g_per_kwh: _Co2 = None, space_usd_per_month: _Space = None,
     staff_usd_per_month: _Staff = None, usd_per_h: _PerHour = None, price_usd: _Price = None,
     most_usd_per_month: _Budget = None, facts: _Facts = None, prices: _Prices = None,
     explain: _Explain = False, html: _Html = None, lang: _Lang = None, measure: _Measure = None,
+    calibrate: _Calibrate = None, output: _Output = None, calibration: _Calibration = None,
     json: Json = False,
 ) -> None:  # fmt: skip
     """Plan hardware for a model: what fits, how fast, what it costs, and how sure that is.
 
+    With --calibrate it measures instead, and writes what --calibration reads.
+
     Exit status: 0 there is a way, 1 nothing meets the question (the closest ways are shown).
     """
-    from sextant.cli.plan_asked import Flags
+    from sextant.cli.plan_asked import Files, Flags, asked_of
 
     language = language_of(lang)
     flags = Flags(
@@ -102,53 +118,90 @@ def plan(  # the flags are the question
             "usd_per_h": usd_per_h, "price_usd": price_usd, "most_usd_per_month": most_usd_per_month,
         },
     )  # fmt: skip
-    _show(flags, files=(facts, prices), ways=(json, explain, html, measure), language=language)
+    ways = Ways(
+        json=json, explain=explain, html=html, measure=measure, calibrate=calibrate, output=output,
+        language=language,
+    )  # fmt: skip
+    asked = asked_of(flags, Files(facts=facts, prices=prices, calibration=calibration))
+    if calibrate is not None or output is not None:
+        _calibrate(asked, ways)
+    else:
+        _show(asked, ways)
 
 
-def tools_of(prices: Prices) -> Tools:
-    """What predicts and what rates."""
+class Ways(msgspec.Struct, frozen=True, kw_only=True):
+    """What is done with the question, and how the answer is shown."""
+
+    json: bool
+    explain: bool
+    html: Path | None
+    measure: str | None
+    calibrate: str | None
+    output: Path | None
+    language: Language
+
+
+def tools_of(prices: Prices, machine: LocalCalibration | None = None) -> Tools:
+    """What predicts and what rates; `machine` speaks for the endpoint that it was measured at."""
     from sextant.planner.cost import cost_of
+    from sextant.planner.local_speed import local_predictor
     from sextant.planner.options import Tools
     from sextant.planner.roofline import predictor
     from sextant.spec.calibration import load_calibration
 
-    return Tools(predict=predictor(load_calibration()), cost=cost_of(prices))
+    predict = predictor(load_calibration())
+    if machine is not None:
+        predict = local_predictor(machine, predict)
+    return Tools(predict=predict, cost=cost_of(prices))
 
 
-def _show(
-    flags: Flags,
-    *,
-    files: tuple[Path | None, Path | None],
-    ways: tuple[bool, bool, Path | None, str | None],
-    language: str,
-) -> None:
+def _calibrate(asked: Asked, ways: Ways) -> None:
+    import asyncio
+
+    from sextant.cli import plan_measure
+    from sextant.operations.measure_calibration import calibrate
+    from sextant.spec.local_calibration import calibration_text
+
+    if ways.calibrate is None or ways.output is None:
+        raise BadRequest(
+            "--calibrate and -o go together: `sextant plan --model NAME --accelerator NAME --calibrate URL "
+            "-o FILE`"
+        )
+    considered = [one.id for one in asked.question.accelerators]
+    if len(considered) > 1:
+        raise BadRequest(
+            f"{len(considered)} accelerators are considered; say which one stands for that machine, as "
+            f"`--accelerator cpu-desktop`; `sextant catalog accelerators` lists them"
+        )
+    machine = asyncio.run(calibrate(ways.calibrate, asked.question))
+    ways.output.write_text(calibration_text(machine), encoding="utf-8")
+    if ways.json:
+        print_json(machine)
+        return
+    plan_measure.show_machine(machine)
+    out().print(f"Calibration written to {ways.output}", markup=False)
+
+
+def _show(asked: Asked, ways: Ways) -> None:
     from sextant.cli import plan_html, plan_view
     from sextant.cli.plan_answer import answer
-    from sextant.cli.plan_asked import question_of, read_text
-    from sextant.spec.facts import load_catalog
-    from sextant.spec.hardware_prices import load_prices
 
-    json, explain, html, measure = ways
-    own, own_name = read_text(files[0])
-    catalog = load_catalog(own, own_name)
-    said, said_name = read_text(files[1])
-    prices = load_prices(said, said_name)
-    tools = tools_of(prices)
-    answered = answer(question_of(flags, catalog), catalog=catalog, prices=prices, tools=tools)
+    tools = tools_of(asked.prices, asked.machine)
+    answered = answer(asked.question, catalog=asked.catalog, prices=asked.prices, tools=tools)
     compared = None
-    if measure is not None:
+    if ways.measure is not None:
         from sextant.cli import plan_measure
 
-        compared = plan_measure.compare(answered, tools, measure)
-    if html is not None:
-        html.write_text(plan_html.page(answered, language), encoding="utf-8")
-    if json:
+        compared = plan_measure.compare(answered, tools, ways.measure)
+    if ways.html is not None:
+        ways.html.write_text(plan_html.page(answered, ways.language), encoding="utf-8")
+    if ways.json:
         print_json({"plan": answered.plan, "shown": answered.shown, "measured": compared})
     else:
-        plan_view.show(answered, language, explain=explain)
+        plan_view.show(answered, ways.language, explain=ways.explain)
         if compared is not None:
             plan_measure.show(compared)
-        if html is not None:
-            out().print(f"\nReport written to {html}", markup=False)
+        if ways.html is not None:
+            out().print(f"\nReport written to {ways.html}", markup=False)
     if not answered.plan.options:
         raise typer.Exit(EXIT_FAILED)

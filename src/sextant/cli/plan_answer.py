@@ -147,7 +147,10 @@ def _waits(
         return None, None
     load = question.workload
     groups = option.layout.dp * option.layout.attention_dp
-    places = max(1, option.memory.requests_fit // option.layout.attention_dp)
+    places = min(
+        max(1, option.memory.requests_fit // option.layout.attention_dp),
+        option.speed.running_most or option.memory.requests_fit,
+    )
     prompt_ms = _prompt_ms(question, option, curve[0], tools)
     steps: dict[int, float] = {}
     least = curve[0].tpot_ms
@@ -190,9 +193,9 @@ def _places(question: Question, option: Option) -> Places:
     """A place is held for as long as an answer takes; arrivals and lengths vary as in the trace."""
     requests = trace()
     gaps_s = [after.at_s - before.at_s for before, after in itertools.pairwise(requests)]
-    speed, load = option.speed, question.workload
+    speed, load, fit = option.speed, question.workload, option.memory.requests_fit
     service = Service(
-        servers=max(1, option.memory.requests_fit * option.layout.dp),
+        servers=max(1, min(fit, option.speed.running_most or fit) * option.layout.dp),
         mean_s=(speed.ttft_ms.value + load.output_tokens * speed.tpot_ms.value) / 1000,
         arrivals_cv2=spread(gaps_s),
         service_cv2=spread([one.output_tokens for one in requests]),

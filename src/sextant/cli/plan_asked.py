@@ -11,14 +11,19 @@ from sextant.base.errors import BadRequest, Misconfigured, NotFound
 
 if TYPE_CHECKING:
     from sextant.spec.architecture import ModelArchitecture
-    from sextant.spec.document import Deployment
+    from sextant.spec.document import Accelerators, Deployment
     from sextant.spec.facts import Catalog
     from sextant.spec.hardware import Accelerator
+    from sextant.spec.hardware_prices import Prices
+    from sextant.spec.local_calibration import LocalCalibration
     from sextant.spec.planning import Question, Workload
 
 ENGINES = {"triton": "trtllm", "nim": "trtllm"}
 """What the planner takes for an engine of the document that it has no factors of its own for."""
 UNPLANNED = "remote"
+LLAMA = ("llamacpp", "embedded")
+"""Engines that keep weights in GGUF's kinds."""
+GIB = 2**30
 FILE_BYTES = 1024 * 1024
 
 
@@ -37,35 +42,123 @@ class Flags(msgspec.Struct, frozen=True, kw_only=True):
     costs: dict[str, float | None] = {}
 
 
-def question_of(flags: Flags, catalog: Catalog) -> Question:
-    """The question. Raises NotFound for unknown names, with the nearest; BadRequest for what cannot be."""
+class Files(msgspec.Struct, frozen=True, kw_only=True):
+    """Files of the user's own; None: none, or the document's."""
+
+    facts: Path | None = None
+    prices: Path | None = None
+    calibration: Path | None = None
+
+
+class Asked(msgspec.Struct, frozen=True, kw_only=True):
+    """The question with all that it is answered from."""
+
+    question: Question
+    catalog: Catalog
+    prices: Prices
+    machine: LocalCalibration | None
+
+
+def asked_of(flags: Flags, files: Files) -> Asked:
+    """The question, with the files that flags or the document name. Raises NotFound for unknown names, with
+    the nearest; Misconfigured for a file that is wrong; BadRequest for what cannot be."""
     from sextant.spec.document import load_document
-    from sextant.spec.planning import Question
+    from sextant.spec.facts import load_catalog
+    from sextant.spec.hardware_prices import load_prices
+    from sextant.spec.local_calibration import read_calibration
+    from sextant.spec.planning_sections import Planning
 
     document = None if flags.file is None else load_document(flags.file)
+    said = document.spec.planning if document else Planning()
+    catalog = load_catalog(*read_text(files.facts or _path(said.facts_file)))
+    prices = load_prices(*read_text(files.prices or _path(said.prices_file)))
+    text, name = read_text(files.calibration or _path(said.calibration_file))
+    machine = read_calibration(text, name) if name else None
+    if machine is not None and not flags.accelerators and not _stated(document):
+        flags = msgspec.structs.replace(flags, accelerators=(machine.accelerator,))
+    question = _question(flags, document, catalog)
+    if machine is not None:
+        _check_machine(machine, question, name)
+    return Asked(question=question, catalog=catalog, prices=prices, machine=machine)
+
+
+def _check_machine(machine: LocalCalibration, question: Question, name: str) -> None:
+    asked = (question.architecture.id, question.precision)
+    if asked != (machine.model, machine.precision):
+        raise BadRequest(
+            f"{name} was measured with {machine.model} in {machine.precision}; the plan asks for "
+            f"{asked[0]} in {asked[1]}; ask for that model, or calibrate anew with --calibrate"
+        )
+    if machine.accelerator not in [one.id for one in question.accelerators]:
+        raise BadRequest(
+            f"{name} was measured with {machine.accelerator}, which is not considered; add "
+            f"`--accelerator {machine.accelerator}`"
+        )
+
+
+def _question(flags: Flags, document: Deployment | None, catalog: Catalog) -> Question:
+    from sextant.spec.planning import Question
+
     model = _model(flags, document, catalog)
     accelerators, count = _accelerators(flags, document, catalog)
-    wishes = _given(flags.wishes)
-    if count is not None and not wishes:
+    said = _planning(document)
+    wishes = {**_given({"most": said.get("most_accelerators")}), **_given(flags.wishes)}
+    if count is not None and not _given(flags.wishes):
         wishes["count"] = count
+    engine = flags.engine or _engine(document)
+    precision = flags.precision or said.get("precision")
+    if precision is None:
+        gguf = engine in LLAMA and model.native_precision in ("fp8", "bf16")
+        precision = "q8" if gguf else model.native_precision
     asked = {
         "architecture": model,
-        "precision": flags.precision or model.native_precision,
-        "kv_precision": flags.kv_precision or ("fp8" if model.attention == "v4" else "bf16"),
-        "engine": flags.engine or _engine(document),
+        "precision": precision,
+        "kv_precision": flags.kv_precision or said.get("kv_precision") or model.usual_kv_precision,
+        "engine": engine,
         "accelerators": accelerators,
         "workload": {**_workload(document), **_given(flags.workload)},
         "targets": {**_targets(document), **_given(flags.targets)},
         "wishes": wishes,
-        "costs": _given(flags.costs),
+        "costs": {**_site_price(document, count), **_given(said.get("costs", {})), **_given(flags.costs)},
+        "host": _host(said.get("server", {})),
     }
     try:
-        question = msgspec.convert(msgspec.to_builtins(asked), Question)
+        return msgspec.convert(msgspec.to_builtins(asked), Question)
     except msgspec.ValidationError as error:
         raise BadRequest(f"the plan cannot be asked for so: {error}") from None
-    if question.engine == "llamacpp" and flags.precision is None and question.precision in ("fp8", "bf16"):
-        return msgspec.structs.replace(question, precision="q8")
-    return question
+
+
+def _planning(document: Deployment | None) -> dict[str, Any]:
+    return {} if document is None else document.spec.planning.model_dump()
+
+
+def _host(server: dict[str, Any]) -> dict[str, Any]:
+    """The document's server in bytes."""
+    scales = {
+        "memory_gib": ("memory_bytes", GIB),
+        "storage_gib": ("storage_bytes", GIB),
+        "storage_gib_per_s": ("storage_bytes_per_s", GIB),
+        "network_gbit_per_s": ("network_bytes_per_s", 1e9 / 8),
+        "cpu_sockets": ("cpu_sockets", 1),
+    }
+    found: dict[str, Any] = {}
+    for name, value in _given(server).items():
+        field, scale = scales[name]
+        found[field] = value * scale if field.endswith("_per_s") else round(value * scale)
+    return found
+
+
+def _site_price(document: Deployment | None, count: int | None) -> dict[str, float]:
+    """The rent of one accelerator, where every site says what all of it costs and has the same sort."""
+    prices = [site.price_usd_per_h for site in document.spec.sites] if document else []
+    if not count or not prices:
+        return {}
+    stated = [price for price in prices if price is not None]
+    return {"usd_per_h": sum(stated) / count} if len(stated) == len(prices) else {}
+
+
+def _path(name: str | None) -> Path | None:
+    return None if name is None else Path(name)
 
 
 def read_text(file: Path | None) -> tuple[str, str]:
@@ -106,11 +199,15 @@ def _accelerators(
     if flags.accelerators:
         found = {catalog.accelerator(name).id: catalog.accelerator(name) for name in flags.accelerators}
         return tuple(found.values()), None
-    stated = [each for site in document.spec.sites for each in site.accelerators] if document else []
+    stated = _stated(document)
     if stated:
         here = {catalog.accelerator(each.name).id: catalog.accelerator(each.name) for each in stated}
         return tuple(here.values()), sum(each.count for each in stated) if len(here) == 1 else None
     return tuple(catalog.accelerators.values()), None
+
+
+def _stated(document: Deployment | None) -> list[Accelerators]:
+    return [each for site in document.spec.sites for each in site.accelerators] if document else []
 
 
 def _engine(document: Deployment | None) -> str:
@@ -128,15 +225,17 @@ def _engine(document: Deployment | None) -> str:
 def _workload(document: Deployment | None) -> dict[str, Any]:
     if document is None:
         return {}
-    load = document.spec.workload
-    return _given({name: getattr(load, name) for name in ("requests_per_s", "input_tokens", "output_tokens")})
+    load, said = document.spec.workload, document.spec.planning
+    found = {name: getattr(load, name) for name in ("requests_per_s", "input_tokens", "output_tokens")}
+    return _given({**found, "prefix_hit_share": said.prefix_hit_share, "swing": said.swing})
 
 
 def _targets(document: Deployment | None) -> dict[str, Any]:
     if document is None:
         return {}
     load = document.spec.workload
-    return _given({name: getattr(load, name) for name in ("ttft_ms_p99", "tpot_ms_p99")})
+    found = {name: getattr(load, name) for name in ("ttft_ms_p99", "tpot_ms_p99")}
+    return _given({**found, "end_to_end_ms": document.spec.planning.end_to_end_ms})
 
 
 def _given(values: dict[str, Any]) -> dict[str, Any]:

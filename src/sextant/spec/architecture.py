@@ -91,6 +91,11 @@ class ModelArchitecture(msgspec.Struct, frozen=True, forbid_unknown_fields=True,
         return self.experts_routed > 0
 
     @property
+    def usual_kv_precision(self) -> KvPrecision:
+        """Of the KV cache unless another is asked for: V4 runs with FP8 alone (KAITO proposal 20260722)."""
+        return "fp8" if self.attention == "v4" else "bf16"
+
+    @property
     def growing_layers(self) -> int:
         """Layers whose cache grows with the context."""
         return self.kv_layers or self.layers - self.window_layers

@@ -36,6 +36,7 @@ from sextant.spec.fields import (
     items,
 )
 from sextant.spec.limits import Limits
+from sextant.spec.planning_sections import Planning
 from sextant.spec.snapshot import TlsFiles
 from sextant.spec.store_sections import SharedLimits, Store
 
@@ -232,6 +233,7 @@ class Spec(Section):
     sites: Annotated[tuple[Site, ...], items(most=256)] = Field(
         (), description="Where hardware is; informs planning."
     )
+    planning: Planning = Field(Planning(), description="What else `sextant plan` goes by.")
     gateway: Gateway = Field(Gateway(), description="The API that applications call.")
     control: Control = Field(Control(), description="The admin API.")
     alerts: Alerts = Field(Alerts(), description="How alerts reach people.")

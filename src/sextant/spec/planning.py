@@ -194,6 +194,8 @@ class Speed(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     output_tokens_per_s: Estimate
     requests_per_s_max: Estimate
     """Most that it carries inside the targets; its value is 0 when one request alone misses them."""
+    running_most: int | None = None
+    """Requests that one replica answers at once, where that was measured; None: as many as fit in memory."""
     warnings: tuple[str, ...] = ()
 
 
