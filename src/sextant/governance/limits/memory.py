@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 
 from sextant.governance.limits.limiter import (
     NO_LIMIT,
@@ -34,40 +34,6 @@ SCOPES_KEPT = 10_000
 """Scopes remembered before the idle ones are looked for and dropped."""
 _SEVERITY: dict[LimitName, int] = {"funds": 4, "spend_nano_per_month": 3, "tokens_per_day": 2}
 _RATE_SEVERITY = 1
-
-
-class Terms:
-    """The rules of one scope, laid out for the decision; `NO_LIMIT` where there is none."""
-
-    __slots__ = (
-        "ahead_us",
-        "burst",
-        "capacity",
-        "concurrent",
-        "interval_us",
-        "needs_books",
-        "per_day",
-        "per_min",
-        "per_month_nano",
-        "prepaid",
-        "rules",
-        "slack_us",
-    )
-
-    def __init__(self, rules: ScopeRules) -> None:
-        self.rules = rules
-        self.interval_us = rules.interval_us
-        self.burst = rules.burst_requests
-        self.ahead_us = rules.interval_us * rules.burst_requests
-        """How far the schedule may be ahead after a request, and before one."""
-        self.slack_us = rules.interval_us * (rules.burst_requests - 1)
-        self.per_min = rules.tokens_per_min
-        self.capacity = rules.tokens_per_min * MINUTE_US
-        self.concurrent = rules.concurrent_requests
-        self.per_day = rules.tokens_per_day
-        self.per_month_nano = rules.nano_per_month
-        self.prepaid = rules.prepaid
-        self.needs_books = rules.needs_books
 
 
 class _Scope:
@@ -97,58 +63,17 @@ class _Scope:
         """Brings rate and bucket to `now_us`."""
         if rules.interval_us != NO_LIMIT:
             self.tat_us = schedule(self.tat_us, now_us, rules.interval_us, rules.burst_requests)
-        per_min = rules.tokens_per_min
-        if per_min != NO_LIMIT:
-            if self.per_min == NO_LIMIT:
-                self.level = per_min * MINUTE_US
-            else:
-                self.level = level_at(self.level, self.level_us, now_us, per_min)
-            self.level_us = now_us
-            self.per_min = per_min
+        if rules.tokens_per_min != NO_LIMIT:
+            self.refill(rules.tokens_per_min, now_us)
 
-    def admits(self, terms: Terms, ask: Ask, now_us: int) -> bool:
-        """Whether the books are known as far as they matter, and nothing here is in the way. Brings rate and
-        bucket to `now_us`, as `refresh` does. The one function that every request passes for each of its
-        scopes, so it is written out."""
-        interval_us = terms.interval_us
-        if interval_us >= 0:
-            early_us = self.tat_us - now_us
-            if early_us <= 0:
-                self.tat_us = now_us
-            elif early_us > terms.slack_us:
-                return False
-        per_min = terms.per_min
-        tokens = ask.tokens
-        if per_min >= 0:
-            if per_min != self.per_min:
-                self.refresh(terms.rules, now_us)
-            else:
-                since_us = now_us - self.level_us
-                if since_us > 0:
-                    level = self.level + since_us * per_min
-                    self.level = level if level < terms.capacity else terms.capacity
-                self.level_us = now_us
-            if self.level < (tokens if tokens < per_min else per_min) * MINUTE_US:
-                return False
-        if self.running >= terms.concurrent >= 0:
-            return False
-        if not terms.needs_books:
-            return True
-        standing = self.standing
-        if standing is None or 0 < standing.funds_until_ms <= ask.now_ms:
-            return False
-        most = terms.per_day
-        if most >= 0 and tokens:
-            used = standing.day_tokens if standing.day >= ask.day else 0
-            if tokens > most - used - self.held_tokens:
-                return False
-        nano = ask.nano
-        most = terms.per_month_nano
-        if most >= 0 and nano:
-            used = standing.month_nano if standing.month >= ask.month else 0
-            if nano > most - used - self.held_nano:
-                return False
-        return not terms.prepaid or nano <= standing.funds_nano - self.held_nano
+    def refill(self, per_min: int, now_us: int) -> None:
+        """Brings the bucket to `now_us`; a new one is full."""
+        if self.per_min == NO_LIMIT:
+            self.level = per_min * MINUTE_US
+        else:
+            self.level = level_at(self.level, self.level_us, now_us, per_min)
+        self.level_us = now_us
+        self.per_min = per_min
 
     def unknown(self, ask: Ask) -> bool:
         """Whether the ledger must be asked first: never heard of, or a package has expired since."""
@@ -162,14 +87,14 @@ class _Scope:
         if interval_us != NO_LIMIT:
             wait = wait_us(self.tat_us, now_us, interval_us, rules.burst_requests)
             if wait:
-                found.append(Refused(scope, "requests_per_s", rules.burst_requests, 1, 0, _ms(wait)))
+                found.append(Refused(scope, "requests_per_s", rules.burst_requests, 1, 0, milliseconds(wait)))
         per_min = rules.tokens_per_min
         if per_min != NO_LIMIT:
             needed = min(ask.tokens, per_min)
             wait = refill_wait_us(self.level, needed, per_min)
             if wait:
                 left = max(0, self.level // MINUTE_US)
-                found.append(Refused(scope, "tokens_per_min", per_min, needed, left, _ms(wait)))
+                found.append(Refused(scope, "tokens_per_min", per_min, needed, left, milliseconds(wait)))
         most = rules.concurrent_requests
         if self.running >= most != NO_LIMIT:
             found.append(Refused(scope, "concurrent_requests", most, 1, 0, held=most > 0))
@@ -201,14 +126,101 @@ class _Scope:
         return found
 
 
-_Part = tuple[Terms, _Scope]
+class _Bound:
+    """The limits of one key, its project and its tenant with the scopes that they are kept in, sorted by what
+    is to be done for them: each list has only the scopes with such a limit."""
+
+    __slots__ = ("booked", "buckets", "crowds", "rates", "rules", "scopes")
+
+    def __init__(self, rules: tuple[ScopeRules, ...], scopes: tuple[_Scope, ...]) -> None:
+        self.rules = rules
+        self.scopes = scopes
+        both = tuple(zip(rules, scopes, strict=True))
+        self.rates = tuple(
+            (scope, rule.interval_us, rule.interval_us * rule.burst_requests, rule.burst_requests)
+            for rule, scope in both
+            if rule.interval_us != NO_LIMIT
+        )
+        self.buckets = tuple(
+            (scope, rule.tokens_per_min) for rule, scope in both if rule.tokens_per_min != NO_LIMIT
+        )
+        self.crowds = tuple(
+            (scope, rule.concurrent_requests) for rule, scope in both if rule.concurrent_requests != NO_LIMIT
+        )
+        self.booked = tuple((scope, rule) for rule, scope in both if rule.needs_books)
+
+    def admits(self, ask: Ask, now_us: int) -> bool:
+        """Whether the books are known as far as they matter, and nothing is in the way; buckets are brought
+        to `now_us`."""
+        for scope, interval_us, ahead_us, _ in self.rates:
+            if scope.tat_us - now_us > ahead_us - interval_us:
+                return False
+        tokens = ask.tokens
+        for scope, per_min in self.buckets:
+            if scope.level_us != now_us or scope.per_min != per_min:
+                scope.refill(per_min, now_us)
+            if scope.level < (tokens if tokens < per_min else per_min) * MINUTE_US:
+                return False
+        for scope, most in self.crowds:
+            if scope.running >= most:
+                return False
+        for scope, rule in self.booked:
+            standing = scope.standing
+            if standing is None or 0 < standing.funds_until_ms <= ask.now_ms:
+                return False
+            most = rule.tokens_per_day
+            if most >= 0 and tokens:
+                used = standing.day_tokens if standing.day >= ask.day else 0
+                if tokens > most - used - scope.held_tokens:
+                    return False
+            most, nano = rule.nano_per_month, ask.nano
+            if most >= 0 and nano:
+                used = standing.month_nano if standing.month >= ask.month else 0
+                if nano > most - used - scope.held_nano:
+                    return False
+            if rule.prepaid and nano > standing.funds_nano - scope.held_nano:
+                return False
+        return True
+
+    def charge(self, ask: Ask, now_us: int) -> _MemoryHold:
+        """Sets aside what `ask` wants, and says what is left then of the tightest limits."""
+        tokens, nano = ask.tokens, ask.nano
+        requests = level = sys.maxsize
+        limit = reset_us = 0
+        bucket = NO_LIMIT
+        for scope, interval_us, ahead_us, burst in self.rates:
+            since_us = scope.tat_us - now_us
+            busy_us = (since_us if since_us > 0 else 0) + interval_us
+            scope.tat_us = now_us + busy_us
+            left = (ahead_us - busy_us) // interval_us
+            if left < requests:
+                requests, limit, reset_us = left, burst, busy_us
+        for scope in self.scopes:
+            scope.running += 1
+            scope.held_tokens += tokens
+            scope.held_nano += nano
+        for scope, most in self.crowds:
+            left = most - scope.running
+            if left < requests:
+                requests, limit, reset_us = left, most, 0
+        for scope, per_min in self.buckets:
+            scope.level -= (tokens if tokens < per_min else per_min) * MINUTE_US
+            if scope.level < level:
+                level, bucket = scope.level, per_min
+        return _MemoryHold(
+            Headroom(limit, requests, milliseconds(reset_us)) if requests != sys.maxsize else None,
+            bucket_headroom(level, bucket) if bucket != NO_LIMIT else None,
+            False,
+            ask,
+            self,
+        )
 
 
 class _MemoryHold(Hold):
-    """A hold with the scopes it is in, each with the terms it was charged by."""
+    """A hold with what it was charged by."""
 
     ask: Ask | None = None
-    parts: tuple[_Part, ...] = ()
+    bound: _Bound | None = None
 
 
 class MemoryLimiter:
@@ -220,9 +232,8 @@ class MemoryLimiter:
     def __init__(self, now_us: Callable[[], int] = lambda: time.monotonic_ns() // 1000) -> None:
         self._now_us = now_us
         self._scopes: dict[str, _Scope] = {}
-        self._bound: dict[int, tuple[tuple[ScopeRules, ...], tuple[_Part, ...]]] = {}
-        """By the identity of a key's rules, which stay the same as long as its policy does: the rules, and
-        their terms with the scopes."""
+        self._bound: dict[int, _Bound] = {}
+        """By the identity of a key's rules, which stay the same as long as its policy does."""
         self._sweep_at = SCOPES_KEPT
 
     def __len__(self) -> int:
@@ -241,67 +252,47 @@ class MemoryLimiter:
     def _admit(self, ask: Ask, now_us: int) -> Hold | None:
         rules = ask.rules
         bound = self._bound.get(id(rules))
-        if bound is None or bound[0] is not rules:
+        if bound is None or bound.rules is not rules:
             bound = self._bind(rules, now_us)
-        parts = bound[1]
-        for terms, scope in parts:
-            if not scope.admits(terms, ask, now_us):
-                return None
-        tokens, nano = ask.tokens, ask.nano
-        found = []
-        for part in parts:
-            terms, scope = part
-            interval_us, per_min = terms.interval_us, terms.per_min
-            if interval_us >= 0:
-                scope.tat_us += interval_us
-            if per_min >= 0:
-                scope.level -= (tokens if tokens < per_min else per_min) * MINUTE_US
-            scope.running += 1
-            scope.held_tokens += tokens
-            scope.held_nano += nano
-            found.append((terms, scope.tat_us, scope.level, scope.running))
-        requests, room = headroom(found, now_us)
-        return _MemoryHold(requests, room, False, ask, parts)
+        return bound.charge(ask, now_us) if bound.admits(ask, now_us) else None
 
-    def _bind(
-        self, rules: tuple[ScopeRules, ...], now_us: int
-    ) -> tuple[tuple[ScopeRules, ...], tuple[_Part, ...]]:
+    def _bind(self, rules: tuple[ScopeRules, ...], now_us: int) -> _Bound:
         if len(self._scopes) >= self._sweep_at:
             self._forget_idle(now_us)
         if len(self._bound) >= SCOPES_KEPT:
             self._bound.clear()
-        parts = []
+        scopes = []
         for rule in rules:
             scope = self._scopes.get(rule.scope)
             if scope is None:
                 scope = self._scopes[rule.scope] = _Scope()
-            parts.append((Terms(rule), scope))
-        found = self._bound[id(rules)] = (rules, tuple(parts))
+            scopes.append(scope)
+        found = self._bound[id(rules)] = _Bound(rules, tuple(scopes))
         return found
 
     def _reasons(self, ask: Ask, now_us: int) -> Refused | Unknown:
         """Why `ask` was not admitted at `now_us`."""
-        parts = self._bound[id(ask.rules)][1]
-        for terms, scope in parts:
-            scope.refresh(terms.rules, now_us)
-        unknown = tuple([t.rules.scope for t, scope in parts if t.needs_books and scope.unknown(ask)])
+        both = tuple(zip(ask.rules, self._bound[id(ask.rules)].scopes, strict=True))
+        for rule, scope in both:
+            scope.refresh(rule, now_us)
+        unknown = tuple([rule.scope for rule, scope in both if rule.needs_books and scope.unknown(ask)])
         if unknown:
             return Unknown(unknown)
-        return worst([refused for t, scope in parts for refused in scope.refusals(t.rules, ask, now_us)])
+        return worst([refused for rule, scope in both for refused in scope.refusals(rule, ask, now_us)])
 
     def settle(self, hold: Hold, tokens: int) -> None:
         """See `Limiter`."""
-        if hold.closed or not isinstance(hold, _MemoryHold) or hold.ask is None:
+        if hold.closed or not isinstance(hold, _MemoryHold) or hold.ask is None or hold.bound is None:
             return
         hold.closed = True
-        taken, nano = hold.ask.tokens, hold.ask.nano
-        for terms, scope in hold.parts:
+        ask, bound = hold.ask, hold.bound
+        taken, nano = ask.tokens, ask.nano
+        for scope in bound.scopes:
             scope.running -= 1
             scope.held_tokens -= taken
             scope.held_nano -= nano
-            per_min = terms.per_min
-            if per_min >= 0:
-                scope.level += ((taken if taken < per_min else per_min) - tokens) * MINUTE_US
+        for scope, per_min in bound.buckets:
+            scope.level += ((taken if taken < per_min else per_min) - tokens) * MINUTE_US
 
     def refund(self, hold: Hold) -> None:
         """See `Limiter`."""
@@ -331,34 +322,12 @@ def _severity(refused: Refused) -> tuple[int, int]:
     return kind, refused.retry_after_ms
 
 
-def headroom(
-    found: Iterable[tuple[Terms, int, int, int]], now_us: int
-) -> tuple[Headroom | None, Headroom | None]:
-    """The tightest limits of requests and of tokens a minute, after this request: of each scope its terms,
-    `tat_us`, level and requests that run."""
-    requests = tokens = sys.maxsize
-    limit = reset_us = 0
-    bucket: Terms | None = None
-    for terms, tat_us, level, running in found:
-        interval_us = terms.interval_us
-        if interval_us >= 0:
-            left = (terms.ahead_us + now_us - tat_us) // interval_us
-            if left < requests:
-                requests, limit, reset_us = left, terms.burst, tat_us - now_us
-        most = terms.concurrent
-        if most >= 0 and most - running < requests:
-            requests, limit, reset_us = most - running, most, 0
-        if terms.per_min >= 0 and level < tokens:
-            tokens, bucket = level, terms
-    room = None
-    if bucket is not None:
-        full_us = refill_wait_us(tokens, bucket.per_min, bucket.per_min)
-        room = Headroom(bucket.per_min, tokens // MINUTE_US if tokens > 0 else 0, _ms(full_us))
-    if requests == sys.maxsize:
-        return None, room
-    return Headroom(limit, requests, _ms(reset_us)), room
+def bucket_headroom(level: int, per_min: int) -> Headroom:
+    """What is told of a bucket of tokens."""
+    full_us = refill_wait_us(level, per_min, per_min)
+    return Headroom(per_min, level // MINUTE_US if level > 0 else 0, milliseconds(full_us))
 
 
-def _ms(us: int) -> int:
+def milliseconds(us: int) -> int:
     """Microseconds as milliseconds, rounded up."""
     return -(-us // 1000)

@@ -417,7 +417,7 @@ class SharedLimiter:
     def _deliver(self, entry: _Waiting, said: Sequence[Any], now_us: int) -> None:
         ask, rules = entry.ask, entry.rules.rules
         if said[0] == _ADMITTED:
-            hold = _SharedHold(*headroom_of(said, entry.rules.terms, now_us), ask=ask, recorded=True)
+            hold = _SharedHold(*headroom_of(said, rules, now_us), ask=ask, recorded=True)
             self._open[ask.request_id] = hold
             if entry.future.done():  # nobody waits for it any longer
                 self.refund(hold)

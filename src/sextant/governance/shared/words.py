@@ -9,19 +9,20 @@ amounts of limits and funds travel as text.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 
 from sextant.governance.limits.limiter import NO_LIMIT, Ask, Headroom, Refused, ScopeRules
-from sextant.governance.limits.memory import Terms, _Scope, headroom, worst
+from sextant.governance.limits.memory import _Scope, bucket_headroom, milliseconds, worst
 from sextant.spec.policy import Standing
 
 TOKENS_PER_MIN_MAX = 100_000_000
 """A higher limit counts as this one."""
 _NOT_LIMITED = ""
-_REFUSED_FIELDS = 12
+_ADMITTED_FIELDS, _REFUSED_FIELDS = 3, 12
 
 pack = msgspec.msgpack.Encoder().encode
 unpack = msgspec.msgpack.Decoder().decode
@@ -33,7 +34,6 @@ class RuleSet(msgspec.Struct, frozen=True):
     given: tuple[ScopeRules, ...]
     rules: tuple[ScopeRules, ...]
     """As they count: `given`, cut to what Redis can compute."""
-    terms: tuple[Terms, ...]
     packed: msgspec.Raw
     books: tuple[str, ...]
     """Scopes of which a standing is needed."""
@@ -56,7 +56,7 @@ def rule_set(rules: tuple[ScopeRules, ...]) -> RuleSet:
         for rule in kept
     ]
     books = tuple(rule.scope for rule in kept if rule.needs_books)
-    return RuleSet(rules, kept, tuple(Terms(rule) for rule in kept), msgspec.Raw(pack(values)), books)
+    return RuleSet(rules, kept, msgspec.Raw(pack(values)), books)
 
 
 def _within_reach(rule: ScopeRules) -> ScopeRules:
@@ -102,11 +102,31 @@ def hold_to_record(ask: Ask) -> list[Any]:
 
 
 def headroom_of(
-    answer: Sequence[Any], terms: tuple[Terms, ...], now_us: int
+    answer: Sequence[Any], rules: tuple[ScopeRules, ...], now_us: int
 ) -> tuple[Headroom | None, Headroom | None]:
-    """What an admitted request may be told of requests and tokens."""
-    values = iter(answer[1:])
-    return headroom(zip(terms, values, values, values, strict=True), now_us)
+    """What an admitted request may be told of the tightest limits of requests and of tokens a minute, as
+    `limits/memory.py` tells it."""
+    requests = level = sys.maxsize
+    limit = reset_us = 0
+    bucket = NO_LIMIT
+    at = 1
+    for rule in rules:
+        interval_us, burst = rule.interval_us, rule.burst_requests
+        if interval_us != NO_LIMIT:
+            busy_us = answer[at] - now_us
+            left = (interval_us * burst - busy_us) // interval_us
+            if left < requests:
+                requests, limit, reset_us = left, burst, busy_us
+        most = rule.concurrent_requests
+        if most != NO_LIMIT and most - answer[at + 2] < requests:
+            requests, limit, reset_us = most - answer[at + 2], most, 0
+        if rule.tokens_per_min != NO_LIMIT and answer[at + 1] < level:
+            level, bucket = answer[at + 1], rule.tokens_per_min
+        at += _ADMITTED_FIELDS
+    return (
+        Headroom(limit, requests, milliseconds(reset_us)) if requests != sys.maxsize else None,
+        bucket_headroom(level, bucket) if bucket != NO_LIMIT else None,
+    )
 
 
 def refusal_of(answer: Sequence[Any], rules: tuple[ScopeRules, ...], ask: Ask, now_us: int) -> Refused:
