@@ -35,14 +35,14 @@ class PolicyRates:
 
     def __init__(self, policy: PolicySnapshot) -> None:
         self.version = policy.version
-        book = PriceBook(policy)
-        self._rate = book.rate
+        book = PriceBook(policy, self._stranger)
+        self.rate: Callable[[UsageRow, int], Rated] = book.rate
         self.day_and_month: Callable[[str, int], tuple[int, int]] = book.day_and_month
         self.currency: Callable[[str], str] = book.currency
         self.billing: Callable[[str], Billing] = book.billing
-        self._known = {tenant.id for tenant in policy.tenants}
+        self._known: set[str] = set()
 
-    def rate(self, row: UsageRow, month_tokens_before: int) -> Rated:
+    def _stranger(self, row: UsageRow) -> None:
         if row.tenant_id not in self._known:
             self._known.add(row.tenant_id)
             _log.error(
@@ -51,7 +51,6 @@ class PolicyRates:
                 row.tenant_id,
                 self.version,
             )
-        return self._rate(row, month_tokens_before)
 
 
 class PolicyFollower:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import datetime
 import zoneinfo
 from bisect import bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import msgspec
 
@@ -86,8 +86,10 @@ class LocalClock:
 class PriceBook:
     """The prices of one policy snapshot."""
 
-    def __init__(self, policy: PolicySnapshot) -> None:
-        """Raises Misconfigured when a tenant's plan is not in the snapshot, or a time zone does not exist."""
+    def __init__(self, policy: PolicySnapshot, on_stranger: Callable[[UsageRow], None] | None = None) -> None:
+        """`on_stranger` is told of each row whose tenant the policy lacks. Raises Misconfigured when a
+        tenant's plan is not in the snapshot, or a time zone does not exist."""
+        self._on_stranger = on_stranger
         clocks: dict[str, LocalClock] = {}
         tariffs = {plan.id: _Tariff(plan, clocks) for plan in policy.plans}
         self._tenants = {tenant.id: _Customer(tenant, tariffs, clocks) for tenant in policy.tenants}
@@ -96,7 +98,11 @@ class PriceBook:
     def rate(self, row: UsageRow, month_tokens_before: int) -> Rated:
         """What `row` costs after `month_tokens_before` tokens of its tenant's month. Zeros where nothing is
         charged: a free tenant or one without a plan, an outcome in `UNBILLED`, a model without a price."""
-        customer = self._tenants.get(row.tenant_id, self._stranger)
+        customer = self._tenants.get(row.tenant_id)
+        if customer is None:
+            customer = self._stranger
+            if self._on_stranger is not None:
+                self._on_stranger(row)
         tariff = customer.tariff
         if tariff is None or row.outcome in UNBILLED:
             return customer.nothing
@@ -105,10 +111,14 @@ class PriceBook:
             return customer.nothing
         price = rate.price
         # What an engine reports is not believed to add up: a part is never more than its whole.
-        cached = min(row.cached_tokens, row.input_tokens)
-        fresh = row.input_tokens - cached
-        reasoning = min(row.reasoning_tokens, row.output_tokens)
-        spoken = row.output_tokens - reasoning
+        fresh, cached = row.input_tokens, row.cached_tokens
+        spoken, reasoning = row.output_tokens, row.reasoning_tokens
+        if cached > fresh:
+            cached = fresh
+        if reasoning > spoken:
+            reasoning = spoken
+        fresh -= cached
+        spoken -= reasoning
         tokens = (
             cached * price.cached_nano_per_mtok
             + fresh * price.input_nano_per_mtok

@@ -33,6 +33,8 @@ from sextant.spec.usage import UNBILLED, UsageRow
 TOKENS_MAX = 2**40
 """Tokens of one kind in one row; more is no request's usage."""
 AMOUNT_NANO_MAX = 2**62
+MINUTE_MS = 60_000
+"""No day begins inside a minute of UTC, in no time zone: its rows have one date."""
 ID_CHARACTERS_MAX = 100
 EXPIRY_GRACE_MS = 3_600_000
 """An expired package still pays for requests that began before its end; after this time what is left of it is
@@ -169,52 +171,62 @@ def rate_rows(rows: Iterable[UsageRow], rates: Rates, month_tokens: Callable[[st
     """Rates rows that are new, in their order. `month_tokens(tenant, month)` is what the books have of a
     month before them. Raises BadRows for counts that no request has."""
     rated = RatedRows([], {}, [])
-    days, usage = rated.days, rated.usage
+    usage, charges, rate = rated.usage, rated.charges, rates.rate
+    of_day: dict[DayKey, list[tuple[Any, ...]]] = {}
     so_far: dict[tuple[str, int], int] = {}
+    dates: dict[tuple[str, int], tuple[int, int]] = {}
     for row in rows:
-        tenant_id = row.tenant_id
-        day, month = rates.day_and_month(tenant_id, row.started_ms)
-        before = so_far.get((tenant_id, month))
+        tenant_id, started_ms = row.tenant_id, row.started_ms
+        minute = tenant_id, started_ms // MINUTE_MS
+        date = dates.get(minute)
+        if date is None:
+            date = dates[minute] = rates.day_and_month(tenant_id, started_ms)
+        day, month = date
+        of_month = tenant_id, month
+        before = so_far.get(of_month)
         if before is None:
             before = month_tokens(tenant_id, month)
-        price = rates.rate(row, before)
+        price = rate(row, before)
         cost_nano, currency = price.cost_nano, price.currency
-        usage.append((*astuple(row), cost_nano, price.list_nano, currency, day, month))
+        values = (*astuple(row), cost_nano, price.list_nano, currency, day, month)
+        usage.append(values)
         if cost_nano:
-            rated.charges.append(Charge(row, cost_nano, currency, month))
+            charges.append(Charge(row, cost_nano, currency, month))
         key = (tenant_id, month, day, row.project_id, row.key_id, row.model, currency)
-        sums = days.get(key)
-        if sums is None:
-            sums = days[key] = [0] * len(DAY_SUMS)
-        so_far[tenant_id, month] = before + _add(sums, row, cost_nano, price.list_nano)
+        same = of_day.get(key)
+        if same is None:
+            of_day[key] = [values]
+        else:
+            same.append(values)
+        so_far[of_month] = (
+            before if row.outcome in UNBILLED else before + row.input_tokens + row.output_tokens
+        )
+    for key, same in of_day.items():
+        rated.days[key] = _sums(same)
     return rated
 
 
-def _add(sums: list[int], row: UsageRow, cost_nano: int, list_nano: int) -> int:
-    """Adds a row to the sums of its day; returns the tokens of it that count. Raises BadRows."""
-    input_tokens, output_tokens = row.input_tokens, row.output_tokens
-    cached_tokens, reasoning_tokens = row.cached_tokens, row.reasoning_tokens
-    if not (
-        0 <= input_tokens <= TOKENS_MAX >= output_tokens >= 0
-        and 0 <= cached_tokens <= TOKENS_MAX >= reasoning_tokens >= 0
-    ):
-        raise BadRows(f"request {row.request_id} has a token count that is not between 0 and {TOKENS_MAX}")
-    outcome = row.outcome
-    counted_tokens = 0 if outcome in UNBILLED else input_tokens + output_tokens
-    sums[0] += 1
-    if outcome != "ok":
-        sums[1] += outcome == "engine_error"
-        sums[2] += outcome == "refused"
-    if row.estimated:
-        sums[3] += 1
-    sums[4] += input_tokens
-    sums[5] += output_tokens
-    sums[6] += cached_tokens
-    sums[7] += reasoning_tokens
-    sums[8] += cost_nano
-    sums[9] += list_nano
-    sums[10] += counted_tokens
-    return counted_tokens
+_OUTCOME = UsageRow.__struct_fields__.index("outcome")
+_TOKENS = UsageRow.__struct_fields__.index("input_tokens")
+_COUNTS = len(("input", "output", "cached", "reasoning"))
+
+
+def _sums(rows: Sequence[tuple[Any, ...]]) -> list[int]:
+    """`DAY_SUMS` of rows of the table `usage`, column by column. Raises BadRows."""
+    columns = tuple(zip(*rows, strict=True))
+    counts = columns[_TOKENS : _TOKENS + _COUNTS]
+    for at, column in enumerate(counts, _TOKENS):
+        if min(column) < 0 or max(column) > TOKENS_MAX:
+            worst = next(row for row in rows if not 0 <= row[at] <= TOKENS_MAX)
+            raise BadRows(f"request {worst[0]} has a token count that is not between 0 and {TOKENS_MAX}")
+    outcomes, (estimated, cost_nano, list_nano) = columns[_OUTCOME], columns[_TOKENS + _COUNTS :][:3]
+    tokens = [sum(column) for column in counts]
+    counted_tokens = tokens[0] + tokens[1]
+    errors, refused = outcomes.count("engine_error"), outcomes.count("refused")
+    if errors or refused:
+        counted_tokens -= sum(row[_TOKENS] + row[_TOKENS + 1] for row in rows if row[_OUTCOME] in UNBILLED)
+    money = sum(cost_nano), sum(list_nano)
+    return [len(rows), errors, refused, sum(estimated), *tokens, *money, counted_tokens]
 
 
 def counted(
@@ -292,18 +304,29 @@ class Purses:
         """Debits each row's cost: packages first, the one that expires soonest before the others, then the
         tenant's balance, or its receivable when it pays later."""
         now_ms = terms.now_us // 1000
+        last: dict[str, str] = {}
+        paid = self.paid
         for charge in charges:
-            request_id = charge.row.request_id
-            for part, (debit, amount_nano) in enumerate(self._parts(charge, terms.rates)):
-                name = f"{request_id}:{part}" if part else request_id
-                key = (charge.row.tenant_id, charge.month, debit, charge.currency)
-                self.paid[key] = self.paid.get(key, 0) + amount_nano
-                self.move(
-                    Transfer(name, "usage", debit, REVENUE, amount_nano, charge.currency, now_ms, request_id)
-                )
+            row, currency = charge.row, charge.currency
+            tenant_id, request_id = row.tenant_id, row.request_id
+            account_id = last.get(tenant_id)
+            if account_id is None:
+                account_id = last[tenant_id] = _last_account(tenant_id, terms.rates)
+            parts = (
+                self._parts(charge, account_id)
+                if tenant_id in self._packages
+                else ((account_id, charge.cost_nano),)
+            )
+            name = request_id
+            for part, (debit, amount_nano) in enumerate(parts):
+                if part:
+                    name = f"{request_id}:{part}"
+                key = (tenant_id, charge.month, debit, currency)
+                paid[key] = paid.get(key, 0) + amount_nano
+                self.move(Transfer(name, "usage", debit, REVENUE, amount_nano, currency, now_ms, request_id))
 
-    def _parts(self, charge: Charge, rates: Rates) -> list[tuple[str, int]]:
-        """The accounts that pay for a row, each with its part."""
+    def _parts(self, charge: Charge, last: str) -> list[tuple[str, int]]:
+        """The accounts that pay for a row, each with its part; `last` pays what the packages do not."""
         row, left_nano = charge.row, charge.cost_nano
         parts = []
         for package in self._packages.get(row.tenant_id, ()):
@@ -314,8 +337,6 @@ class Purses:
                     parts.append((account.id, amount_nano))
                     left_nano -= amount_nano
         if left_nano:
-            prepaid = rates.billing(row.tenant_id) == "prepaid"
-            last = prepaid_account(row.tenant_id) if prepaid else receivable_account(row.tenant_id)
             parts.append((last, left_nano))
         return parts
 
@@ -342,9 +363,13 @@ class Purses:
 
     def move(self, transfer: Transfer) -> None:
         """Posts a transfer, whatever the balances are."""
-        self._slot(transfer.debit, transfer.currency).debited_nano += transfer.amount_nano
-        credit = self._slot(transfer.credit, transfer.currency, transfer.expires_ms)
-        credit.credited_nano += transfer.amount_nano
+        currency, amount_nano, slots = transfer.currency, transfer.amount_nano, self._slots
+        debit = slots.get((transfer.debit, currency)) or self._slot(transfer.debit, currency)
+        debit.debited_nano += amount_nano
+        credit = slots.get((transfer.credit, currency))
+        if credit is None:
+            credit = self._slot(transfer.credit, currency, transfer.expires_ms)
+        credit.credited_nano += amount_nano
         self.transfers.append(transfer)
 
     def post(self, transfer: Transfer) -> None:
@@ -377,6 +402,11 @@ class Purses:
             ),
             key=lambda account: (account.id, account.currency),
         )
+
+
+def _last_account(tenant_id: str, rates: Rates) -> str:
+    prepaid = rates.billing(tenant_id) == "prepaid"
+    return prepaid_account(tenant_id) if prepaid else receivable_account(tenant_id)
 
 
 _TENANT_ACCOUNT = re.compile(r"tenant:([^:]+):(prepaid|receivable|package:[^:]+)")
