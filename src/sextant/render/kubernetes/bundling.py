@@ -120,11 +120,15 @@ def _others(cluster: Cluster) -> list[File]:
 def _install(cluster: Cluster) -> tuple[Step, ...]:
     namespace = cluster.namespace
     steps = [
-        Step("Apply what belongs to the cluster", (f"{APPLY} cluster/",), "needs an administrator's rights"),
+        Step(
+            "Apply what belongs to the cluster.",
+            (f"{APPLY} cluster/",),
+            "This needs an administrator's rights.",
+        ),
         *_sharing(cluster),
         *_node_groups(cluster),
-        Step("Make the secrets", _secrets(cluster), "their values stand in no file of this bundle"),
-        Step("Apply the deployment", (f"{APPLY} manifests/",)),
+        Step("Make the secrets.", _secrets(cluster), "Their values stand in no file of this bundle."),
+        Step("Apply the deployment.", (f"{APPLY} manifests/",)),
     ]
     fetching = [each for each in cluster.workloads if is_fetched(each)]
     if fetching:
@@ -133,20 +137,20 @@ def _install(cluster: Cluster) -> tuple[Step, ...]:
             f"job/fetch-{each.part.model}"
             for each in fetching
         )
-        steps.append(Step("Wait for the weights", waits, "engines start when theirs are whole"))
-    steps.append(Step("Wait until it serves", _waits(cluster)))
+        steps.append(Step("Wait for the weights.", waits, "Engines start when theirs are whole."))
+    steps.append(Step("Wait until it serves.", _waits(cluster)))
     exec_ = f"kubectl -n {namespace} exec deploy/gateway -c gateway --"
     steps.append(
         Step(
-            "Warm the caches up",
+            "Warm the caches up.",
             (
                 f"{exec_} sextant key create --tenant default --name warm-up",
                 f"kubectl -n {namespace} create secret generic {WARM_UP_SECRET} "
                 f"--from-file=api-key=/dev/stdin",
                 f"{APPLY} after/",
             ),
-            "the second command reads the key that the first one showed; put your own hot prompts into "
-            "after/warm-up.yaml",
+            "The second command reads the key that the first one showed. Put your own hot prompts into "
+            "after/warm-up.yaml.",
         )
     )
     return tuple(steps)
@@ -167,8 +171,8 @@ def _sharing(cluster: Cluster) -> tuple[Step, ...]:
             f"kubectl label nodes -l nvidia.com/gpu.present=true --overwrite "
             f"nvidia.com/mig.config=all-{profiles[0]}"
         )
-    why = "accelerators are cut once for each node; pods on them are restarted by it"
-    return (Step("Share accelerators", tuple(commands), why),)
+    why = "Accelerators are cut once for each node; pods on them are restarted by it."
+    return (Step("Share accelerators.", tuple(commands), why),)
 
 
 def _node_groups(cluster: Cluster) -> tuple[Step, ...]:
@@ -181,8 +185,8 @@ def _node_groups(cluster: Cluster) -> tuple[Step, ...]:
         f'kubectl annotate --overwrite machinedeployment "$ACCELERATOR_NODES" {prefix}-min-size={least} '
         f"{prefix}-max-size={most}"
     )
-    why = "the Cluster Autoscaler's provider for Cluster API reads these; name your MachineDeployment first"
-    return (Step("Let nodes come and go", (command,), why),)
+    why = "The Cluster Autoscaler's provider for Cluster API reads these. Name your MachineDeployment first."
+    return (Step("Let nodes come and go.", (command,), why),)
 
 
 def _secrets(cluster: Cluster) -> tuple[str, ...]:
@@ -225,10 +229,10 @@ def _verify(cluster: Cluster) -> tuple[Step, ...]:
     namespace = cluster.namespace
     forward = f"kubectl -n {namespace} port-forward service/gateway 8443:443 &"
     return (
-        Step("Everything fits the cluster", ("kubectl apply --server-side --dry-run=server -f manifests/",)),
-        Step("It serves", _waits(cluster)),
+        Step("Everything fits the cluster.", ("kubectl apply --server-side --dry-run=server -f manifests/",)),
+        Step("It serves.", _waits(cluster)),
         Step(
-            "A question is answered",
+            "It answers.",
             (
                 f"kubectl -n {namespace} get secret sextant-ca -o jsonpath='{{.data.ca\\.crt}}' "
                 "| base64 -d > ca.crt",
@@ -237,15 +241,17 @@ def _verify(cluster: Cluster) -> tuple[Step, ...]:
                 f"https://gateway.{namespace}.svc/ready",
             ),
         ),
-        Step("Scaling reads its metrics", (f"kubectl -n {namespace} get scaledobjects,hpa",)),
+        Step("Scaling reads its metrics.", (f"kubectl -n {namespace} get scaledobjects,hpa",)),
     )
 
 
 def _upgrade(cluster: Cluster) -> tuple[Step, ...]:
     return (
-        Step("See what changes", ("sextant diff . NEW_DOCUMENT", "kubectl diff --server-side -f manifests/")),
         Step(
-            "Apply it",
+            "See what changes.", ("sextant diff . NEW_DOCUMENT", "kubectl diff --server-side -f manifests/")
+        ),
+        Step(
+            "Apply it.",
             (
                 *(
                     f"kubectl -n {each.part.namespace} delete job fetch-{each.part.model} --ignore-not-found"
@@ -255,30 +261,30 @@ def _upgrade(cluster: Cluster) -> tuple[Step, ...]:
                 f"{APPLY} cluster/",
                 f"{APPLY} manifests/",
             ),
-            "jobs cannot be changed, so those that fetch are made again; what is there is not fetched twice",
+            "Jobs cannot be changed, so those that fetch are made again; what is there is not fetched twice.",
         ),
-        Step("Wait until it serves", _waits(cluster)),
+        Step("Wait until it serves.", _waits(cluster)),
     )
 
 
 def _rollback(cluster: Cluster) -> tuple[Step, ...]:
     return (
         Step(
-            "Take the pods back",
+            "Take the pods back.",
             (f"kubectl -n {cluster.namespace} rollout undo deployment/gateway",),
-            "at once, for the gateway; then apply the bundle before this one, which also takes engines back",
+            "At once, for the gateway; the bundle before this one takes engines back too.",
         ),
-        Step("Apply the bundle before this one", (f"{APPLY} PREVIOUS/manifests/",)),
+        Step("Apply the bundle before this one.", (f"{APPLY} PREVIOUS/manifests/",)),
     )
 
 
 def _uninstall(cluster: Cluster) -> tuple[Step, ...]:
     return (
-        Step("Take the deployment away", ("kubectl delete --ignore-not-found -f after/ -f manifests/",)),
+        Step("Take the deployment away.", ("kubectl delete --ignore-not-found -f after/ -f manifests/",)),
         Step(
-            "Take the namespaces away",
+            "Take the namespaces away.",
             ("kubectl delete --ignore-not-found -f cluster/",),
-            "weights and secrets go with them; PostgreSQL, Redis and backups stay",
+            "Weights and secrets go with them; PostgreSQL, Redis and backups stay.",
         ),
     )
 
@@ -334,6 +340,8 @@ def _notes(cluster: Cluster, rooms: Mapping[str, quotas.Room]) -> tuple[str, ...
         "that does it.",
         "Engine pods run as a user without rights and with a read-only root. Images that were made for root "
         "may need more writable folders than /tmp.",
+        "A renewed certificate is read when a pod starts: let a reloader restart the gateway (its annotation "
+        "is there), or type `kubectl rollout restart deployment/gateway` within 60 days.",
         "optional/spire.yaml registers SPIFFE ids; this version of the gateway does not ask for one.",
         *([groups] if several else []),
         *assumed,

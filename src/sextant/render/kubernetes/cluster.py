@@ -146,8 +146,23 @@ def cluster_of(order: Order, pools: tuple[str, ...]) -> Cluster:
     Raises Unsupported for what cannot run as pods."""
     namespace = dns_label(order.deployment.spec.delivery.namespace)
     bare = Cluster(order=order, namespace=namespace, pools=pools, workloads=())
-    found = [_workload(bare, served) for served in order.served if not _stays(served)]
-    return msgspec.structs.replace(bare, workloads=tuple(found))
+    found = tuple(_workload(bare, served) for served in order.served if not _stays(served))
+    return msgspec.structs.replace(bare, workloads=tuple(_bounded(order, found, each) for each in found))
+
+
+def _bounded(order: Order, workloads: tuple[Workload, ...], workload: Workload) -> Workload:
+    """The workload with no more replicas than the sites have accelerators for beside the others' planned
+    ones. Where nodes come and go, or no site says what it has, the document's bound alone holds."""
+    spec = order.deployment.spec
+    stated = sum(each.count for site in spec.sites for each in site.accelerators)
+    kinds = {each.name for site in spec.sites for each in site.accelerators}
+    mixed = len(kinds) > 1 or len({each.resource for each in workloads if each.resource}) > 1
+    if not stated or mixed or workload.share or not workload.resource or spec.delivery.node_scaling != "none":
+        return workload
+    others = sum(each.accelerators for each in workloads if each is not workload)
+    room = (stated - others) // (workload.per_pod * workload.nodes)
+    most = max(workload.replicas, min(workload.replicas_most, room))
+    return msgspec.structs.replace(workload, replicas_most=most)
 
 
 def _stays(served: ServedModel) -> bool:

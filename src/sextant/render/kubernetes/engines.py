@@ -48,8 +48,7 @@ def engine_secret(cluster: Cluster, workload: Workload) -> str:
 def _deployment(cluster: Cluster, workload: Workload) -> Object:
     spec = {
         "selector": {"matchLabels": workload.part.selector},
-        # A new pod finds no accelerator free until an old one is gone.
-        "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 0, "maxUnavailable": 1}},
+        "strategy": {"type": "RollingUpdate", "rollingUpdate": _rolling(workload)},
         "progressDeadlineSeconds": math.ceil(workload.start_s) + 600,
         "revisionHistoryLimit": 5,
         "template": _template(cluster, workload, workload.command.argv, leads=True),
@@ -71,11 +70,18 @@ def _leader_worker_set(cluster: Cluster, workload: Workload) -> Object:
         "startupPolicy": "LeaderCreated",
         "rolloutStrategy": {
             "type": "RollingUpdate",
-            "rollingUpdateConfiguration": {"maxSurge": 0, "maxUnavailable": 1},
+            "rollingUpdateConfiguration": _rolling(workload),
         },
         "networkConfig": {"subdomainPolicy": "Shared"},
     }
     return _counted(workload, made("leaderworkerset.x-k8s.io/v1/LeaderWorkerSet", workload.part, spec))
+
+
+def _rolling(workload: Workload) -> Object:
+    """One more first where there is room for one; else a new replica finds no accelerator free until an old
+    one is gone."""
+    room = workload.replicas_most > workload.replicas
+    return {"maxSurge": 1, "maxUnavailable": 0} if room else {"maxSurge": 0, "maxUnavailable": 1}
 
 
 def _counted(workload: Workload, body: Object) -> Object:
@@ -225,9 +231,9 @@ def _service(workload: Workload) -> Object:
 
 
 def _disruptions(workload: Workload) -> tuple[Object, ...]:
-    """One replica at a time may be taken away on purpose. Of a single one nothing may: a drain then waits
-    until somebody decides."""
-    pods = workload.nodes if workload.replicas > 1 else 0
+    """One pod at a time, and with it its replica, may be taken away on purpose. Of a single replica nothing
+    may: a drain then waits until somebody decides."""
+    pods = 1 if workload.replicas > 1 else 0
     spec = {"maxUnavailable": pods, "selector": {"matchLabels": workload.part.selector}}
     return (made("policy/v1/PodDisruptionBudget", workload.part, spec),)
 

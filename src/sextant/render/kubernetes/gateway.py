@@ -160,7 +160,7 @@ def _deployment(cluster: Cluster, document: str) -> Object:
     gateway = container("gateway", cluster.sextant_image, body)
     spec = pod(part, [gateway], volumes, placing, user=USER)
     spec["terminationGracePeriodSeconds"] = GRACE_S + DRAIN_S
-    deployment = {
+    deployment: Object = {
         "selector": {"matchLabels": part.selector},
         "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}},
         "minReadySeconds": 5,
@@ -171,7 +171,9 @@ def _deployment(cluster: Cluster, document: str) -> Object:
             "spec": spec,
         },
     }
-    return made("apps/v1/Deployment", part, deployment)
+    whole = made("apps/v1/Deployment", part, deployment)
+    whole["metadata"]["annotations"] = {"secret.reloader.stakater.com/reload": TLS_SECRET}
+    return whole
 
 
 def digest(text: str) -> str:
@@ -287,21 +289,25 @@ def gateway_needs(cluster: Cluster) -> tuple[Need, ...]:
             kind="storage", name=f"Redis at {limits.hostname}", why="limits that all replicas keep together"
         ),
     ]
-    wanted: dict[str, tuple[str, ...]] = {
-        engine_secret(cluster, each): (KEY_SECRET,) for each in cluster.workloads if each.command.secret_env
+    wanted: dict[tuple[str, str], tuple[str, ...]] = {
+        (where, engine_secret(cluster, each)): (KEY_SECRET,)
+        for each in cluster.workloads
+        if each.command.secret_env
+        for where in (namespace, each.part.namespace)
     }
     if "spec.store" in stores.assumed:
-        wanted["store"] = ("password", "ca.crt")
+        wanted[namespace, "store"] = ("password", "ca.crt")
     if "spec.limits" in stores.assumed:
-        wanted["limits"] = ("password", "ca.crt")
+        wanted[namespace, "limits"] = ("password", "ca.crt")
     files = _files(cluster)
     if files:
-        wanted[FILES] = tuple(map(file_key, files))
+        wanted[namespace, FILES] = tuple(map(file_key, files))
     named = sorted(ref.removeprefix("env:") for ref in _references(cluster) if ref.startswith("env:"))
     if named:
-        wanted[VARIABLES] = tuple(named)
-    for secret, keys in wanted.items():
-        found.append(secret_need(namespace, secret, keys, "the gateway reads it"))
+        wanted[namespace, VARIABLES] = tuple(named)
+    for (where, secret), keys in wanted.items():
+        reader = "the gateway reads it" if where == namespace else "the engines there read it"
+        found.append(secret_need(where, secret, keys, reader))
     return tuple(found)
 
 

@@ -10,7 +10,8 @@ from sextant.render.kubernetes.objects import Object, cluster_wide, made
 TLS_SECRET = "gateway-tls"
 CA_SECRET = "sextant-ca"
 SELF_SIGNED, OWN_CA = "sextant-self-signed", "sextant-ca"
-CERTIFICATE_HOURS, RENEW_HOURS = 2160, 720
+CERTIFICATE_HOURS, RENEW_HOURS = 8760, 1440
+"""A year, renewed 60 days before its end: pods read a certificate once, when they start."""
 CA_HOURS = 43_800
 OPERATORS = "sextant-operators"
 """Group of people, as the cluster's sign-in calls it, who may look at and restart the deployment."""

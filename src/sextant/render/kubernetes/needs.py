@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from sextant.render.kubernetes.cluster import Cluster
+from sextant.render.kubernetes.cluster import USER, Cluster
 from sextant.render.kubernetes.gateway import secret_need
 from sextant.render.kubernetes.upkeep import NODE_CLASS, VELERO_NAMESPACE
-from sextant.render.kubernetes.weights import FILESYSTEM_CLASS, NODE_FOLDER, is_fetched
+from sextant.render.kubernetes.weights import FILESYSTEM_CLASS, is_fetched, node_folder
 from sextant.spec.bundle import Need
 
 _OPERATORS = (
@@ -102,13 +102,18 @@ def _weights(cluster: Cluster, storage_class: str) -> list[Need]:
             name=f"StorageClass {storage_class}",
             why="a file system that many pods read, for weights; Rook-Ceph's is meant",
             check=f"kubectl get storageclass {storage_class}",
-        ),
+        )
+    ]
+    found.extend(
         Need(
             kind="storage",
-            name=f"Folder {NODE_FOLDER} on every node with accelerators, owned by uid 65532",
+            name=f"Folder {node_folder(namespace)} on every node that serves, owned by uid {USER}",
             why="the node's own copy of the weights; without it engines read the shared volume",
-        ),
-    ]
+            check=f"install -d -o {USER} -g {USER} {node_folder(namespace)}",
+        )
+        for namespace in cluster.namespaces
+        if cluster.workloads_in(namespace)
+    )
     for workload in cluster.workloads:
         if not is_fetched(workload):
             found.append(
@@ -120,15 +125,10 @@ def _weights(cluster: Cluster, storage_class: str) -> list[Need]:
                     f"{workload.served.key} there, with a file `.whole` that names their version",
                 )
             )
-    if any(is_fetched(each) for each in cluster.workloads):
-        found.append(
-            secret_need(
-                cluster.namespace,
-                "hub",
-                ("HF_TOKEN", "HF_ENDPOINT"),
-                "optional: a token, or a mirror's address",
-            )
-        )
+    for namespace in cluster.namespaces:
+        if any(is_fetched(each) for each in cluster.workloads_in(namespace)):
+            why = "optional: a token, or a mirror's address"
+            found.append(secret_need(namespace, "hub", ("HF_TOKEN", "HF_ENDPOINT"), why))
     return found
 
 

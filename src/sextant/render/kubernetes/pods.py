@@ -12,6 +12,7 @@ import msgspec
 
 from sextant.render.kubernetes.objects import Object, Part
 
+GROUP = 65532
 PRIVILEGES: Object = {
     "allowPrivilegeEscalation": False,
     "readOnlyRootFilesystem": True,
@@ -65,7 +66,9 @@ def memory_folder(path: str, limit: str) -> Volume:
 
 def claimed(name: str, path: str, *, claim: str, read_only: bool = True) -> Volume:
     """A persistent volume claim of the same namespace."""
-    source = {"persistentVolumeClaim": {"claimName": claim}}
+    told: Object = {"claimName": claim}
+    # Read only at the volume too: the kubelet then leaves owners and modes of its files alone.
+    source = {"persistentVolumeClaim": {**told, "readOnly": True} if read_only else told}
     return Volume(name=name, source=source, path=path, read_only=read_only)
 
 
@@ -99,7 +102,8 @@ def pod(
             "runAsNonRoot": True,
             "runAsUser": user,
             "runAsGroup": user,
-            "fsGroup": user,
+            # One group for all pods, so that volumes which several kinds of them use keep theirs.
+            "fsGroup": GROUP,
             "fsGroupChangePolicy": "OnRootMismatch",
             "seccompProfile": {"type": "RuntimeDefault"},
         },

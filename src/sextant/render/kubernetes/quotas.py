@@ -111,28 +111,27 @@ def _planned(cluster: Cluster, resource: str) -> int:
 
 
 def rooms(cluster: Cluster) -> Mapping[str, Room]:
-    """What each namespace may hold. Raises Unsupported where a line's engines need more than its share."""
-    shared = needed(cluster, cluster.namespace)
+    """What each namespace may hold; of accelerators that it may not use, none.
+
+    Raises Unsupported where a line's engines need more than its share."""
     whole = capacity(cluster)
-    # Shared engines may not grow beyond what there is.
-    shared = msgspec.structs.replace(
-        shared,
-        accelerators={name: min(count, whole[name]) for name, count in shared.accelerators.items()},
-    )
-    found = {cluster.namespace: shared}
     percents = {each.name: each.percent for each in cluster.order.deployment.spec.delivery.quotas}
-    left = {
-        name: count - _planned_shared(cluster, name) if percents else count - shared.accelerators.get(name, 0)
-        for name, count in whole.items()
+    shared = needed(cluster, cluster.namespace)
+    # Shared engines may not grow beyond what there is, and with lines of business beside them not at all.
+    kept = {
+        name: _planned_shared(cluster, name) if percents else min(count, whole[name])
+        for name, count in shared.accelerators.items()
     }
-    if percents:
-        bounded = {name: whole[name] - left[name] for name in shared.accelerators}
-        found[cluster.namespace] = msgspec.structs.replace(shared, accelerators=bounded)
+    found = {cluster.namespace: msgspec.structs.replace(shared, accelerators=kept)}
+    left = {name: count - kept.get(name, 0) for name, count in whole.items()}
     for pool in cluster.pools:
         own = needed(cluster, cluster.of_pool(pool))
         percent = percents.get(pool)
         found[cluster.of_pool(pool)] = own if percent is None else _line(cluster, pool, percent, left)
-    return found
+    return {
+        name: msgspec.structs.replace(room, accelerators={**dict.fromkeys(whole, 0), **room.accelerators})
+        for name, room in found.items()
+    }
 
 
 def _planned_shared(cluster: Cluster, resource: str) -> int:

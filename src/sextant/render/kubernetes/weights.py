@@ -10,14 +10,14 @@ from __future__ import annotations
 
 from sextant.render.kubernetes.cluster import GGUF_FILE, USER, Cluster, Workload
 from sextant.render.kubernetes.objects import GIB, Object, cluster_wide, dns_label, gibibytes, made
-from sextant.render.kubernetes.pods import Placing, Volume, claimed, container, pod, resources, scratch
+from sextant.render.kubernetes.pods import Placing, claimed, container, pod, resources, scratch
 
 WEIGHTS_CLAIM = "weights"
 CACHE_CLAIM = "weights-cache"
 WEIGHTS_PATH = "/weights"
 CACHE_PATH = "/weights-cache"
 NODE_FOLDER = "/var/lib/sextant/weights"
-"""On each node; whoever prepares nodes gives it to `USER`."""
+"""On each node, a folder for each namespace; whoever prepares nodes gives those to `USER`."""
 FILESYSTEM_CLASS = "rook-cephfs"
 """Rook's usual storage class for a file system that many pods read."""
 ROOM = 1.2
@@ -110,9 +110,14 @@ def cache_volume(cluster: Cluster, namespace: str) -> tuple[Object, ...]:
         "persistentVolumeReclaimPolicy": "Retain",
         "storageClassName": "",
         "claimRef": {"namespace": namespace, "name": CACHE_CLAIM},
-        "hostPath": {"path": f"{NODE_FOLDER}/{namespace}", "type": "DirectoryOrCreate"},
+        "hostPath": {"path": node_folder(namespace), "type": "DirectoryOrCreate"},
     }
     return (cluster_wide("v1/PersistentVolume", _cache_volume(namespace), cluster.order.name, spec),)
+
+
+def node_folder(namespace: str) -> str:
+    """Where a node keeps its copies for that namespace."""
+    return f"{NODE_FOLDER}/{namespace}"
 
 
 def _cache_volume(namespace: str) -> str:
@@ -173,12 +178,7 @@ def _node_cache(cluster: Cluster, workload: Workload) -> Object:
     device = workload.device
     volumes = (
         claimed("weights", WEIGHTS_PATH, claim=WEIGHTS_CLAIM),
-        Volume(
-            name="weights-cache",
-            source={"persistentVolumeClaim": {"claimName": CACHE_CLAIM}},
-            path=CACHE_PATH,
-            read_only=False,
-        ),
+        claimed("weights-cache", CACHE_PATH, claim=CACHE_CLAIM, read_only=False),
     )
     body = {
         "command": ["/bin/sh", "-u", "-c", _COPY],

@@ -1,0 +1,424 @@
+"""Every object of every cluster bundle passes its schema and fits the others; each check bites."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from tests.render.cluster_faults import FINDERS, containers_of, faults_among, number, pods_of
+from tests.render.orders import DISTILLED, EMBEDDED, R1, order
+from tests.render.schema_check import (
+    STRICT,
+    WHY_NOT_STRICT,
+    faults_of,
+    objects_of,
+    of_kind,
+    trigger_faults,
+)
+
+from sextant.base.errors import Unsupported
+from sextant.render import render
+from sextant.spec.bundle import Bundle
+from sextant.spec.document import parse_document
+
+Object = dict[str, Any]
+
+R1_SPREAD = {
+    "model": {"name": "deepseek-r1", "source": "hf:deepseek-ai/DeepSeek-R1"},
+    "engine": {"kind": "sglang"},
+    "sites": [{"name": "hall-1", "accelerators": [{"name": "H100", "count": 16}]}],
+}
+SHARED = {**DISTILLED, "sites": [{"name": "hall-1", "accelerators": [{"name": "H100", "count": 2}]}]}
+SMALL = {
+    "model": {"name": "r1-1.5b", "source": "hf:deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B"},
+    "engine": {"kind": "vllm", "context_tokens": 4096},
+    "sites": [{"name": "hall-1", "accelerators": [{"name": "H100", "count": 2}]}],
+}
+LINES = {
+    "models": [
+        {
+            "name": "r1-7b",
+            "source": "hf:deepseek-ai/DeepSeek-R1-Distill-Qwen-7B",
+            "engine": {"kind": "vllm", "context_tokens": 8192},
+            "pool": pool,
+        }
+        for pool in ("finance", "risk")
+    ],
+    "sites": [{"name": "hall-1", "accelerators": [{"name": "L40S", "count": 10}]}],
+    "delivery": {
+        "quotas": [
+            {"name": "finance", "percent": 40},
+            {"name": "risk", "percent": 30},
+            {"name": "audit", "percent": 30},
+        ]
+    },
+}
+CASES: dict[str, dict[str, Any]] = {
+    "one-machine": R1,
+    "two-machines": R1_SPREAD,
+    "small": DISTILLED,
+    "embedded": EMBEDDED,
+    "lines-of-business": LINES,
+    "mig": {**SMALL, "delivery": {"gpu_sharing": "mig"}},
+    "mps": {**SMALL, "delivery": {"gpu_sharing": "mps"}},
+    "time-slicing": {**SMALL, "delivery": {"gpu_sharing": "time-slicing"}},
+    "karpenter": {**DISTILLED, "delivery": {"node_scaling": "karpenter"}},
+    "cluster-autoscaler": {**DISTILLED, "delivery": {"node_scaling": "cluster-autoscaler"}},
+    "open": {**R1, "delivery": {"ingress_host": "api.example.com", "namespace": "llm"}},
+    "to-zero": {**DISTILLED, "scaling": {"scale_to_zero": True, "max_replicas": 3}},
+    "own-stores": {
+        **DISTILLED,
+        "store": {"url": "postgresql://sextant@10.0.0.7/sextant", "password": "env:DB_PASSWORD"},
+        "limits": {"url": "rediss://redis.example.com:6380", "password": "file:/etc/redis/password"},
+    },
+    "backed-up": {
+        **DISTILLED,
+        "continuity": {"backup": {"repository": "s3:https://s3.example.com/backups/sextant"}},
+    },
+    "amd": {**R1, "sites": [{"name": "hall-1", "accelerators": [{"name": "MI300X", "count": 8}]}]},
+}
+
+
+def rendered(name: str) -> Bundle:
+    """The bundle of that case."""
+    return render(order("private-cloud", **CASES[name]))
+
+
+@pytest.fixture(scope="module")
+def bundles() -> dict[str, Bundle]:
+    return {name: rendered(name) for name in CASES}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_every_object_passes_its_schema(bundles: dict[str, Bundle], name: str) -> None:
+    objects = objects_of(bundles[name])
+    assert len(objects) > 20
+    assert [fault for body in objects for fault in faults_of(body)] == []
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_objects_fit_each_other(bundles: dict[str, Bundle], name: str) -> None:
+    bundle = bundles[name]
+    assert faults_among(objects_of(bundle), bundle.needs) == []
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_document_of_the_gateway_can_be_read(bundles: dict[str, Bundle], name: str) -> None:
+    document = next(
+        body["data"]["sextant.yaml"]
+        for body in objects_of(bundles[name])
+        if "sextant.yaml" in body.get("data", {})
+    )
+    spec = parse_document(document).spec
+    assert spec.gateway.tls is not None and spec.control.tls is not None
+    assert spec.store.url.startswith("postgresql://") and spec.limits is not None
+
+
+@pytest.mark.skipif(not STRICT, reason=WHY_NOT_STRICT)
+@pytest.mark.parametrize("name", CASES)
+def test_triggers_have_the_parameters_of_keda(bundles: dict[str, Bundle], name: str) -> None:
+    scaled = of_kind(objects_of(bundles[name]), "ScaledObject")
+    assert scaled != []
+    assert [fault for body in scaled for fault in trigger_faults(body)] == []
+
+
+def test_the_same_order_gives_the_same_bytes() -> None:
+    assert rendered("lines-of-business") == rendered("lines-of-business")
+
+
+@pytest.mark.parametrize("name", ["one-machine", "two-machines", "small", "amd"])
+def test_accelerators_are_the_plans(bundles: dict[str, Bundle], name: str) -> None:
+    given = order("private-cloud", **CASES[name])
+    option = given.served[0].option
+    assert option is not None
+    objects = objects_of(bundles[name])
+    scaler = next(
+        body for body in of_kind(objects, "ScaledObject") if body["metadata"]["name"].startswith("engine")
+    )
+    workload = next(
+        body
+        for body in objects
+        if body["kind"] == scaler["spec"]["scaleTargetRef"]["kind"]
+        and body["metadata"]["name"] == scaler["metadata"]["name"]
+    )
+    resource = {"amd": "amd.com/gpu"}.get(name, "nvidia.com/gpu")
+    of_replica = sum(
+        int(template["spec"]["containers"][0]["resources"]["limits"][resource]) * count
+        for template, count in pods_of(workload)
+    )
+    assert of_replica == option.layout.replica
+    assert of_replica * scaler["spec"]["minReplicaCount"] == option.count
+    assert workload["metadata"]["annotations"]["sextant.dev/accelerators"] == str(option.count)
+
+
+def test_a_replica_of_several_machines_is_a_group(bundles: dict[str, Bundle]) -> None:
+    (group,) = of_kind(objects_of(bundles["two-machines"]), "LeaderWorkerSet")
+    assert group["spec"]["leaderWorkerTemplate"]["size"] == 2
+    assert group["spec"]["leaderWorkerTemplate"]["restartPolicy"] == "RecreateGroupOnPodRestart"
+    leader, worker = (template for template, _ in pods_of(group))
+    assert "readinessProbe" in leader["spec"]["containers"][0]
+    assert "readinessProbe" not in worker["spec"]["containers"][0]
+    argv = " ".join(worker["spec"]["containers"][0]["command"])
+    assert "$(LWS_LEADER_ADDRESS)" in argv and "LWS_WORKER_INDEX" in argv
+    for template in (leader, worker):
+        shared = next(v for v in template["spec"]["volumes"] if v["name"] == "shared-memory")
+        assert shared["emptyDir"]["medium"] == "Memory"
+        assert template["spec"]["containers"][0]["resources"]["limits"]["rdma/rdma_shared_device_a"] == 1
+    (policy,) = [
+        body
+        for body in of_kind(objects_of(bundles["two-machines"]), "NetworkPolicy")
+        if body["metadata"]["name"] == group["metadata"]["name"]
+    ]
+    assert policy["spec"]["egress"] == [
+        {"to": [{"podSelector": {"matchLabels": policy["spec"]["podSelector"]["matchLabels"]}}]}
+    ]
+
+
+def test_probes_leave_time_to_load(bundles: dict[str, Bundle]) -> None:
+    served = order("private-cloud", **R1).served[0]
+    (engine,) = [
+        body
+        for body in of_kind(objects_of(bundles["one-machine"]), "Deployment")
+        if body["metadata"]["name"] == "engine-deepseek-r1"
+    ]
+    probe = engine["spec"]["template"]["spec"]["containers"][0]["startupProbe"]
+    allowed_s = probe["periodSeconds"] * probe["failureThreshold"]
+    assert served.load_s > 100
+    assert 2 * served.load_s <= allowed_s <= 10_800
+    assert engine["spec"]["progressDeadlineSeconds"] > allowed_s
+
+
+def test_lines_of_business_share_what_there_is(bundles: dict[str, Bundle]) -> None:
+    quotas = {
+        body["metadata"]["namespace"]: number(body["spec"]["hard"].get("requests.nvidia.com/gpu", "0"))
+        for body in of_kind(objects_of(bundles["lines-of-business"]), "ResourceQuota")
+    }
+    assert quotas == {"sextant": 0, "sextant-finance": 4, "sextant-risk": 3, "sextant-audit": 3}
+    engines = {
+        body["metadata"]["namespace"]
+        for body in of_kind(objects_of(bundles["lines-of-business"]), "Deployment")
+        if body["metadata"]["name"].startswith("engine")
+    }
+    assert engines == {"sextant-finance", "sextant-risk"}
+
+
+def test_a_line_whose_engines_need_more_than_its_share_is_refused() -> None:
+    delivery = {"quotas": [{"name": "finance", "percent": 10}, {"name": "risk", "percent": 90}]}
+    sites = [{"name": "hall-1", "accelerators": [{"name": "L40S", "count": 4}]}]
+    with pytest.raises(Unsupported, match=r"10 per cent for `finance` are 0 of 4"):
+        render(order("private-cloud", **{**LINES, "delivery": delivery, "sites": sites}))
+
+
+@pytest.mark.parametrize(
+    ("way", "resource"),
+    [("mig", "nvidia.com/mig-"), ("mps", "nvidia.com/gpu.shared"), ("time-slicing", "nvidia.com/gpu.shared")],
+)
+def test_shares_of_an_accelerator(bundles: dict[str, Bundle], way: str, resource: str) -> None:
+    objects = objects_of(bundles[way])
+    (engine,) = [
+        body for body in of_kind(objects, "Deployment") if body["metadata"]["name"].startswith("engine")
+    ]
+    container = engine["spec"]["template"]["spec"]["containers"][0]
+    (asked,) = [name for name in container["resources"]["limits"] if name.startswith("nvidia.com/")]
+    assert asked.startswith(resource)
+    (config,) = [body for body in objects if body["metadata"].get("namespace") == "gpu-operator"]
+    if way == "mig":
+        assert "migStrategy: mixed" in config["data"]["sextant"]
+        return
+    share = float(container["command"][container["command"].index("--gpu-memory-utilization") + 1])
+    parts = int(config["data"]["sextant"].split("replicas: ")[1].split()[0])
+    assert parts >= 2
+    assert share * parts <= 0.95
+
+
+@pytest.mark.parametrize("way", ["mig", "mps", "time-slicing"])
+def test_a_model_that_needs_whole_accelerators_is_not_shared(way: str) -> None:
+    with pytest.raises(Unsupported, match="one replica spans 8 accelerators"):
+        render(order("private-cloud", **R1, delivery={"gpu_sharing": way}))
+
+
+def test_other_vendors_cannot_share() -> None:
+    with pytest.raises(Unsupported, match="NVIDIA's accelerators alone"):
+        render(order("private-cloud", **CASES["amd"], delivery={"gpu_sharing": "mps"}))
+
+
+def test_nothing_grows_beyond_the_sites(bundles: dict[str, Bundle]) -> None:
+    def most(name: str) -> int:
+        scaled = of_kind(objects_of(bundles[name]), "ScaledObject")
+        return next(
+            body["spec"]["maxReplicaCount"]
+            for body in scaled
+            if body["metadata"]["name"].startswith("engine")
+        )
+
+    assert most("one-machine") == 2  # 16 accelerators, 8 a replica
+    assert most("karpenter") == 8  # nodes come as they are needed
+
+
+# ---- each check bites ------------------------------------------------------------------------------------
+
+Planted = Callable[[list[Object]], object]
+
+
+def _first(objects: list[Object], kind: str, name: str = "") -> Object:
+    return next(body for body in of_kind(objects, kind) if body["metadata"]["name"].startswith(name))
+
+
+def _pod(objects: list[Object], kind: str = "Deployment", name: str = "gateway") -> Object:
+    spec: Object = _first(objects, kind, name)["spec"]["template"]["spec"]
+    return spec
+
+
+def _set(place: Object, key: str, value: object) -> None:
+    place[key] = value
+
+
+PLANTED: dict[str, tuple[str, Planted]] = {
+    "an object twice": ("twice", lambda all_: all_.append(all_[0])),
+    "no service account": (
+        "service account",
+        lambda all_: _set(_pod(all_), "serviceAccountName", "nobody"),
+    ),
+    "a ConfigMap that is not there": (
+        "no ConfigMap",
+        lambda all_: all_.remove(_first(all_, "ConfigMap", "gateway")),
+    ),
+    "a claim that is not there": (
+        "no claim",
+        lambda all_: all_.remove(_first(all_, "PersistentVolumeClaim", "weights-cache")),
+    ),
+    "a secret that nobody listed": (
+        "no secret",
+        lambda all_: _pod(all_)["volumes"].append({"name": "x", "secret": {"secretName": "x"}}),
+    ),
+    "a volume that nobody mounts": (
+        "not both there and mounted",
+        lambda all_: _pod(all_)["volumes"].append({"name": "x", "emptyDir": {}}),
+    ),
+    "a selector without pods": (
+        "chooses nothing",
+        lambda all_: _set(_first(all_, "Service", "engine")["spec"]["selector"], "app", "other"),
+    ),
+    "a probe of an unknown port": (
+        "asks the port",
+        lambda all_: _set(_pod(all_)["containers"][0]["livenessProbe"]["httpGet"], "port", "http"),
+    ),
+    "a service without an open port": (
+        "nobody opens",
+        lambda all_: _set(_first(all_, "Service", "engine")["spec"]["ports"][0], "targetPort", "grpc"),
+    ),
+    "a policy that lets nobody in": (
+        "lets anybody in",
+        lambda all_: _set(_first(all_, "NetworkPolicy", "engine")["spec"], "ingress", []),
+    ),
+    "a monitor of no port": (
+        "no service has the port",
+        lambda all_: _set(_first(all_, "ServiceMonitor", "engine")["spec"]["endpoints"][0], "port", "x"),
+    ),
+    "no limits": ("has no limits", lambda all_: _pod(all_)["containers"][0]["resources"].pop("limits")),
+    "a moving tag": (
+        "no lasting tag",
+        lambda all_: _set(_pod(all_)["containers"][0], "image", "docker.io/x/y:latest"),
+    ),
+    "root": ("root", lambda all_: _set(_pod(all_)["securityContext"], "runAsUser", 0)),
+    "a folder of the host": (
+        "of a kind that is refused",
+        lambda all_: _set(_pod(all_, "DaemonSet", "node")["volumes"][0], "hostPath", {"path": "/"}),
+    ),
+    "a capability": (
+        "keeps privileges",
+        lambda all_: _set(
+            _pod(all_)["containers"][0],
+            "securityContext",
+            {**_pod(all_)["containers"][0]["securityContext"], "capabilities": {"add": ["IPC_LOCK"]}},
+        ),
+    ),
+    "a secret written out": (
+        "written out",
+        lambda all_: containers_of(_first(all_, "Deployment", "engine")["spec"]["template"])[1]["env"].append(
+            {"name": "VLLM_API_KEY", "value": "sk-1"}
+        ),
+    ),
+    "an open namespace": (
+        "not denied",
+        lambda all_: all_.remove(_first(all_, "NetworkPolicy", "default-deny")),
+    ),
+    "unrestricted pods": (
+        "not restricted",
+        lambda all_: _set(
+            _first(all_, "Namespace")["metadata"]["labels"], "pod-security.kubernetes.io/enforce", "baseline"
+        ),
+    ),
+    "replicas under an autoscaler": (
+        "names replicas",
+        lambda all_: _set(_first(all_, "Deployment", "engine")["spec"], "replicas", 2),
+    ),
+    "a scaler of nothing": (
+        "scales nothing",
+        lambda all_: _set(_first(all_, "ScaledObject")["spec"]["scaleTargetRef"], "name", "x"),
+    ),
+    "a quota that is too small": (
+        "allowed",
+        lambda all_: _set(_first(all_, "ResourceQuota")["spec"]["hard"], "requests.nvidia.com/gpu", "1"),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", PLANTED)
+def test_a_planted_mistake_is_found(bundles: dict[str, Bundle], name: str) -> None:
+    said, plant = PLANTED[name]
+    bundle = bundles["one-machine"]
+    objects = copy.deepcopy(objects_of(bundle))
+    plant(objects)
+    assert any(said in fault for fault in faults_among(objects, bundle.needs))
+
+
+def test_every_finder_is_shown_a_mistake() -> None:
+    assert len(PLANTED) >= 2 * len(FINDERS) - 2
+
+
+@pytest.mark.parametrize(
+    ("kind", "path", "value"),
+    [
+        ("Deployment", ("spec", "minReadySeconds"), "five"),
+        (
+            "Deployment",
+            ("spec", "template", "spec", "containers", 0, "resources", "limits", "memory"),
+            "5GiB",
+        ),
+        ("NetworkPolicy", ("spec", "ingres"), []),
+        ("Service", ("spec", "ports", 0, "port"), "https"),
+    ],
+)
+def test_a_schema_refuses_what_is_wrong(
+    bundles: dict[str, Bundle], kind: str, path: tuple[Any, ...], value: object
+) -> None:
+    if value == "5GiB" and not STRICT:
+        pytest.skip(WHY_NOT_STRICT)
+    body = copy.deepcopy(_first(objects_of(bundles["one-machine"]), kind))
+    place: Any = body
+    for step in path[:-1]:
+        place = place[step]
+    place[path[-1]] = value
+    assert faults_of(body) != []
+
+
+@pytest.mark.skipif(not STRICT, reason=WHY_NOT_STRICT)
+@pytest.mark.parametrize(
+    "kind", ["ScaledObject", "ServiceMonitor", "Certificate", "PrometheusRule", "Schedule"]
+)
+def test_a_schema_of_a_custom_resource_refuses_what_it_does_not_know(
+    bundles: dict[str, Bundle], kind: str
+) -> None:
+    body = copy.deepcopy(_first(objects_of(bundles["one-machine"]), kind))
+    body["spec"]["unheardOf"] = 1
+    assert faults_of(body) != []
+
+
+@pytest.mark.skipif(not STRICT, reason=WHY_NOT_STRICT)
+def test_an_unknown_parameter_of_a_trigger_is_found(bundles: dict[str, Bundle]) -> None:
+    body = copy.deepcopy(_first(objects_of(bundles["one-machine"]), "ScaledObject"))
+    body["spec"]["triggers"][0]["metadata"]["treshold"] = "1"
+    assert trigger_faults(body) == ["unknown treshold"]
