@@ -215,23 +215,25 @@ class LedgerDatabase:
         return {values[0]: Transfer(*values) for values in found}
 
     def write(self, changes: Changes) -> None:
+        """What is not copied goes out together, and is waited for once."""
+        usage = [(*values[:14], int(values[14]), *values[15:]) for values in changes.usage]
+        transfers = [msgspec.structs.astuple(transfer) for transfer in changes.transfers]
+        statements = (
+            (_ADD_DAY, [(*key, *sums) for key, sums in changes.days.items()]),
+            (_ADD_PAID, [(*key, amount_nano) for key, amount_nano in changes.paid.items()]),
+            (_PUT_STANDING, [msgspec.structs.astuple(one) for one in changes.standings]),
+            (_ADD_ACCOUNT, [msgspec.structs.astuple(one) for one in changes.accounts]),
+        )
         with self._db.cursor() as cursor:
-            if changes.usage:
-                with cursor.copy("COPY usage FROM STDIN") as copy:
-                    for values in changes.usage:
-                        copy.write_row((*values[:14], int(values[14]), *values[15:]))
-            if changes.transfers:
-                with cursor.copy("COPY transfer FROM STDIN") as copy:
-                    for transfer in changes.transfers:
-                        copy.write_row(msgspec.structs.astuple(transfer))
-            for sql, rows in (
-                (_ADD_DAY, [(*key, *sums) for key, sums in changes.days.items()]),
-                (_ADD_PAID, [(*key, amount_nano) for key, amount_nano in changes.paid.items()]),
-                (_PUT_STANDING, [msgspec.structs.astuple(one) for one in changes.standings]),
-                (_ADD_ACCOUNT, [msgspec.structs.astuple(one) for one in changes.accounts]),
-            ):
+            for table, rows in (("usage", usage), ("transfer", transfers)):
                 if rows:
-                    cursor.executemany(sql, rows)
+                    with cursor.copy(f"COPY {table} FROM STDIN") as copy:
+                        for values in rows:
+                            copy.write_row(values)
+            with self._db.pipeline():
+                for sql, rows in statements:
+                    if rows:
+                        cursor.executemany(sql, rows)
 
 
 def connected(url: str) -> BoundedConnection:
