@@ -144,8 +144,8 @@ class Flow:
             run.headers.append((b"x-sextant-personal-data", b"routed"))
             if principal.privacy.everywhere:
                 call, _ = self.shield.apply(run, principal.privacy, call, routes)
-        if run.unmasking is not None:  # what stands for a value may be longer than the value
-            run.prompt_bytes = max(len(body), len(_encode(call.fields)))
+        if run.unmasking is not None and call.body is not None:  # a token may be longer than its value
+            run.prompt_bytes = max(len(body), len(call.body))
         run.call = call
         return run.route, call
 

@@ -9,9 +9,8 @@ stands), `unmasking.py` (the way back), `sextant.privacy` (what personal data is
 from __future__ import annotations
 
 import functools
-from collections import Counter
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -23,6 +22,7 @@ from sextant.gateway.unmasking import Unmasking
 from sextant.privacy.detector import Detector
 from sextant.privacy.mask import Vault, literal_tokens, mask
 from sextant.privacy.policy import check_policy
+from sextant.privacy.restore import may_begin_tokens
 from sextant.privacy.spans import BUILT_IN, OPT_IN, Span
 from sextant.spec.policy import PrivacyAction, PrivacyPolicy
 
@@ -38,6 +38,7 @@ DETECTORS = 256
 """Detectors kept, some hundred KiB each."""
 OWN_PATTERN = "PATTERN"
 """How the metric calls a tenant's own types."""
+_encode = msgspec.json.Encoder().encode
 
 
 class Guard:
@@ -59,6 +60,8 @@ class Guard:
         }
         self.detector = _detector(tuple(wanted), tuple(patterns.items()))
         self.idle = not wanted and not patterns
+        self.masks_all = {policy.otherwise, *self._actions.values()} == {"mask"}
+        """Whether nothing that is found has another end than to be masked."""
 
     def action(self, type_: str) -> PrivacyAction:
         """What becomes of a finding of this type."""
@@ -78,7 +81,8 @@ class Findings:
         self._guard = guard
         self._by_text: dict[str, list[Span]] = {}
         self._clean: set[str] = set()
-        self.counts: Counter[str] = Counter()
+        self.counts: dict[str, int] = {}
+        """How often each type occurs."""
 
     def look(self, text: str) -> str:
         """Remembers what is in `text`, and returns it unchanged."""
@@ -91,8 +95,13 @@ class Findings:
                 self._clean.add(text)
                 return text
             self._by_text[text] = spans
-        self.counts.update(span.type for span in spans)
+        self._add(spans)
         return text
+
+    def _add(self, spans: list[Span]) -> None:
+        counts = self.counts
+        for span in spans:
+            counts[span.type] = counts.get(span.type, 0) + 1
 
     def types(self, action: PrivacyAction) -> list[str]:
         """The types found that this is to become of."""
@@ -108,7 +117,17 @@ class Findings:
         spans = self._by_text.get(text)
         if spans is None:
             return text
-        return mask(text, (s for s in spans if self._guard.action(s.type) == "mask"), vault)
+        return mask(text, [s for s in spans if self._guard.action(s.type) == "mask"], vault)
+
+    def look_and_mask(self, text: str, vault: Vault) -> str:
+        """Both at once, where all that is found is masked and no text can hold a token."""
+        if len(text) < LEAST_CHARS:
+            return text
+        spans = self._guard.detector.find(text)
+        if not spans:
+            return text
+        self._add(spans)
+        return mask(text, spans, vault)
 
 
 class Shield:
@@ -136,6 +155,13 @@ class Shield:
             return call, None
         refuse_token_ids(call.fields)
         findings = Findings(guard)
+        if guard.masks_all and call.body is not None and not may_begin_tokens(call.body):
+            vault = Vault()
+            try:
+                fields = rewrite(call.fields, lambda text: findings.look_and_mask(text, vault))
+            finally:
+                self._count(findings, guard)
+            return self._masked(run, call, fields, vault), None
         rewrite(call.fields, findings.look)
         if not findings.counts:
             return call, None
@@ -152,18 +178,19 @@ class Shield:
             )
         if routed:
             return call, _cleared_route(run.route, routes, routed)
-        return self._masked(run, call, findings), None
-
-    def _masked(self, run: Run, call: Call, findings: Findings) -> Call:
         vault = findings.vault
         fields = rewrite(call.fields, lambda text: findings.mask(text, vault))
+        return self._masked(run, call, fields, vault), None
+
+    def _masked(self, run: Run, call: Call, fields: dict[str, Any], vault: Vault) -> Call:
+        """`call` with these fields, and the way back made ready; the same call when they are its own."""
         if fields is call.fields:
             return call
         form = fields.get("response_format")
         asks_json = isinstance(form, dict) and form.get("type") in ("json_object", "json_schema")
         run.unmasking = Unmasking(vault.values, json=asks_json)
         run.headers.append((b"x-sextant-personal-data", b"masked"))
-        return msgspec.structs.replace(call, body=None, fields=fields)
+        return msgspec.structs.replace(call, body=_encode(fields), fields=fields)
 
     def _guard(self, policy: PrivacyPolicy) -> Guard:
         """Found by identity: a policy is the same object until another snapshot is taken."""

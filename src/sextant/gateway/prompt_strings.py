@@ -17,6 +17,7 @@ import msgspec
 from sextant.base.errors import BadRequest, Unprocessable
 
 Visit = Callable[[str], str]
+Change = Callable[[Any, Visit], Any]
 LEAST_DIGITS = 7
 """Shorter JSON numbers in tool arguments identify nobody."""
 
@@ -34,6 +35,8 @@ _TOP = frozenset(
 _MESSAGE = frozenset({"role", "type", "id", "tool_call_id", "detail", "format", "data", "prefix"})
 _SCHEMA = frozenset({"type", "name", "format", "pattern", "$ref", "$id", "$schema", "required", "strict"})
 _NOTHING: frozenset[str] = frozenset()
+_NO_TEXT = frozenset({int, float, bool, type(None)})
+"""Types of values in which nothing is written."""
 _OPAQUE = ("prompt", "input")
 """Fields that may hold token ids in place of text."""
 _decode = msgspec.json.Decoder().decode
@@ -44,10 +47,10 @@ def rewrite(fields: dict[str, Any], visit: Visit) -> dict[str, Any]:
     """`fields` with each string replaced by what `visit` makes of it; the same object when none changed."""
     changed: dict[str, Any] = {}
     for name, value in fields.items():
-        if name in _TOP:
+        if type(value) in _NO_TEXT or name in _TOP:
             continue
         if name == "messages":
-            new: Any = _each(value, lambda message: _message(message, visit))
+            new: Any = _each(value, _message, visit)
         else:
             new = _walk(value, visit, _SCHEMA if name in ("tools", "response_format") else _NOTHING)
         if new is not value:
@@ -67,12 +70,18 @@ def refuse_token_ids(fields: dict[str, Any]) -> None:
             )
 
 
-def _each(items: Any, change: Callable[[Any], Any]) -> Any:
+def _each(items: Any, change: Change, visit: Visit) -> Any:
     """`items` with each changed; the same list when none was."""
     if not isinstance(items, list):
         return items
-    new = [change(item) for item in items]
-    return new if any(a is not b for a, b in zip(new, items, strict=True)) else items
+    changed: list[Any] | None = None
+    for place, item in enumerate(items):
+        new = change(item, visit)
+        if new is not item:
+            if changed is None:
+                changed = items.copy()
+            changed[place] = new
+    return items if changed is None else changed
 
 
 def _message(message: Any, visit: Visit) -> Any:
@@ -82,10 +91,10 @@ def _message(message: Any, visit: Visit) -> Any:
     for name, value in message.items():
         if name in _MESSAGE:
             continue
-        if name == "name" and isinstance(value, str):
-            new: Any = _name(value, visit)
+        if isinstance(value, str):
+            new: Any = _name(value, visit) if name == "name" else _text(value, visit)
         elif name == "tool_calls":
-            new = _each(value, lambda call: _tool_call(call, visit))
+            new = _each(value, _tool_call, visit)
         else:
             new = _walk(value, visit, _MESSAGE)
         if new is not value:
@@ -124,7 +133,7 @@ def _data(value: Any, visit: Visit) -> Any:
     if isinstance(value, str):
         return _text(value, visit)
     if isinstance(value, list):
-        return _each(value, lambda item: _data(item, visit))
+        return _each(value, _data, visit)
     if isinstance(value, dict):
         pairs = [(_text(name, visit), _data(item, visit)) for name, item in value.items()]
         same = all(a is b and c is d for (a, c), (b, d) in zip(pairs, value.items(), strict=True))
@@ -142,7 +151,7 @@ def _walk(value: Any, visit: Visit, kept: frozenset[str]) -> Any:
     if isinstance(value, str):
         return _text(value, visit)
     if isinstance(value, list):
-        return _each(value, lambda item: _walk(item, visit, kept))
+        return _each(value, lambda item, visit: _walk(item, visit, kept), visit)
     if not isinstance(value, dict):
         return value
     changed: dict[str, Any] = {}

@@ -278,8 +278,9 @@ class StreamRelay:
         if choices:
             self._count(choices)
         if self._run.unmasking is not None:
-            data = self._run.unmasking.event(data)
-            event = sse.event(data)
+            restored = self._run.unmasking.event(data)
+            if restored is not data:
+                data, event = restored, sse.event(restored)
         if not self._raw:
             return self._dialect_event(data)
         if chunk.model != self._model:

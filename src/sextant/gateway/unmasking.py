@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from sextant.privacy.restore import Restorer, Tokens
+from sextant.privacy.restore import Restorer, Tokens, may_begin_tokens
 
 _TEXTS = ("reasoning_content", "reasoning", "content", "refusal")
 """Where a message or a delta has text, in the order in which it is written."""
@@ -24,15 +24,19 @@ _encode = msgspec.json.Encoder().encode
 class Unmasking:
     """Of one request. `json`: the answer's text is JSON, as the caller asked for."""
 
-    __slots__ = ("_choices", "_json", "_tokens")
+    __slots__ = ("_choices", "_holds", "_json", "_tokens")
 
     def __init__(self, values: Mapping[str, str], *, json: bool = False) -> None:
         self._tokens = Tokens(values)
         self._json = json
         self._choices: dict[int, _Choice] = {}
+        self._holds = False
+        """Whether any text of any choice keeps something back."""
 
     def whole(self, body: bytes) -> bytes:
-        """A whole answer with its values; one that cannot be read comes back as it is."""
+        """A whole answer with its values; one without tokens or that cannot be read comes back as it is."""
+        if not may_begin_tokens(body):
+            return body
         answer = _read(body)
         for choice in _dicts(answer, "choices"):
             self._restore_texts(choice, ("text",))
@@ -46,7 +50,10 @@ class Unmasking:
         return body if answer is None else _encode(answer)
 
     def event(self, data: bytes) -> bytes:
-        """One chunk of a stream, which has been found to be one, with its values."""
+        """One chunk of a stream, which has been found to be one, with its values; the same object where
+        there is nothing to put back."""
+        if not self._holds and not may_begin_tokens(data):
+            return data
         chunk = _read(data)
         for choice in _dicts(chunk, "choices"):
             number = choice.get("index", 0)
@@ -54,6 +61,7 @@ class Unmasking:
             if state is None:
                 state = self._choices[number] = _Choice(self._tokens, self._json)
             state.take(choice)
+        self._holds = any(state.holds for state in self._choices.values())
         return data if chunk is None else _encode(chunk)
 
     def _restore_texts(self, part: dict[str, Any], names: tuple[str, ...]) -> None:
@@ -73,6 +81,10 @@ class _Choice:
         self._texts: dict[str, Restorer] = {}
         self._tools: dict[int, Restorer] = {}
 
+    @property
+    def holds(self) -> bool:
+        return any(kept.holds for kept in (*self._texts.values(), *self._tools.values()))
+
     def take(self, choice: dict[str, Any]) -> None:
         """Restores one chunk of this choice, in place."""
         ends = choice.get("finish_reason") is not None
@@ -80,9 +92,7 @@ class _Choice:
             self._take_texts(choice, ("text",), {"text"}, ends)
         delta = choice.get("delta")
         if not isinstance(delta, dict):
-            if not ends or not any(kept.holds for kept in (*self._texts.values(), *self._tools.values())):
-                return
-            if "text" in choice:
+            if not ends or not self.holds or "text" in choice:
                 return
             delta = choice["delta"] = {}
         speaks = {name for name in (*_TEXTS, "tool_calls") if delta.get(name)}

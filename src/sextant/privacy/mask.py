@@ -10,8 +10,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 
+import msgspec
+
 from sextant.privacy.normal import normalise
-from sextant.privacy.restore import FORMS
+from sextant.privacy.restore import FORMS, may_hold_tokens
 from sextant.privacy.spans import Span
 
 _LETTERS = "bcdefghijklmnopqrstuvwxyz"
@@ -23,44 +25,57 @@ _EXACT = frozenset({"SECRET", "IP"})
 def literal_tokens(texts: Iterable[str]) -> Iterator[str]:
     """Names of what looks like a token in `texts` already, without the brackets."""
     for text in texts:
-        for match in FORMS.finditer(text):
-            yield match[match.lastindex or 0]
+        if may_hold_tokens(text):
+            for match in FORMS.finditer(text):
+                yield match[match.lastindex or 0]
+
+
+class _OfType(msgspec.Struct):
+    """The tokens of one type: by value, the names of each value's spellings, and the last number."""
+
+    tokens: dict[str, str]
+    spellings: dict[str, list[str]]
+    last: int = 0
 
 
 class Vault:
     """The tokens given out for one request."""
 
-    __slots__ = ("_by_value", "_numbers", "_reserved", "_spellings", "values")
+    __slots__ = ("_by_type", "_reserved", "values")
 
     def __init__(self, reserved: Iterable[str] = ()) -> None:
         """`reserved` are token names that must not be given out."""
         self.values: dict[str, str] = {}
         """What each token's name (`CN_ID_1`) stands for."""
         self._reserved = frozenset(reserved)
-        self._by_value: dict[tuple[str, str], str] = {}
-        self._spellings: dict[tuple[str, str], list[str]] = {}
-        self._numbers: dict[str, int] = {}
+        self._by_type: dict[str, _OfType] = {}
 
     def token(self, type_: str, value: str) -> str:
         """The token of `value`: a new one, or the one it has."""
-        name = self._by_value.get((type_, value))
-        if name is None:
-            name = self._name(type_, value)
-            self._by_value[type_, value] = name
+        of_type = self._by_type.get(type_)
+        if of_type is None:
+            of_type = self._by_type[type_] = _OfType({}, {})
+        token = of_type.tokens.get(value)
+        if token is None:
+            name = self._name(type_, value, of_type)
+            token = of_type.tokens[value] = f"<{name}>"
             self.values[name] = value
-        return f"<{name}>"
+        return token
 
-    def _name(self, type_: str, value: str) -> str:
-        same = self._spellings.setdefault((type_, _canonical(type_, value)), [])
-        if same:
+    def _name(self, type_: str, value: str, of_type: _OfType) -> str:
+        canonical = _canonical(type_, value)
+        same = of_type.spellings.get(canonical)
+        if same is None:
+            same = of_type.spellings[canonical] = []
+        else:
             for letter in _LETTERS[len(same) - 1 :]:
                 name = same[0] + letter
                 if name not in self._reserved and name not in self.values:
                     same.append(name)
                     return name
         while True:
-            number = self._numbers[type_] = self._numbers.get(type_, 0) + 1
-            name = f"{type_}_{number}"
+            of_type.last += 1
+            name = f"{type_}_{of_type.last}"
             if name not in self._reserved and name not in self.values:
                 same.append(name)
                 return name
@@ -71,9 +86,9 @@ def mask(text: str, spans: Iterable[Span], vault: Vault) -> str:
     pieces: list[str] = []
     begin = 0
     for span in spans:
-        pieces.append(text[begin : span.start])
-        pieces.append(vault.token(span.type, text[span.start : span.end]))
-        begin = span.end
+        start, end = span.start, span.end
+        pieces += text[begin:start], vault.token(span.type, text[start:end])
+        begin = end
     pieces.append(text[begin:])
     return "".join(pieces)
 
@@ -82,4 +97,6 @@ def _canonical(type_: str, value: str) -> str:
     """Equal for two spellings of one value."""
     if type_ in _EXACT:
         return value
+    if value.isalnum() and value.isascii():
+        return value.upper()
     return _SEPARATORS.sub("", normalise(value).text).upper()

@@ -30,16 +30,44 @@ _LEADS = re.compile(r"[<&\\]")
 _encode = msgspec.json.Encoder().encode
 
 
+def may_hold_tokens(text: str) -> bool:
+    """False where no token can stand."""
+    return "<" in text or "&lt;" in text or "\\u003" in text
+
+
+def may_begin_tokens(written: bytes) -> bool:
+    """Whether in a string of this JSON something may stand that a token begins with or goes on with after
+    its beginning was kept back; False lets the bytes pass as they are."""
+    if b"<" in written or b"&" in written:
+        return True
+    return b"\\" in written and (b"\\\\" in written or b"\\u00" in written)
+
+
 class Tokens:
     """The tokens of one request, ready for looking up."""
 
-    __slots__ = ("_beginnings", "longest", "values")
+    __slots__ = ("_beginnings", "_longest", "values")
 
     def __init__(self, values: Mapping[str, str]) -> None:
         self.values = values
-        self.longest = max(map(len, values), default=0) + len(r"\u003c\u003e")
+        self._longest = 0
+        self._beginnings: frozenset[str] = frozenset()
+        """Both are made when they are first asked for: most answers hold nothing that begins like a token."""
+
+    @property
+    def longest(self) -> int:
         """Characters of the longest form of any of them."""
-        self._beginnings = frozenset(name[:length] for name in values for length in range(1, len(name) + 1))
+        if not self._longest:
+            self._longest = max(map(len, self.values), default=0) + len(r"\u003c\u003e")
+        return self._longest
+
+    def _begins(self, name: str) -> bool:
+        """Whether one of them begins so."""
+        if not self._beginnings:
+            self._beginnings = frozenset(
+                name[:length] for name in self.values for length in range(1, len(name) + 1)
+            )
+        return name in self._beginnings
 
     def restore(self, text: str, *, json: bool = False) -> str:
         """`text` with its values; `json`: it is JSON, or a piece of it."""
@@ -65,7 +93,7 @@ class Tokens:
         ended = match["html_end"] or match["json_end"]
         if name is None:
             return len(text) if ended else match.start()
-        if name in (self.values if ended else self._beginnings):
+        if name in self.values if ended else self._begins(name):
             return match.start()
         return len(text)
 
