@@ -74,7 +74,8 @@ $(CLIENTS_STAMP): $(TEST_STAMP)
 servers: ## Install what tests need of Debian, when missing: PostgreSQL, Redis, real proxies, OpenSSL, a C compiler.
 	@.ci/debian-packages nginx:/usr/sbin/nginx haproxy:/usr/sbin/haproxy openssl:/usr/bin/openssl \
 		gcc:/usr/bin/gcc libc6-dev:/usr/include/stdio.h \
-		'postgresql:/usr/lib/postgresql/*/bin/postgres' redis-server:/usr/bin/redis-server util-linux:/usr/bin/setpriv
+		'postgresql:/usr/lib/postgresql/*/bin/postgres' redis-server:/usr/bin/redis-server util-linux:/usr/bin/setpriv \
+		prometheus:/usr/bin/promtool
 
 .PHONY: up
 up: $(BASE_STAMP) ## Run the stack in the foreground; ARGS="…" is passed to `sextant up`.
