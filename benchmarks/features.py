@@ -4,7 +4,8 @@ A column is our gateway with one more thing switched on, in a process of its own
 needs on the same core. Windows alternate between the columns, so that a noisy moment falls on all. The first
 has no governance at all; ratios are to it. The prompt holds a telephone number and an e-mail address. Then
 the same with 4 ms added to each sync of the ledger, at one connection (what one answer waits) and at many
-(what group commit keeps), and two gateway processes.
+(what group commit keeps), two gateway processes beside one, and one gateway whose processes may run on both
+cores, as where nobody pins them, beside the same without governance.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from benchmarks import machine, payload, servers
 from benchmarks.gateway import rotated, say
 from benchmarks.goals import Goal, exit_code, last_line
 from benchmarks.governed import Column, remove, start_column
-from benchmarks.processes import BenchmarkError, stop_cleanly_on_sigterm
+from benchmarks.processes import BenchmarkError, cpu_s, stop_cleanly_on_sigterm
 from benchmarks.report import ranged, table
 from benchmarks.servers import Bench, Server
 from benchmarks.windows import ClosedWindow, closed_window, wait_until_quiet
@@ -42,7 +43,13 @@ COLUMNS = (
     Column("Redis+PostgreSQL", limits=True, money=True, redis=True, postgres=True),
     Column("all", limits=True, money=True, privacy=True, redis=True, postgres=True),
 )
+ONE = Column("one gateway", limits=True, money=True, redis=True, postgres=True)
 TWO = Column("two gateways", limits=True, money=True, redis=True, postgres=True, workers=2)
+"""In turn, since CPU a request moves with what else the machine does."""
+UNPINNED = (
+    Column("off, both cores", governed=False, both_cores=True),
+    Column("+money, both cores", limits=True, money=True, both_cores=True),
+)
 SLOW = Column("+money, slow sync", limits=True, money=True, slow_fsync_ms=SLOW_FSYNC_MS)
 
 
@@ -58,6 +65,7 @@ class Share:
 
 SHARES = (
     Share("in_process_all_on", "+money", "off", 0.70),
+    Share("in_process_all_on_both_cores", UNPINNED[1].name, UNPINNED[0].name, 0.70),
     Share("privacy_both_ways", "+privacy", "off", 0.40),
     Share("redis_and_postgresql_per_core", "Redis+PostgreSQL", "off", 0.35),
 )
@@ -75,6 +83,8 @@ class Results:
 
     machine: dict[str, Any]
     closed: dict[int, dict[str, list[ClosedWindow]]] = field(default_factory=dict)
+    parts_us: dict[int, dict[str, list[dict[str, float]]]] = field(default_factory=dict)
+    """CPU microseconds of a request by process, of each window."""
     fsync_ms: list[float] = field(default_factory=list)
 
     def rate(self, name: str, connections: int) -> float | None:
@@ -82,9 +92,19 @@ class Results:
         windows = self.closed.get(connections, {}).get(name, [])
         return median(window.req_per_s for window in windows) if windows else None
 
+    def of_base(self, name: str, connections: int) -> float | None:
+        """What the column keeps of the one without governance that it is held against."""
+        return quotient(self.rate(name, connections), self.rate(base_of(name), connections))
+
     def cpu_us(self, name: str, connections: int) -> float | None:
         windows = self.closed.get(connections, {}).get(name, [])
         return median(window.cpu_us_per_request for window in windows) if windows else None
+
+    def parts(self, name: str, connections: int) -> str:
+        """The median of each process, as `gateway 80 + ledger 20`."""
+        windows = self.parts_us.get(connections, {}).get(name, [])
+        names = windows[0] if windows else ()
+        return " + ".join(f"{part} {median(window[part] for window in windows):.0f}" for part in names)
 
     def p50_ms(self, name: str, connections: int) -> float | None:
         windows = self.closed.get(connections, {}).get(name, [])
@@ -109,13 +129,27 @@ def measure(
             closed_window(bench, server, CONNECTIONS[0], 1, body=body)
         for connections in at:
             by_column = results.closed.setdefault(connections, {})
+            parts = results.parts_us.setdefault(connections, {})
             for round_index in range(windows):
                 results.fsync_ms.append(machine.fsync_ms(bench.state))
                 for server in rotated(running, round_index):
                     wait_until_quiet(running)
+                    before = spent_s(server)
                     window = closed_window(bench, server, connections, seconds, body=body)
+                    spent = {part: total_s - before[part] for part, total_s in spent_s(server).items()}
+                    a_request = {part: part_s / window.requests * 1e6 for part, part_s in spent.items()}
+                    parts.setdefault(server.name, []).append(a_request)
                     by_column.setdefault(server.name, []).append(window)
                     say(f"  {connections:>4} connections  {server.name:<18} {window.req_per_s:>9.0f} req/s")
+
+
+def spent_s(server: Server) -> dict[str, float]:
+    """CPU seconds so far by what a process is; gateways together."""
+    found: dict[str, float] = {}
+    for process in server.processes:
+        part = "gateway" if "-gateway-" in process.name else process.name
+        found[part] = found.get(part, 0.0) + cpu_s([process.pid])
+    return found
 
 
 def quotient(one: float | None, other: float | None) -> float | None:
@@ -133,7 +167,7 @@ def goals_of(results: Results) -> list[Goal]:
         known = [value for value in found if value is not None]
         goals.append(Goal(share.name, min(known) if known else None, share.at_least))
     many = CONNECTIONS[-1]
-    per_request = quotient(results.cpu_us(TWO.name, many), results.cpu_us("Redis+PostgreSQL", many))
+    per_request = quotient(results.cpu_us(TWO.name, many), results.cpu_us(ONE.name, many))
     goals.append(Goal("cpu_of_two_gateways", per_request, TWO_GATEWAYS_CPU_AT_MOST, at_least=False))
     goals.append(
         Goal(
@@ -148,6 +182,11 @@ def goals_of(results: Results) -> list[Goal]:
     return goals
 
 
+def base_of(name: str) -> str:
+    """The column without governance that a column is held against."""
+    return UNPINNED[0].name if name in (column.name for column in UNPINNED) else COLUMNS[0].name
+
+
 def page(results: Results, goals: list[Goal]) -> str:
     """The tables."""
     lines = ["# What governance costs\n", f"An fsync takes {ranged(results.fsync_ms, 3)} ms here.\n"]
@@ -156,15 +195,18 @@ def page(results: Results, goals: list[Goal]) -> str:
             [
                 name,
                 ranged([window.req_per_s for window in windows], 0),
-                f"{quotient(results.rate(name, connections), results.rate('off', connections)) or 0:.2f}",
+                f"{results.of_base(name, connections) or 0:.2f}",
                 ranged([window.p50_ms for window in windows], 2),
                 ranged([window.p99_ms for window in windows], 2),
                 f"{results.cpu_us(name, connections) or 0:.1f}",
+                results.parts(name, connections),
             ]
             for name, windows in by_column.items()
         ]
         lines.append(f"## {connections} connections\n")
-        lines.append(table(["column", "req/s", "of off", "p50 ms", "p99 ms", "CPU us / request"], rows))
+        lines.append(
+            table(["column", "req/s", "of off", "p50 ms", "p99 ms", "CPU us / request", "of which"], rows)
+        )
     verdicts = [[goal.name, f"{goal.figure or 0:.2f}", f"{goal.bound:g}", goal.verdict] for goal in goals]
     return "\n".join([*lines, "## Goals\n", table(["goal", "figure", "bound", "verdict"], verdicts)])
 
@@ -187,7 +229,8 @@ def main() -> int:
         servers.build_tools()
         results = Results(machine.describe(state))
         measure(bench, list(COLUMNS), form, results, at=CONNECTIONS)
-        measure(bench, [TWO], form, results, at=CONNECTIONS[-1:])
+        measure(bench, [ONE, TWO], form, results, at=CONNECTIONS[-1:])
+        measure(bench, list(UNPINNED), form, results, at=CONNECTIONS)
         pair = [column for column in COLUMNS if column.name == "+money"]
         measure(bench, [SLOW], form, results, at=CONNECTIONS)
         measure(bench, [*pair, SLOW], form, results, at=(1,))
@@ -206,7 +249,8 @@ def main() -> int:
     (out / f"{name}.md").write_text(page(results, goals))
     say((out / f"{name}.md").read_text())
     rates = {
-        f"{column.name}_req_per_s_512": results.rate(column.name, 512) for column in (*COLUMNS, TWO, SLOW)
+        f"{column.name}_req_per_s_512": results.rate(column.name, 512)
+        for column in (*COLUMNS, ONE, TWO, *UNPINNED, SLOW)
     }
     say(last_line("features", rates, goals))
     return exit_code(goals)

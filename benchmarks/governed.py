@@ -64,6 +64,9 @@ class Column:
     redis: bool = False
     postgres: bool = False
     workers: int = 1
+    both_cores: bool = False
+    """Whether the kernel places its processes on both cores, as where nobody pins anything; the load has one
+    of them too."""
     slow_fsync_ms: float = 0.0
 
 
@@ -97,7 +100,7 @@ def start_column(bench: Bench, column: Column, upstream_port: int) -> Server:
     folder = bench.state / column.name.replace(" ", "-")
     run = folder / "run"
     run.mkdir(mode=0o700, parents=True)
-    core = str(bench.server_core) if column.workers == 1 else f"{bench.load_core},{bench.server_core}"
+    core = _cores(bench, column)
     processes: list[Pinned | Outside] = []
     server = Server(
         column.name,
@@ -154,6 +157,13 @@ def _outside(
     return ledger_store, limits_url
 
 
+def _cores(bench: Bench, column: Column) -> str:
+    """Where a column's processes run, as taskset takes it."""
+    if column.both_cores or column.workers > 1:
+        return f"{bench.load_core},{bench.server_core}"
+    return str(bench.server_core)
+
+
 def _without_password(url: str) -> tuple[str, str, str]:
     """(URL without its password, user, password)."""
     scheme, _, rest = url.partition("://")
@@ -177,7 +187,9 @@ def _gateway(bench: Bench, column: Column, run: Path, place: tuple[int, int, str
     write(run / f"gateway-{number}.json", settings)
     module = "sextant.app.gateway_process" if column.governed else "benchmarks.ungoverned"
     argv = python_module(module, "--settings", run / f"gateway-{number}.json")
-    core = bench.server_core if column.workers == 1 or number else bench.load_core
+    core = _cores(bench, column)
+    if column.workers > 1:
+        core = str(bench.server_core if number else bench.load_core)
     name = f"{run.parent.name}-gateway-{number}"
     return Pinned(name, argv, core, bench.work / f"{name}.log", {"PYTHONPATH": str(frozen_source(bench))})
 
