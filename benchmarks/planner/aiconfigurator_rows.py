@@ -1,9 +1,9 @@
 """NVIDIA's aiconfigurator on serving points, for the same table as the planner's own predictions.
 
 Runs in an environment of its own (`pip install aiconfigurator==0.12.0`) and imports nothing of Sextant:
-`python aiconfigurator_rows.py POINTS.csv OUT.json [SECONDS]`. Each row of an aggregated deployment is
-asked with the layout, precision and batch that it names; what has no tables is recorded as refused, with
-the reason.
+`python aiconfigurator_rows.py POINTS.csv|PUBLISHED.toml OUT.json [SECONDS]`. Each row of an aggregated
+deployment is asked with the layout, precision and batch that it names; what has no tables is recorded as
+refused, with the reason. Published rows are asked with the layout that the planner is asked with.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ import logging
 import random
 import sys
 import time
+import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,10 @@ from aiconfigurator.cli.api import cli_estimate  # type: ignore[import-not-found
 
 ORDER_SEED = 5
 DEFAULT_BUDGET_S = 600.0
+MODELS = {"deepseek-r1": "deepseek-ai/DeepSeek-R1", "deepseek-v3": "deepseek-ai/DeepSeek-V3"}
+SYSTEMS = {"h100-sxm": "h100_sxm", "h200": "h200_sxm", "b200": "b200_sxm", "gb200": "gb200"}
+"""Its names; what it has none for is asked by ours, and refused by it."""
+MODES = {"fp8": ("fp8_block", "fp8_block"), "int4": ("int4_wo", "int4_wo")}
 
 
 def layout(row: dict[str, str]) -> dict[str, int]:
@@ -61,20 +67,51 @@ def estimate(row: dict[str, str]) -> dict[str, Any]:
         return {"refused": f"{type(error).__name__}: {str(error)[:160]}"}
 
 
+def points(path: Path) -> Iterator[tuple[str, dict[str, str]]]:
+    """Aggregated rows of a file of serving points, in a fixed random order."""
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = [(str(index), row) for index, row in enumerate(csv.DictReader(file)) if row["mode"] == "agg"]
+    random.Random(ORDER_SEED).shuffle(rows)
+    yield from rows
+
+
+def published(path: Path) -> Iterator[tuple[str, dict[str, str]]]:
+    """Published rows in the shape of serving points; a batch is that of one group of data-parallel attention.
+    Of a batch that ends half is in flight."""
+    for name, row in tomllib.loads(path.read_text(encoding="utf-8")).items():
+        attention_dp, ep = row.get("attention_dp", 1), row.get("ep", 1)
+        in_flight = row["requests"] // 2 if "requests" in row else row["concurrency"]
+        gemm, moe = MODES.get(row["precision"], ("", ""))
+        yield (
+            name,
+            {
+                "model_path": MODELS.get(row["model"], row["model"]),
+                "system": SYSTEMS.get(row["accelerator"], row["accelerator"]),
+                "backend": row["engine"],
+                "isl": str(row["input_tokens"]),
+                "osl": str(row["output_tokens"]),
+                "batch_size": str(max(1, in_flight // attention_dp)),
+                "gemm_quant_mode": gemm,
+                "moe_quant_mode": moe,
+                "tp_size": str(row["ranks"] // attention_dp),
+                "attention_dp_size": str(attention_dp),
+                "moe_tp_size": str(row["ranks"] // ep),
+                "moe_ep_size": str(ep),
+            },
+        )
+
+
 def main() -> None:
-    """Asks for rows in a fixed random order until the time is spent; writes what it has."""
-    points, out = sys.argv[1], sys.argv[2]
+    """Asks for rows until the time is spent; writes what it has."""
+    source, out = Path(sys.argv[1]), sys.argv[2]
     budget_s = float(sys.argv[3]) if len(sys.argv) > 3 else DEFAULT_BUDGET_S
     logging.disable(logging.CRITICAL)
-    with Path(points).open(encoding="utf-8", newline="") as file:
-        rows = [(index, row) for index, row in enumerate(csv.DictReader(file)) if row["mode"] == "agg"]
-    random.Random(ORDER_SEED).shuffle(rows)
     until = time.monotonic() + budget_s
     answers: dict[str, Any] = {}
-    for index, row in rows:
+    for name, row in published(source) if source.suffix == ".toml" else points(source):
         if time.monotonic() > until:
             break
-        answers[str(index)] = estimate(row)
+        answers[name] = estimate(row)
     Path(out).write_text(json.dumps({"aiconfigurator": "0.12.0", "answers": answers}), encoding="utf-8")
 
 

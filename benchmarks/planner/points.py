@@ -1,9 +1,9 @@
 """Measured serving points as the planner's nouns.
 
-The file's layouts are partly ambiguous; how each is read is said at the line that does it. One
-measurement that stands in it several times (under two names of one model, or from two exports) is taken
-once, in the record that names its workers. DeepSeek-R1 and V3 are one model here: they differ in weights
-only.
+The file's layouts are partly ambiguous; how each is read is said at the line that does it. One measurement
+that stands in it several times (under two names of one model, from two exports, with digits cut or with its
+layout told otherwise) is taken once, in the record that names its workers: left twice, it could stand on both
+sides of a cross-validation. DeepSeek-R1 and V3 are one model here: they differ in weights only.
 """
 
 from __future__ import annotations
@@ -41,6 +41,27 @@ SYSTEMS = {
     "gb300": "gb300",
 }
 CONCURRENCY = re.compile(r"silicon_concurrency=([\d.]+)")
+MEASURED = re.compile(r"measured=(\d+)-(\d+)")
+NEWEST = (2026, 4)
+"""Year and month of the newest points."""
+RELEASED = {
+    ("trtllm", "1.0.0rc3"): (2025, 7),
+    ("trtllm", "1.2.0rc6.post1"): (2026, 1),
+    ("trtllm", "1.3.0rc1"): (2026, 2),
+    ("trtllm", "1.3.0rc5"): (2026, 3),
+    ("sglang", "0.5.1.post1"): (2025, 8),
+    ("sglang", "0.5.6.post2"): (2025, 12),
+    ("sglang", "0.5.8.post1"): (2026, 2),
+    ("sglang", "0.5.9"): (2026, 3),
+    ("vllm", "0.12.0"): (2025, 12),
+    ("vllm", "0.15.1"): (2026, 2),
+    ("vllm", "0.16.0"): (2026, 3),
+    ("vllm", "0.17.0"): (2026, 3),
+}
+"""Months of the versions that stand without a date of measurement: of their first dated point, else of their
+release."""
+SAME_TTFT, SAME_TPOT = 0.0006, 0.003
+"""Points of one model, engine and pair of lengths that lie closer than these shares are one measurement."""
 
 
 class Measured(msgspec.Struct, frozen=True, kw_only=True):
@@ -66,6 +87,18 @@ class Measured(msgspec.Struct, frozen=True, kw_only=True):
             _shape(point.prefill) if point.prefill else None,
         )
 
+    @property
+    def ranks(self) -> tuple[object, ...]:
+        """More coarsely: layouts of as many ranks are held out together, whatever they are recorded as."""
+        point = self.point
+        decode, before = point.layout.tp, point.prefill.tp if point.prefill else 0
+        return (point.engine, point.architecture.id, point.accelerator.id, point.precision, decode, before)
+
+    @property
+    def lengths(self) -> tuple[float, float]:
+        """Input and output tokens."""
+        return (self.point.input_tokens, self.point.output_tokens)
+
 
 def _shape(layout: Layout) -> tuple[int, ...]:
     """Without the number of workers: rows that do not name it must not fall apart from those that do."""
@@ -74,14 +107,32 @@ def _shape(layout: Layout) -> tuple[int, ...]:
 
 def read(path: Path, catalog: Catalog) -> list[Measured]:
     """All measurements of the file, each once."""
-    best: dict[tuple[float, ...], Measured] = {}
     with path.open(encoding="utf-8", newline="") as file:
-        for index, row in enumerate(csv.DictReader(file)):
-            one = measured(index, row, catalog)
-            key = (one.ttft_ms, one.tpot_ms, one.point.input_tokens, one.point.output_tokens)
-            if key not in best or one.complete > best[key].complete:
-                best[key] = one
-    return list(best.values())
+        every = [measured(index, row, catalog) for index, row in enumerate(csv.DictReader(file))]
+    kept: list[Measured] = []
+    near: list[Measured] = []
+    for one in sorted(every, key=lambda each: (_load(each), each.ttft_ms, not each.complete)):
+        near = [each for each in near if _load(each) == _load(one) and _near(each, one)]
+        twin = next((each for each in near if _same(each, one)), None)
+        if twin is None:
+            near.append(one)
+            kept.append(one)
+        elif one.complete and not twin.complete:
+            near[near.index(twin)] = kept[kept.index(twin)] = one
+    return sorted(kept, key=lambda each: each.row)
+
+
+def _load(one: Measured) -> tuple[object, ...]:
+    point = one.point
+    return (point.engine, point.architecture.id, point.input_tokens, point.output_tokens)
+
+
+def _near(one: Measured, other: Measured) -> bool:
+    return abs(one.ttft_ms / other.ttft_ms - 1) <= SAME_TTFT
+
+
+def _same(one: Measured, other: Measured) -> bool:
+    return _near(one, other) and abs(one.tpot_ms / other.tpot_ms - 1) <= SAME_TPOT
 
 
 def measured(index: int, row: dict[str, str], catalog: Catalog) -> Measured:
@@ -102,6 +153,7 @@ def measured(index: int, row: dict[str, str], catalog: Catalog) -> Measured:
         concurrency=float(said[1]) if said else batch,
         input_tokens=float(row["isl"]),
         output_tokens=float(row["osl"]),
+        engine_age_months=_age_months(row),
     )
     return Measured(
         row=index,
@@ -110,6 +162,16 @@ def measured(index: int, row: dict[str, str], catalog: Catalog) -> Measured:
         ttft_ms=float(row["silicon_ttft_ms"]),
         tpot_ms=float(row["silicon_tpot_ms"]),
     )
+
+
+def _age_months(row: dict[str, str]) -> float:
+    said = MEASURED.search(row["silicon_data_source"])
+    year, month = (
+        (int(said[1]), int(said[2]))
+        if said
+        else RELEASED.get((row["backend"], row["backend_version"]), NEWEST)
+    )
+    return float((NEWEST[0] - year) * 12 + NEWEST[1] - month)
 
 
 def _layout(row: dict[str, str], prefix: str) -> Layout:

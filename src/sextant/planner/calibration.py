@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 import msgspec
 
 from sextant.base.errors import Misconfigured
-from sextant.planner.phases import Point, Prompt, Step, decode_step, prompt
+from sextant.planner.phases import Point, Prompt, Step, cache_filled, decode_step, prompt
 from sextant.spec.architecture import Precision
 from sextant.spec.calibration import Calibration
 
@@ -136,11 +136,13 @@ def features(point: Point, base: Baseline) -> list[float]:
         step.cache_s,
         step.compute_s,
         step.links_s,
+        cache_filled(point),
     )
     shares = (step.weights_s, step.cache_s, step.compute_s, step.links_s, model.layers * LAYER_OVERHEAD_S)
     values = [math.log(max(value, SMALLEST)) for value in logs]
     values += [value / base.step_s for value in shares]
     values += [float(flag) for flag in _flags(point)]
+    values.append(point.engine_age_months)
     return values
 
 
@@ -177,9 +179,10 @@ def walk(trees: Sequence[Tree], values: Sequence[float]) -> float:
     total = 0.0
     for tree in trees:
         node = tree
-        while isinstance(node, tuple):
-            node = node[2] if values[node[0]] <= node[1] else node[3]
-        total += node
+        while node.__class__ is tuple:  # twice as fast as isinstance; half of a plan's time is spent here
+            feature, threshold, at_most, above = node
+            node = at_most if values[feature] <= threshold else above
+        total += node  # type: ignore[operator]
     return total
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import msgspec
 
 from sextant.planner.communication import pass_s
+from sextant.planner.memory import GIB, cache_on_rank, weights_on_rank
 from sextant.spec.architecture import KvPrecision, ModelArchitecture, Precision
 from sextant.spec.hardware import Accelerator
 from sextant.spec.planning import Engine, Layout
@@ -28,6 +29,12 @@ WEIGHT_BYTES: dict[Precision, float] = {
 KV_BYTES: dict[KvPrecision, float] = {"bf16": 2.0, "fp8": 1.0}
 MLA_QUERY_DIM = 192
 """Query width of one MLA head in DeepSeek-V2 and V3: 128 and 64 for the position."""
+CACHE_ROOM = 0.9
+"""Share of the memory that engines use."""
+ENGINE_BYTES = 4 * GIB
+"""Activations, graphs and buffers, roughly: `memory.py` says whether a load fits, this how near it comes."""
+LEAST_ROOM = 0.03
+"""Share of the memory that is taken to be left for the cache at least."""
 
 
 class Point(msgspec.Struct, frozen=True, kw_only=True):
@@ -45,6 +52,8 @@ class Point(msgspec.Struct, frozen=True, kw_only=True):
     input_tokens: float
     output_tokens: float
     prefix_hit_share: float = 0.0
+    engine_age_months: float = 0.0
+    """How much older the engine is than the newest that was measured."""
 
     @property
     def batch(self) -> float:
@@ -106,6 +115,17 @@ def prompt(point: Point) -> Prompt:
         weights_s=touched_weights_bytes(point, layout, tokens) / accelerator.bandwidth_bytes_per_s,
         links_s=_links_s(point, layout, tokens),
     )
+
+
+def cache_filled(point: Point) -> float:
+    """The load's KV cache over what is left for it on the fullest rank; above 1 requests wait for room."""
+    model, layout, accelerator = point.architecture, point.layout, point.accelerator
+    taken = weights_on_rank(model, point.precision, layout) + ENGINE_BYTES
+    most = accelerator.memory_bytes
+    room = max(CACHE_ROOM * most - taken, LEAST_ROOM * most)
+    requests = max(1.0, point.concurrency / layout.dp / layout.attention_dp)
+    tokens = round(point.input_tokens + point.output_tokens)
+    return requests * cache_on_rank(model, point.kv_precision, layout, tokens) / room
 
 
 def rate_flops_per_s(accelerator: Accelerator, precision: Precision) -> float:

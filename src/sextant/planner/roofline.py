@@ -26,6 +26,8 @@ MOST_STEPS = 16
 """How often the number in flight is doubled in search of the most requests per second."""
 FULL = 0.98
 """Of a prompt server: above it the wait's formula has no meaning."""
+MOST_KNOWN = 20_000
+"""Predictions kept; then all are forgotten."""
 WIDE = 4.0
 """High over low, from which on a band is named in a warning."""
 
@@ -45,6 +47,9 @@ class Model(msgspec.Struct, frozen=True, kw_only=True):
 
     calibration: Calibration
     trees: dict[str, Forests]
+    known: dict[tuple[object, ...], tuple[Point, Times]] = {}
+    """What was predicted before: a sweep asks for the same load of the same replica many times, once for each
+    wish that it tries to give up. At most `MOST_KNOWN`; the point keeps alive what its key identifies."""
 
 
 def predictor(calibration: Calibration) -> Predict:
@@ -58,7 +63,7 @@ def predict(
     """TTFT, TPOT and throughput of `layout`, all replicas together, at the question's load."""
     point, replicas = _point(question, layout, accelerator)
     most = max(1.0, float(memory.requests_fit * (layout.decode.dp if layout.decode else 1)))
-    steps = _climb(model, point, most)
+    steps = _climb(model, (point, most), question.targets)
     wanted = question.workload.peak_requests_per_s / replicas
     asked = question.wishes.concurrency
     now = (
@@ -101,8 +106,10 @@ def _at(point: Point, concurrency: float) -> Point:
     return msgspec.structs.replace(point, concurrency=max(1.0, concurrency))
 
 
-def _climb(model: Model, point: Point, most: float) -> list[Times]:
-    """Times at 1, 2, 4 ... `most` in flight. More in flight is never taken to be faster for each request."""
+def _climb(model: Model, load: tuple[Point, float], targets: Targets) -> list[Times]:
+    """Times at 1, 2, 4 ... most in flight, up to the first that breaks a target. More in flight is never
+    taken to be faster for each request, so what comes after it breaks the target too."""
+    point, most = load
     found: list[Times] = []
     concurrency = 1.0
     for _ in range(MOST_STEPS):
@@ -111,7 +118,7 @@ def _climb(model: Model, point: Point, most: float) -> list[Times]:
             last = found[-1]
             one = _slower(one, last, point.output_tokens)
         found.append(one)
-        if concurrency >= most:
+        if concurrency >= most or not _meets(one, targets, point.output_tokens):
             break
         concurrency *= 2
     return found
@@ -129,6 +136,35 @@ def _slower(one: Times, last: Times, output_tokens: float) -> Times:
 
 
 def _times(model: Model, point: Point) -> Times:
+    key = _key(point)
+    found = model.known.get(key)
+    if found is None:
+        if len(model.known) >= MOST_KNOWN:
+            model.known.clear()
+        found = model.known[key] = (point, _predicted(model, point))
+    return found[1]
+
+
+def _key(point: Point) -> tuple[object, ...]:
+    """Equal for the same load on the same replica; architecture and accelerator by identity, for comparing
+    them takes as long as predicting."""
+    return (
+        id(point.architecture),
+        id(point.accelerator),
+        point.precision,
+        point.kv_precision,
+        point.engine,
+        point.layout,
+        point.prefill,
+        point.concurrency,
+        point.input_tokens,
+        point.output_tokens,
+        point.prefix_hit_share,
+        point.engine_age_months,
+    )
+
+
+def _predicted(model: Model, point: Point) -> Times:
     base = baseline(point)
     values = features(point, base)
     tpot_s = base.tpot_s * _correction(model, "tpot", values)
