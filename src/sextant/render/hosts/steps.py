@@ -35,6 +35,6 @@ def upgrade(command: str) -> tuple[Step, ...]:
             (command,),
             "The release in use serves while the new one is put beside it. Then requests under way end, the "
             "new one starts, and must become ready and answer a question. If it does not, the old one "
-            "is started again by itself, with the databases as they were where the new one had migrated them.",
+            "is started again by itself, with the databases put back where the new one had migrated them.",
         ),
     )
