@@ -126,7 +126,9 @@ class PriceBook:
             + spoken * price.output_nano_per_mtok
         )
         request = price.request_nano * MTOK
-        list_nano = _rounded(tokens + request, MTOK)
+        list_nano, rest = divmod(tokens + request, MTOK)
+        if rest:
+            list_nano = _rounded(tokens + request, MTOK)
         weighted = tokens * PPM
         if tariff.steps and month_tokens_before + row.input_tokens + row.output_tokens > tariff.first_line:
             parts = (

@@ -9,6 +9,7 @@ Neighbours: `ledger.py` serves this file to the gateways, `books_keeper.py` says
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections.abc import Callable, Collection, Sequence
@@ -35,6 +36,7 @@ CHECKPOINT_PAGES = 4096
 """Log pages after which a checkpoint is due: 16 MiB."""
 
 Kept = TypeVar("Kept")
+_log = logging.getLogger(__name__)
 
 
 def _marks(count: int) -> str:
@@ -105,6 +107,8 @@ class LedgerFile:
         check_sqlite_version()
         self._path = Path(path)
         self._remembered = _Remembered()
+        self._any_known = False
+        """Whether rows of the transaction may be in the books already: after a lost acknowledgement."""
         self.log_pages = 0
         """Pages in the write-ahead log since the last full checkpoint."""
         try:
@@ -147,6 +151,14 @@ class LedgerFile:
         """All rows in one transaction; durable when this returns the standings of all scopes that they touch.
         A row whose request id is known is left as it is. Raises LedgerUnavailable when the disk is full,
         BadRows when a row can never be kept, apsw.Error when the file is bad; nothing was kept then."""
+        self._any_known = False
+        try:
+            return self._transact(lambda terms: books_keeper.keep_rows(self, rows, terms), rates)
+        except apsw.ConstraintError:
+            _log.info("some of %d rows are known, or cannot be kept: looking which", len(rows))
+        except _UNFIT as error:
+            raise BadRows(str(error)) from error
+        self._any_known = True
         try:
             return self._transact(lambda terms: books_keeper.keep_rows(self, rows, terms), rates)
         except _UNFIT as error:
@@ -190,6 +202,9 @@ class LedgerFile:
         return {scope: known[scope] for scope in scopes if scope in known}
 
     def known_requests(self, request_ids: Sequence[str]) -> set[str]:
+        """None, until one of them cannot be inserted: then the transaction is made again and this looks."""
+        if not self._any_known:
+            return set()
         return {values[0] for values in self._among(_FIND_REQUESTS, request_ids)}
 
     def month_tokens(self, tenant_id: str, month: int) -> int:
