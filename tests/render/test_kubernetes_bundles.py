@@ -81,9 +81,29 @@ CASES: dict[str, dict[str, Any]] = {
 }
 
 
+POOLED = {
+    "models": [
+        {
+            "name": "r1-7b",
+            "source": "hf:deepseek-ai/DeepSeek-R1-Distill-Qwen-7B",
+            "engine": {"kind": "vllm", "context_tokens": 8192},
+            **more,
+        }
+        for more in ({}, {"pool": "professional"})
+    ],
+    "sites": [{"name": "hall-1", "accelerators": [{"name": "L40S", "count": 8}]}],
+    "workload": {"ttft_ms_p99": 2000.0},
+    "scaling": {"scale_to_zero": True},
+    "delivery": {"ingress_host": "api.example.com"},
+}
+CASES["saas"] = POOLED
+CASES["saas-embedded"] = {**EMBEDDED, "delivery": {"ingress_host": "api.example.com"}}
+
+
 def rendered(name: str) -> Bundle:
     """The bundle of that case."""
-    return render(order("private-cloud", **CASES[name]))
+    mode = next((each for each in ("saas", "hybrid") if name.startswith(each)), "private-cloud")
+    return render(order(mode, **CASES[name]))
 
 
 @pytest.fixture(scope="module")

@@ -16,9 +16,10 @@ from tests.render.schema_check import objects_of, of_kind
 
 from sextant.render import render
 from sextant.render.kubernetes.watching import CLUSTER_METRICS, EXPORTED, UTILIZATION
+from sextant.render.saas import FIRST_TOKEN_BUCKETS_S
 from sextant.spec.bundle import Bundle
 from sextant.spec.engine_data import engines
-from sextant.telemetry.table import TABLE
+from sextant.telemetry.table import LATENCY_BUCKETS_S, TABLE
 
 Object = dict[str, Any]
 
@@ -96,6 +97,18 @@ def test_every_metric_exists(kind: str) -> None:
     assert found - known_metrics() == set()
 
 
+def test_every_metric_of_a_service_exists() -> None:
+    service = {"workload": {"ttft_ms_p99": 2000.0}, "delivery": {"ingress_host": "api.example.com"}}
+    found = list(queries(render(order("saas", **R1, **service))))
+    assert sum("outcome=~" in query for query in found) == 3
+    assert sum('le="1.0"' in query for query in found) == 3
+    assert set().union(*map(metrics_in, found)) - known_metrics() == set()
+
+
+def test_objectives_are_counted_by_buckets_that_exist() -> None:
+    assert set(FIRST_TOKEN_BUCKETS_S) <= set(LATENCY_BUCKETS_S)
+
+
 def test_a_metric_that_does_not_exist_would_be_found() -> None:
     query = 'sum(rate(sextant_gateway_request_total{namespace="x"}[2m])) by (pod) > bool 2'
     assert metrics_in(query) == {"sextant_gateway_request_total"}
@@ -150,8 +163,8 @@ def test_an_engine_that_may_sleep_is_woken_by_requests_alone() -> None:
 
 def _rules_file(bundle: Bundle, folder: Path) -> Path:
     """The bundle's rules and its scalers' queries, as promtool reads them."""
-    (rule,) = of_kind(objects_of(bundle), "PrometheusRule")
-    groups = list(rule["spec"]["groups"])
+    rules = of_kind(objects_of(bundle), "PrometheusRule")
+    groups = [group for rule in rules for group in rule["spec"]["groups"]]
     scaled = [
         {
             "record": f"wanted:{body['metadata']['name'].replace('-', '_')}:{number}",
@@ -169,8 +182,11 @@ PROMTOOL = shutil.which("promtool")
 
 
 @pytest.mark.skipif(PROMTOOL is None, reason="promtool is not installed (Debian: prometheus)")
-def test_promtool_takes_every_query(tmp_path: Path) -> None:
-    file = _rules_file(bundle_of(scaling={"scale_to_zero": True}), tmp_path)
+@pytest.mark.parametrize("mode", ["private-cloud", "saas"])
+def test_promtool_takes_every_query(tmp_path: Path, mode: str) -> None:
+    more = {"delivery": {"ingress_host": "api.example.com"}, "workload": {"ttft_ms_p99": 2000.0}}
+    bundle = render(order(mode, **R1, **more, scaling={"scale_to_zero": True}))
+    file = _rules_file(bundle, tmp_path)
     done = subprocess.run([str(PROMTOOL), "check", "rules", str(file)], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     file.write_text(file.read_text().replace("sum(", "summ("))

@@ -168,6 +168,10 @@ def test_shellcheck_finds_nothing(script: str) -> None:
     assert bad.stdout != ""
 
 
+Heard = tuple[str, list[dict[str, Any]], list[int]]
+"""Where it answers, the chats it was asked, how often it was asked whether it is ready."""
+
+
 class FakeGateway(http.server.BaseHTTPRequestHandler):
     """Ready at the second question; answers every chat."""
 
@@ -194,7 +198,7 @@ class FakeGateway(http.server.BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def gateway() -> Iterator[tuple[str, list[dict[str, Any]], list[int]]]:
+def gateway() -> Iterator[Heard]:
     asked: list[dict[str, Any]] = []
     looks = [0]
     handler = type("Handler", (FakeGateway,), {"asked": asked, "looks": looks})
@@ -206,9 +210,7 @@ def gateway() -> Iterator[tuple[str, list[dict[str, Any]], list[int]]]:
     server.server_close()
 
 
-def test_the_job_warms_every_replica_up(
-    tmp_path: Path, gateway: tuple[str, list[dict[str, Any]], list[int]]
-) -> None:
+def test_the_job_warms_every_replica_up(tmp_path: Path, gateway: Heard) -> None:
     base, asked, looks = gateway
     (configuration,) = [each for each in of_kind(ALL, "ConfigMap") if each["metadata"]["name"] == "warm-up"]
     for name in ("key/api-key", "ca/ca.crt"):

@@ -1,12 +1,116 @@
-"""The mode `saas`: not rendered by this version."""
+"""The mode `saas`: one service for many tenants on a cluster. The private cloud's objects, and beside them
+pools of their own for tiers that have them, objectives with error budgets, and signs of abuse.
+
+Tiers, prices, metering and balances are kept by the admin API, in PostgreSQL; the bundle's steps set them.
+"""
 
 from __future__ import annotations
 
+import msgspec
+
 from sextant.base.errors import Unsupported
-from sextant.spec.bundle import Bundle
+from sextant.render.dumping import text_file, yaml_file
+from sextant.render.kubernetes.bundling import cluster_bundle
+from sextant.render.kubernetes.cluster import cluster_of
+from sextant.render.kubernetes.objectives import objectives
+from sextant.spec.bundle import Bundle, Need, Step
 from sextant.spec.rendering import Order
+
+AGREEMENT = "agreements/data-use.md"
+FIRST_TOKEN_BUCKETS_S = (0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+"""Bounds of the first token's histogram that an objective may be counted by (`telemetry/table.py`)."""
+
+_AGREEMENT = """\
+# Data use
+
+> A placeholder. It is no legal text: have counsel write it, and fill in what stands in brackets.
+
+Service: {name}. Provider: [legal name, address, contact for data protection].
+
+1. **What is processed.** Prompts and answers are processed to answer a request. Usage rows (tenant, project,
+   key, model, tokens, time, no text) are kept {usage_days} days; the audit trail {audit_days} days.
+2. **What is not done.** Prompts and answers are not stored by the gateway and not used to train models. [Say
+   so only while it is true of every engine and remote endpoint of this deployment.]
+3. **Personal data.** Tenants choose a policy: personal data is masked, refused, or sent only to models that
+   are cleared for it. [Purpose, legal basis, categories of persons.]
+4. **Where.** [Countries and data centres.] Sub-processors: [names; for remote endpoints their operators].
+5. **Security.** TLS 1.3 to the gateway; tenants' pools in namespaces of their own; access by role, audited.
+6. **Ending.** Export and deletion of a tenant's data: [how long it takes, whom to ask].
+"""
 
 
 def bundle(order: Order) -> Bundle:
-    """Raises Unsupported: this mode's bundle is not in this version."""
-    raise Unsupported(f"{order.name}: bundles of the mode `saas` are not in this version")
+    """The bundle. Every pool that a model names, and every quota, has a namespace of its own.
+
+    Raises Unsupported for what cannot run as pods, and for a service that nobody outside could call."""
+    spec = order.deployment.spec
+    if spec.delivery.ingress_host is None:
+        raise Unsupported(
+            "spec.delivery.ingress_host is not set, and callers of a service come from outside the cluster; "
+            "write the host name that they call, as `ingress_host: api.example.com`"
+        )
+    lines = (each.name for each in spec.delivery.quotas)
+    named = (*(each.pool for each in spec.served if each.pool), *lines)
+    cluster = cluster_of(order, tuple(dict.fromkeys(named)))
+    base = cluster_bundle(cluster)
+    agreement = _AGREEMENT.format(
+        name=order.name, usage_days=order.defaults.usage_days, audit_days=order.defaults.audit_days
+    )
+    files = (
+        *base.files,
+        yaml_file("manifests/80-objectives.yaml", objectives(cluster, FIRST_TOKEN_BUCKETS_S)),
+        text_file(AGREEMENT, agreement),
+    )
+    return msgspec.structs.replace(
+        base,
+        files=tuple(sorted(files, key=lambda file: file.path)),
+        needs=(*base.needs, *_needs(order, spec.delivery.ingress_host)),
+        install=(*base.install, _business(cluster.namespace)),
+        notes=(*base.notes, *_notes(order)),
+    )
+
+
+def _needs(order: Order, host: str) -> tuple[Need, ...]:
+    return (
+        Need(
+            kind="network",
+            name=f"DNS name {host}",
+            why="callers reach the load balancer of the service `gateway` under it",
+            check=f"getent hosts {host}",
+        ),
+        Need(
+            kind="account",
+            name="A certificate for it that callers trust",
+            why="the bundle's own authority is known to nobody; set `issuerRef` of the certificate "
+            "`gateway-tls` in manifests/20-certificates.yaml",
+        ),
+        Need(
+            kind="account",
+            name=f"A data use agreement, after {AGREEMENT}",
+            why="the text here is a placeholder",
+        ),
+    )
+
+
+def _business(namespace: str) -> Step:
+    run = f"kubectl -n {namespace} exec deploy/gateway -c gateway -- sextant"
+    return Step(
+        "Set tiers and prices, and make the first tenant.",
+        (
+            f"{run} tier list",
+            f"{run} price list",
+            f"{run} tenant create --help",
+        ),
+        "Tiers say limits, pools and the availability promised; prices and balances follow the ledger, which "
+        "meters every request.",
+    )
+
+
+def _notes(order: Order) -> tuple[str, ...]:
+    pools = sorted({each.pool for each in order.deployment.spec.served if each.pool})
+    return (
+        "A proxy that keeps off floods (a web application firewall, or the cloud's own) belongs in front of "
+        "a service that faces the Internet; the gateway's own limits hold for each key and connection.",
+        "The developer portal is not in this version: tenants are made through the admin API.",
+        f"Pools with namespaces of their own: {', '.join(pools) or 'none; every tier shares its engines'}.",
+    )
