@@ -100,6 +100,8 @@ class LedgerDatabase:
         self._url = url
         self._connection: BoundedConnection | None = None
         self._try_again_s = 0.0
+        self._any_known = False
+        """Whether rows of the transaction may be in the books already: after a lost acknowledgement."""
         try:
             self._db  # noqa: B018 - connects
         except LedgerUnavailable as error:
@@ -109,6 +111,7 @@ class LedgerDatabase:
         """All rows in one transaction; durable when this returns the standings of all scopes that they touch.
         A row whose request id is known is left as it is. Raises BadRows when a row can never be kept,
         LedgerUnavailable while the server is away or full; nothing was kept then, as far as is known."""
+        self._any_known = False
         return self._transact(lambda terms: books_keeper.keep_rows(self, rows, terms), rates)
 
     def post(self, transfers: Sequence[Transfer], rates: Rates) -> list[Standing]:
@@ -141,7 +144,8 @@ class LedgerDatabase:
                 return kept
             except _CONFLICTS as error:
                 self._roll_back()
-                _log.info("another host was first, once more: %s", error)
+                self._any_known = True
+                _log.info("another host was first, or rows are known; once more: %s", error)
                 time.sleep(CONFLICT_PAUSE_S * random.random())
             except (psycopg.DataError, psycopg.IntegrityError, ArithmeticError, ValueError) as error:
                 self._roll_back()
@@ -195,6 +199,9 @@ class LedgerDatabase:
         return {values[0]: Standing(*values) for values in found}
 
     def known_requests(self, request_ids: Sequence[str]) -> set[str]:
+        """None, until one of them cannot be inserted: then the transaction is made again and this looks."""
+        if not self._any_known:
+            return set()
         query = "SELECT request_id FROM usage WHERE request_id = ANY(%s)"
         return {values[0] for values in self._db.execute(query, (list(request_ids),))}
 
