@@ -13,11 +13,14 @@ from typing import Any
 import httpx
 import pytest
 from control_under_test import Control, control_with_ledger
+from fastapi import FastAPI
 from fastapi.routing import APIRoute
+from jsonschema import Draft202012Validator
 from starlette.testclient import TestClient
 
 from sextant.control.access import Allowed, Needs
 from sextant.control.door import OPEN
+from sextant.control.openapi import describe
 from sextant.control.permissions import ROLE_VERBS, may
 from sextant.spec.roles import ROLES
 from sextant.spec.transfer import CREDIT, Transfer, receivable_account
@@ -321,6 +324,61 @@ def test_a_role_of_the_deployment_reaches_every_tenant(world: World, role: str) 
         answer = call(client, method, path, world.names[f"{MARK}beta"])
         expected = (200, 201) if may(role, needs.verb, needs.noun) else (403,)
         assert answer.status_code in expected, f"{role}: {method} {path}: {answer.status_code} {answer.text}"
+
+
+def strict(schema: Any) -> Any:
+    """`schema`, in which objects have the fields that it names and no others."""
+    if isinstance(schema, list):
+        return [strict(one) for one in schema]
+    if not isinstance(schema, dict):
+        return schema
+    kept = {name: strict(value) for name, value in schema.items()}
+    return kept | {"additionalProperties": False} if "properties" in kept else kept
+
+
+def checked_by(document: dict[str, Any], schema: dict[str, Any]) -> Draft202012Validator:
+    return Draft202012Validator({**strict(schema), "components": strict(document["components"])})
+
+
+def test_bodies_and_answers_are_as_the_description_says(world: World) -> None:
+    """Every route of it, with the credential of an owner, the refusals too."""
+    client, names = world.control.client, world.names["acme"]
+    document = client.get("/openapi.json").json()
+    seen = 0
+    for method, path, _ in routes(world.control):
+        told = document["paths"][path][method.lower()]
+        body = _filled(SAMPLES[method, path], names)
+        assert ("requestBody" in told) == (body is not None), f"{method} {path}"
+        if body is not None:
+            schema = told["requestBody"]["content"]["application/json"]["schema"]
+            checked_by(document, schema).validate(body)
+        answer = call(client, method, path, names)
+        named = told["responses"].get(str(answer.status_code))
+        assert named is not None or answer.status_code >= 400, f"{method} {path}: {answer.status_code}"
+        content = (named or told["responses"]["default"])["content"]
+        media_type = answer.headers["content-type"].partition(";")[0]
+        assert media_type in content, f"{method} {path}: {media_type}"
+        if media_type == "application/json":
+            checked_by(document, content[media_type]["schema"]).validate(answer.json())
+            seen += answer.status_code < 400
+    assert seen > len(SAMPLES) - 10, "nearly all answered as asked"
+
+
+def test_a_route_that_does_not_say_what_it_answers_is_found(tmp_path: Path) -> None:
+    app = FastAPI()
+    app.get("/v1/silent")(lambda: None)
+    with pytest.raises(LookupError, match="/v1/silent: says not what it answers"):
+        describe(app)()
+
+
+def test_an_answer_with_a_field_too_many_is_found(world: World) -> None:
+    document = world.control.client.get("/openapi.json").json()
+    content = document["paths"]["/v1/tenants/{tenant_id}"]["get"]["responses"]["200"]["content"]
+    validator = checked_by(document, content["application/json"]["schema"])
+    answer = world.control.client.get("/v1/tenants/acme").json()
+    assert validator.is_valid(answer)
+    assert not validator.is_valid(answer | {"secret": "x"})
+    assert not validator.is_valid({name: value for name, value in answer.items() if name != "enabled"})
 
 
 def test_a_route_that_forgets_the_tenant_is_found(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,6 @@ from typing import Annotated, Any, Generic, TypeVar
 import msgspec
 from fastapi import FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from sextant.base.errors import (
@@ -33,6 +32,20 @@ _UNKNOWN = re.compile(r"unknown field `([^`]*)`")
 _MISSING = re.compile(r"missing required field `([^`]*)`")
 
 T = TypeVar("T")
+
+
+class Fault(msgspec.Struct, frozen=True):
+    """`code` is for programs, `message` for people, `param` the field that is meant."""
+
+    message: str
+    code: str
+    param: str | None = None
+
+
+class Told(msgspec.Struct, frozen=True):
+    """Every error of the admin API."""
+
+    error: Fault
 
 
 class WrongBody(BadRequest):
@@ -136,11 +149,7 @@ def _status(error: SextantError) -> int:
 
 
 def _answer(status: int, code: str, message: str, field: str | None) -> Response:
-    return JSONResponse(
-        {"error": {"message": message, "code": code, "param": field}},
-        status_code=status,
-        headers={"Cache-Control": "no-store"},
-    )
+    return json_answer(Told(Fault(message, code, field)), status)
 
 
 def _readable(said: str) -> str:

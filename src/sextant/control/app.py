@@ -28,13 +28,14 @@ from sextant.control.me import add_me
 from sextant.control.metrics import engine_metrics, exposition
 from sextant.control.money import add_money
 from sextant.control.office import Office
+from sextant.control.openapi import Files, Whole, describe, tells
 from sextant.control.people import add_grants, add_people
 from sextant.control.prices import add_prices
 from sextant.control.reports import add_invoices, add_usage
 from sextant.control.sessions import add_sessions
-from sextant.control.settings import ControlSettings, read_status
+from sextant.control.settings import ControlSettings, ProcessStatus, read_status
 from sextant.control.tenants import add_projects, add_tenants
-from sextant.spec.snapshot import RouteTable
+from sextant.spec.snapshot import RouteTable, ServedModel
 from sextant.store.accounts import Accounts
 
 _NOUNS: tuple[Callable[[FastAPI, Office], None], ...] = (
@@ -52,6 +53,30 @@ _NOUNS: tuple[Callable[[FastAPI, Office], None], ...] = (
     add_sessions,
     add_me,
 )
+
+
+class Health(msgspec.Struct, frozen=True):
+    status: str
+    version: str
+
+
+class StatusShown(msgspec.Struct, frozen=True):
+    """The fields mean what they mean in `Status`; `ready`: all processes are."""
+
+    ready: bool
+    version: str
+    pid: int
+    started_ms: int
+    url: str
+    control_url: str
+    processes: tuple[ProcessStatus, ...]
+
+
+class ModelShown(ServedModel, frozen=True):
+    """A model that the gateway serves; `file` is empty where it is not on this machine."""
+
+    file: str = ""
+
 
 SignedIn = Annotated[Allowed, Depends(Needs())]
 ReadDeployment = Annotated[Allowed, Depends(Needs("read", "deployment", deployment=True))]
@@ -75,6 +100,7 @@ def build_app(settings: ControlSettings, accounts: Accounts) -> AdminDoor:
 
         add_oidc(app, office, settings.oidc)
     _add_deployment(app, office)
+    app.openapi = describe(app)  # type: ignore[method-assign]
     return AdminDoor(app, accounts, secure=office.secure)
 
 
@@ -94,25 +120,32 @@ def _add_deployment(app: FastAPI, office: Office) -> None:
     settings = office.settings
 
     @app.get("/health")
+    @tells(Health)
     def health(_allowed: SignedIn) -> Response:
-        return json_answer({"status": "ok", "version": sextant.__version__})
+        return json_answer(Health("ok", sextant.__version__))
 
     @app.get("/v1/status")
+    @tells(StatusShown)
     def status(_allowed: ReadDeployment) -> Response:
         """The deployment as the supervisor sees it."""
         found = read_status(Path(settings.status_file))
         if found is None:
             raise NotFound("there is no status: no supervisor writes one here")
-        return json_answer({"ready": found.ready, **msgspec.to_builtins(found)})
+        return json_answer(StatusShown(ready=found.ready, **msgspec.structs.asdict(found)))
 
     @app.get("/v1/models")
+    @tells(Whole("models", ModelShown))
     def models(_allowed: ReadDeployment) -> Response:
         """The models that the gateway serves, with their replicas and their files on this machine."""
-        served = [msgspec.to_builtins(model) for model in _routes(settings).models]
         files = settings.model_files
-        return json_answer({"models": [{**one, "file": files.get(one["id"], "")} for one in served]})
+        served = [
+            ModelShown(**msgspec.structs.asdict(model), file=files.get(model.id, ""))
+            for model in _routes(settings).models
+        ]
+        return json_answer({"models": served})
 
     @app.get("/metrics")
+    @tells(Files(("text/plain",)))
     def metrics(_allowed: ReadDeployment) -> Response:
         """The supervisor's view of engines and restarts, and the engines' own metrics, for Prometheus."""
         body = exposition(read_status(Path(settings.status_file))) + engine_metrics(settings)

@@ -12,11 +12,13 @@ from sextant.base.errors import BadRequest, NotFound
 from sextant.control.access import Allowed, Needs
 from sextant.control.answers import Body, json_answer, paged
 from sextant.control.office import Office
+from sextant.control.openapi import Listing, tells
 from sextant.control.settings import AlertSettings
 from sextant.operations.alert_channels import Channels, SmtpServer
 from sextant.operations.budgets import BudgetWatch, spending_of, watch_budgets
+from sextant.operations.estimate import Estimate
 from sextant.store.accounts_database import Noted, Page
-from sextant.store.budgets import Budget, BudgetBook, BudgetTerms
+from sextant.store.budgets import Alert, Budget, BudgetBook, BudgetTerms
 from sextant.store.ledger_reading import ledger_view
 
 ReadBudgets = Annotated[Allowed, Depends(Needs("read", "budget"))]
@@ -30,6 +32,31 @@ class NewBudget(BudgetTerms, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     tenant_id: str = ""
 
 
+class BudgetShown(BudgetTerms, frozen=True, kw_only=True):
+    """A budget with its terms beside its id."""
+
+    id: str
+    tenant_id: str
+    created_ms: int
+
+
+class BudgetMade(BudgetShown, frozen=True, kw_only=True):
+    """`webhook_secret` is shown here and nowhere again; `warning` says what stands in the way of telling."""
+
+    webhook_secret: str
+    warning: str
+
+
+class BudgetSpent(BudgetShown, frozen=True, kw_only=True):
+    """What a budget has spent in its month, and what was told of it."""
+
+    month: int
+    spent_nano: int
+    currency: str
+    estimate: Estimate
+    alerts: list[Alert]
+
+
 BudgetBody = Annotated[NewBudget, Depends(Body(NewBudget))]
 
 
@@ -38,6 +65,7 @@ def add_budgets(app: FastAPI, office: Office) -> None:
     book = BudgetBook(office.accounts.engine)
 
     @app.get("/v1/budgets")
+    @tells(Listing("budgets", BudgetShown))
     def list_budgets(allowed: ReadBudgets, page: Paging, tenant_id: str = "") -> Response:
         """Budgets, oldest first."""
         tenants = allowed.tenants
@@ -45,9 +73,10 @@ def add_budgets(app: FastAPI, office: Office) -> None:
         start = next((number for number, one in enumerate(mine, 1) if one.id == page.after), 0)
         shown = mine[start : start + page.limit]
         more = shown[-1].id if len(mine) > start + page.limit else None
-        return json_answer({"budgets": [_flat(one) for one in shown], "next": more})
+        return json_answer({"budgets": [BudgetShown(**_flat(one)) for one in shown], "next": more})
 
     @app.post("/v1/budgets", status_code=201)
+    @tells(BudgetMade)
     def create_budget(allowed: WriteBudgets, new: BudgetBody) -> Response:
         """Makes a budget. `webhook_secret` in the answer is shown here and nowhere again; `warning` says what
         stands in the way of telling, empty where nothing does."""
@@ -61,31 +90,34 @@ def add_budgets(app: FastAPI, office: Office) -> None:
         made, secret = book.create(tenant_id, BudgetTerms(**given))
         detail = {"scope": new.scope, "amount_nano": new.amount_nano}
         office.by(allowed).note(Noted("budget.create", made.id, tenant_id, detail, policy=False))
-        told = {"webhook_secret": secret, "warning": _unmailed(office.settings.alerts, new)}
-        return json_answer(_flat(made) | told, 201)
+        warning = _unmailed(office.settings.alerts, new)
+        return json_answer(BudgetMade(**_flat(made), webhook_secret=secret, warning=warning), 201)
 
     @app.get("/v1/budgets/{budget_id}")
+    @tells(BudgetSpent)
     def get_budget(budget_id: str, allowed: ReadBudgets) -> Response:
         """One budget: what it has spent this month, what the month is estimated to cost, what was told."""
         found = _found(book, allowed, budget_id)
         with ledger_view(office.settings.ledger_db) as view:
             spent = spending_of(view, found, office.accounts.policy_snapshot(), now_ms=office.now_ms())
-        told = {
-            "month": spent.month,
-            "spent_nano": spent.spent_nano,
-            "currency": spent.currency,
-            "estimate": spent.estimate,
-            "alerts": book.alerts(budget_id),
-        }
-        return json_answer(_flat(found) | told)
+        told = BudgetSpent(
+            **_flat(found),
+            month=spent.month,
+            spent_nano=spent.spent_nano,
+            currency=spent.currency,
+            estimate=spent.estimate,
+            alerts=book.alerts(budget_id),
+        )
+        return json_answer(told)
 
     @app.delete("/v1/budgets/{budget_id}")
+    @tells(BudgetShown)
     def delete_budget(budget_id: str, allowed: WriteBudgets) -> Response:
         """Deletes a budget with what was told of it."""
         found = _found(book, allowed, budget_id)
         deleted = book.delete(budget_id)
         office.by(allowed).note(Noted("budget.delete", budget_id, found.tenant_id, policy=False))
-        return json_answer(_flat(deleted))
+        return json_answer(BudgetShown(**_flat(deleted)))
 
 
 async def watch(office: Office) -> None:
@@ -127,9 +159,9 @@ def _unmailed(alerts: AlertSettings, new: BudgetTerms) -> str:
 
 
 def _flat(budget: Budget) -> dict[str, Any]:
-    """A budget with its terms beside its id."""
-    told = msgspec.to_builtins(budget)
-    return {**told.pop("terms"), **told}
+    """The fields of a `BudgetShown`."""
+    told = msgspec.structs.asdict(budget)
+    return {**msgspec.structs.asdict(told.pop("terms")), **told}
 
 
 def _tenant_of(office: Office, new: NewBudget) -> str:

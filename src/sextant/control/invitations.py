@@ -19,6 +19,7 @@ from sextant.control.access import Allowed, Needs
 from sextant.control.answers import Body, json_answer, listing, more_than, paged
 from sextant.control.budgets import channels_of
 from sextant.control.office import Office
+from sextant.control.openapi import Listing, tells
 from sextant.operations.alert_channels import Channels, Undelivered, send_email
 from sextant.store.accounts_database import Page
 from sextant.store.accounts_invitations import (
@@ -26,6 +27,7 @@ from sextant.store.accounts_invitations import (
     InvitationRecord,
     Invited,
     NewInvitation,
+    Redeemed,
     Redeemer,
 )
 from sextant.store.accounts_people import EVERYWHERE
@@ -79,12 +81,14 @@ def add_invitations(app: FastAPI, office: Office) -> None:
     """Routes of invitations."""
 
     @app.get("/v1/invitations")
+    @tells(Listing("invitations", InvitationRecord))
     def list_invitations(allowed: ReadInvitations, page: Paging) -> Response:
         """Invitations of the past three months by id, without their tokens."""
         found = office.accounts.list_invitations(more_than(page), tenants=allowed.tenants)
         return listing("invitations", found, page)
 
     @app.post("/v1/invitations", status_code=201)
+    @tells(InvitationMade)
     def invite(allowed: WriteInvitations, new: InvitationBody) -> Response:
         """Invites an address. The answer is the same whether or not the address is somebody's already."""
         if not allowed.everywhere:
@@ -105,11 +109,13 @@ def add_invitations(app: FastAPI, office: Office) -> None:
         return json_answer(told, 201)
 
     @app.delete("/v1/invitations/{invitation_id}")
+    @tells(InvitationRecord)
     def revoke_invitation(invitation_id: str, allowed: WriteInvitations) -> Response:
         """Revokes an invitation at once; one that has ended stays as it is."""
         return json_answer(office.by(allowed).revoke_invitation(invitation_id, tenants=allowed.tenants))
 
     @app.post("/v1/invitations/redeem")
+    @tells(Redeemed)
     def redeem(given: RedeemingBody) -> Response:
         """Redeems an invitation by setting a first password, or with the one that the address has here; then
         sign in. Whatever is wrong, the refusal has the same words."""
@@ -117,6 +123,7 @@ def add_invitations(app: FastAPI, office: Office) -> None:
         return json_answer(office.accounts.redeem_invitation(given.token, redeemer))
 
     @app.post("/v1/me/invitations")
+    @tells(Redeemed)
     def redeem_signed_in(allowed: SignedIn, given: RedeemingSignedInBody) -> Response:
         """Redeems an invitation to one's own address: signed in by password, or through an identity provider
         that says that the address is verified."""

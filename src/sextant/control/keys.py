@@ -11,6 +11,7 @@ from sextant.base.errors import BadRequest
 from sextant.control.access import Allowed, Needs
 from sextant.control.answers import Body, json_answer, listing, more_than, paged
 from sextant.control.office import Office
+from sextant.control.openapi import Listing, tells
 from sextant.spec.policy import LimitRules
 from sextant.store.accounts import DEFAULT_TENANT
 from sextant.store.accounts_database import Page
@@ -50,6 +51,12 @@ class Rotation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     overlap_hours: Annotated[int, msgspec.Meta(ge=0, le=OVERLAP_HOURS_MAX)] = 24
 
 
+class KeyMade(KeyRecord, frozen=True):
+    """`key` is the secret; missing of a key that was made elsewhere."""
+
+    key: str | msgspec.UnsetType = msgspec.UNSET
+
+
 ReadKeys = Annotated[Allowed, Depends(Needs("read", "key"))]
 WriteKeys = Annotated[Allowed, Depends(Needs("write", "key"))]
 Paging = Annotated[Page, Depends(paged)]
@@ -62,6 +69,7 @@ def add_keys(app: FastAPI, office: Office) -> None:
     """Routes of keys."""
 
     @app.get("/v1/keys")
+    @tells(Listing("keys", KeyRecord))
     def list_keys(
         allowed: ReadKeys,
         page: Paging,
@@ -80,33 +88,38 @@ def add_keys(app: FastAPI, office: Office) -> None:
         return listing("keys", found, page)
 
     @app.post("/v1/keys", status_code=201)
+    @tells(KeyMade)
     def create_key(allowed: WriteKeys, new: KeyBody) -> Response:
         """Makes a key. `key` in the answer is shown here and nowhere again."""
         allowed.require(new.tenant_id, f"there is no tenant {new.tenant_id}", field="tenant_id")
         record, secret = office.changed(lambda: _make(office, allowed, new))
-        shown = {} if secret is None else {"key": secret}
-        return json_answer({**msgspec.to_builtins(record), **shown}, 201)
+        shown = msgspec.UNSET if secret is None else secret
+        return json_answer(KeyMade(**msgspec.structs.asdict(record), key=shown), 201)
 
     @app.get("/v1/keys/{key_id}")
+    @tells(KeyRecord)
     def get_key(key_id: str, allowed: ReadKeys) -> Response:
         """One key, also a revoked one."""
         return json_answer(_found(office, allowed, key_id))
 
     @app.patch("/v1/keys/{key_id}")
+    @tells(KeyRecord)
     def change_key(key_id: str, allowed: WriteKeys, wanted: KeyChangeBody) -> Response:
         """Changes what is given."""
         _found(office, allowed, key_id)
         return json_answer(office.changed(lambda: office.by(allowed).change_key(key_id, wanted)))
 
     @app.post("/v1/keys/{key_id}/rotate")
+    @tells(KeyMade)
     def rotate_key(key_id: str, allowed: WriteKeys, rotation: RotationBody) -> Response:
         """A new secret, shown here and nowhere again; the old one stays good for a while."""
         _found(office, allowed, key_id)
         overlap_ms = rotation.overlap_hours * HOUR_MS
         record, secret = office.changed(lambda: office.by(allowed).rotate_key(key_id, overlap_ms=overlap_ms))
-        return json_answer({**msgspec.to_builtins(record), "key": secret})
+        return json_answer(KeyMade(**msgspec.structs.asdict(record), key=secret))
 
     @app.delete("/v1/keys/{key_id}")
+    @tells(KeyRecord)
     def revoke_key(key_id: str, allowed: WriteKeys) -> Response:
         """Revokes a key; gateways refuse it within a second."""
         _found(office, allowed, key_id)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import msgspec
 from fastapi import Depends, FastAPI, Response
@@ -11,10 +11,51 @@ from sextant.base.errors import LedgerUnavailable
 from sextant.control.access import Allowed, Needs
 from sextant.control.answers import json_answer
 from sextant.control.office import Office
-from sextant.spec.policy import Standing
+from sextant.control.openapi import tells
+from sextant.spec.policy import Billing, LimitRules, Standing
 from sextant.store.accounts_database import Page
+from sextant.store.accounts_people import Grant, PersonRecord
 
 TENANTS_SHOWN = 100
+
+
+class MyStanding(msgspec.Struct, frozen=True):
+    """What the books say of a tenant; the fields mean what they mean in `Standing`."""
+
+    scope: str
+    version: int
+    day: int
+    day_tokens: int
+    month: int
+    month_tokens: int
+    month_nano: int
+    funds_nano: int
+    funds_until_ms: int
+
+
+class MyTenant(msgspec.Struct, frozen=True):
+    """What somebody sees of a tenant that they have a role in; no standing while the ledger is away."""
+
+    id: str
+    name: str
+    enabled: bool
+    tier: str
+    billing: Billing
+    currency: str
+    time_zone: str
+    limits: LimitRules
+    standing: MyStanding | None
+
+
+class Me(msgspec.Struct, frozen=True):
+    """Who is calling; no person for a service token."""
+
+    actor: str
+    name: str
+    person: PersonRecord | None
+    grants: tuple[Grant, ...]
+    tenants: list[MyTenant]
+
 
 Anyone = Annotated[Allowed, Depends(Needs())]
 
@@ -23,34 +64,26 @@ def add_me(app: FastAPI, office: Office) -> None:
     """The route of oneself."""
 
     @app.get("/v1/me")
+    @tells(Me)
     def me(allowed: Anyone) -> Response:
         """Who is calling, with which roles; of each tenant what it may use and what it has used."""
         caller = allowed.caller
         mine = office.accounts.list_tenants(Page(TENANTS_SHOWN), tenants=caller.visible)
         standings = _standings(office, [f"tenant:{one.id}" for one in mine])
-        tenants: list[dict[str, Any]] = [
-            {
-                "id": one.id,
-                "name": one.name,
-                "enabled": one.enabled,
-                "tier": one.tier,
-                "billing": one.billing,
-                "currency": one.currency,
-                "time_zone": one.time_zone,
-                "limits": one.limits,
-                "standing": standings.get(f"tenant:{one.id}"),
-            }
+        names = [field.name for field in msgspec.structs.fields(MyTenant) if field.name != "standing"]
+        tenants = [
+            MyTenant(
+                **{name: getattr(one, name) for name in names}, standing=standings.get(f"tenant:{one.id}")
+            )
             for one in mine
         ]
-        told = {"actor": caller.actor, "name": caller.name, "person": caller.person}
-        return json_answer(told | {"grants": caller.grants, "tenants": tenants})
+        return json_answer(Me(caller.actor, caller.name, caller.person, caller.grants, tenants))
 
 
-def _standings(office: Office, scopes: list[str]) -> dict[str, dict[str, Any]]:
+def _standings(office: Office, scopes: list[str]) -> dict[str, MyStanding]:
     """What the books say of each scope; of none while the ledger is away."""
     try:
         found: list[Standing] = office.books.ask(scopes) if scopes else []
     except LedgerUnavailable:
         return {}
-    names = [field.name for field in msgspec.structs.fields(Standing)]
-    return {one.scope: dict(zip(names, msgspec.structs.astuple(one), strict=True)) for one in found}
+    return {one.scope: MyStanding(**msgspec.structs.asdict(one)) for one in found}

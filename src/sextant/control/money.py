@@ -16,7 +16,8 @@ from sextant.base.ids import new_id
 from sextant.control.access import Allowed, Needs
 from sextant.control.answers import Body, json_answer
 from sextant.control.office import Office
-from sextant.spec.policy import PPM
+from sextant.control.openapi import tells
+from sextant.spec.policy import PPM, Billing
 from sextant.spec.transfer import (
     CASH,
     CREDIT,
@@ -66,6 +67,14 @@ class NewPackage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     note: Note = ""
 
 
+class TenantBalance(Balance, frozen=True, kw_only=True):
+    """What a tenant has and owes, and in which currency."""
+
+    tenant_id: str
+    currency: str
+    billing: Billing
+
+
 ReadBalance = Annotated[Allowed, Depends(Needs("read", "balance"))]
 MoveMoney = Annotated[Allowed, Depends(Needs("write", "balance", deployment=True))]
 AmountBody = Annotated[Amount, Depends(Body(Amount))]
@@ -77,12 +86,14 @@ def add_money(app: FastAPI, office: Office) -> None:
     """Routes of balances."""
 
     @app.get("/v1/tenants/{tenant_id}/balance")
+    @tells(TenantBalance)
     def get_balance(tenant_id: str, allowed: ReadBalance) -> Response:
         """What the tenant has, package by package, and what it owes."""
         allowed.require(tenant_id, f"there is no tenant {tenant_id}", field="tenant_id")
         return _balance(office, office.accounts.tenant(tenant_id))
 
     @app.post("/v1/tenants/{tenant_id}/top-ups", status_code=201)
+    @tells(TenantBalance)
     def top_up(tenant_id: str, allowed: MoveMoney, given: AmountBody) -> Response:
         """Puts money that was paid onto a prepaid tenant's balance; it can be used at once."""
         _refuse_unused_top_up(office.accounts.tenant(tenant_id))
@@ -90,6 +101,7 @@ def add_money(app: FastAPI, office: Office) -> None:
         return _moved(office, allowed, tenant_id, _Move("top-up", *sides, given.amount_nano, given))
 
     @app.post("/v1/tenants/{tenant_id}/payments", status_code=201)
+    @tells(TenantBalance)
     def pay(tenant_id: str, allowed: MoveMoney, given: AmountBody) -> Response:
         """Notes that a tenant which pays later, or owes from when it did, has paid."""
         _refuse_unowed_payment(office, office.accounts.tenant(tenant_id))
@@ -97,12 +109,14 @@ def add_money(app: FastAPI, office: Office) -> None:
         return _moved(office, allowed, tenant_id, _Move("payment", *sides, given.amount_nano, given))
 
     @app.post("/v1/tenants/{tenant_id}/refunds", status_code=201)
+    @tells(TenantBalance)
     def refund(tenant_id: str, allowed: MoveMoney, given: AmountBody) -> Response:
         """Pays a balance out; no more than is there."""
         sides = prepaid_account(tenant_id), CASH
         return _moved(office, allowed, tenant_id, _Move("refund", *sides, given.amount_nano, given))
 
     @app.post("/v1/tenants/{tenant_id}/credits", status_code=201)
+    @tells(TenantBalance)
     def credit(tenant_id: str, allowed: MoveMoney, given: AmountBody) -> Response:
         """Gives a tenant something without money: onto its balance, or off what it owes."""
         record = office.accounts.tenant(tenant_id)
@@ -111,6 +125,7 @@ def add_money(app: FastAPI, office: Office) -> None:
         return _moved(office, allowed, tenant_id, move)
 
     @app.post("/v1/tenants/{tenant_id}/adjustments", status_code=201)
+    @tells(TenantBalance)
     def adjust(tenant_id: str, allowed: MoveMoney, given: AdjustmentBody) -> Response:
         """Corrects the balance; the one movement that may take it below zero."""
         debit, credit = CREDIT, prepaid_account(tenant_id)
@@ -120,6 +135,7 @@ def add_money(app: FastAPI, office: Office) -> None:
         return _moved(office, allowed, tenant_id, move)
 
     @app.post("/v1/tenants/{tenant_id}/packages", status_code=201)
+    @tells(TenantBalance)
     def sell_package(tenant_id: str, allowed: MoveMoney, given: PackageBody) -> Response:
         """Sells a package: its face value can be used until it expires."""
         record = office.accounts.tenant(tenant_id)
@@ -222,8 +238,9 @@ def _post(office: Office, transfers: list[Transfer], given_id: str) -> None:
 
 
 def _balance(office: Office, record: TenantRecord, status: int = 200) -> Response:
-    told = {"tenant_id": record.id, "currency": record.currency, "billing": record.billing}
-    return json_answer(told | msgspec.to_builtins(_found(office, record)), status)
+    found = msgspec.structs.asdict(_found(office, record))
+    told = TenantBalance(**found, tenant_id=record.id, currency=record.currency, billing=record.billing)
+    return json_answer(told, status)
 
 
 def _found(office: Office, record: TenantRecord) -> Balance:

@@ -29,7 +29,8 @@ from sextant.control.answers import json_answer
 from sextant.control.door import csrf_token
 from sextant.control.id_tokens import Expected, UnknownKey, checked_claims
 from sextant.control.office import Office
-from sextant.control.sessions import set_session_cookie
+from sextant.control.openapi import Redirect, tells
+from sextant.control.sessions import SignedInAs, set_session_cookie
 from sextant.control.settings import OidcSettings
 from sextant.store.sign_in import ATTEMPT_MS, OidcAttempt, OidcIdentity
 
@@ -191,6 +192,7 @@ def add_oidc(app: FastAPI, office: Office, settings: OidcSettings) -> None:
     provider = OidcProvider(settings)
 
     @app.get("/v1/oidc/start")
+    @tells(Redirect(303))
     def start() -> Response:
         """Sends the browser to the provider."""
         state = secrets.token_urlsafe(32)
@@ -205,6 +207,7 @@ def add_oidc(app: FastAPI, office: Office, settings: OidcSettings) -> None:
         return answer
 
     @app.get(CALLBACK)
+    @tells(SignedInAs)
     def callback(
         request: Request,
         state: Annotated[str, Query(max_length=200)] = "",
@@ -226,7 +229,7 @@ def add_oidc(app: FastAPI, office: Office, settings: OidcSettings) -> None:
         identity, claims = provider.identify(code, attempt)
         person = office.accounts.oidc_person(identity, granted(provider.settings, claims))
         person, secret = office.accounts.open_session(person.id, "cookie", "oidc")
-        answer = json_answer({"person": person, "csrf_token": csrf_token(secret)})
+        answer = json_answer(SignedInAs(person, csrf_token=csrf_token(secret)))
         set_session_cookie(answer, secret, secure=office.secure)
         answer.delete_cookie(STATE_COOKIE, path=CALLBACK)
         return answer

@@ -12,8 +12,17 @@ from sextant.control.access import Allowed, Needs
 from sextant.control.answers import Body, json_answer, listing, more_than, paged
 from sextant.control.keys import Days
 from sextant.control.office import Office
-from sextant.store.accounts_database import Page
-from sextant.store.accounts_people import EVERYWHERE, NewPerson, PersonRecord, seen_by
+from sextant.control.openapi import Listing, tells
+from sextant.store.accounts_database import AuditEntry, Page
+from sextant.store.accounts_people import (
+    EVERYWHERE,
+    Grant,
+    Granted,
+    NewPerson,
+    PersonRecord,
+    TokenRecord,
+    seen_by,
+)
 from sextant.store.usage_report import DAY_MS
 
 
@@ -53,6 +62,17 @@ class NewToken(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     expires_in_days: Days | None = None
 
 
+class PersonDeleted(msgspec.Struct, frozen=True):
+    id: str
+    deleted: bool = True
+
+
+class TokenMade(TokenRecord, frozen=True, kw_only=True):
+    """`token` is the credential, shown here and nowhere again."""
+
+    token: str
+
+
 ReadPeople = Annotated[Allowed, Depends(Needs("read", "person"))]
 WritePeople = Annotated[Allowed, Depends(Needs("write", "person"))]
 MakePeople = Annotated[Allowed, Depends(Needs("write", "person", deployment=True))]
@@ -72,11 +92,13 @@ def add_people(app: FastAPI, office: Office) -> None:
     """Routes of people."""
 
     @app.get("/v1/people")
+    @tells(Listing("people", PersonRecord))
     def list_people(allowed: ReadPeople, page: Paging) -> Response:
         """People with their roles; of a tenant, those who have a role in it."""
         return listing("people", office.accounts.list_people(more_than(page), tenants=allowed.tenants), page)
 
     @app.post("/v1/people", status_code=201)
+    @tells(PersonRecord)
     def create_person(allowed: MakePeople, new: PersonBody) -> Response:
         """Makes a person. For whoever runs the deployment: the answer tells whether an address is somebody's;
         a tenant's own people invite (`POST /v1/invitations`)."""
@@ -87,11 +109,13 @@ def add_people(app: FastAPI, office: Office) -> None:
         return json_answer(made, 201)
 
     @app.get("/v1/people/{person_id}")
+    @tells(PersonRecord)
     def get_person(person_id: str, allowed: ReadPeople) -> Response:
         """One person."""
         return json_answer(_seen(office, allowed, person_id))
 
     @app.patch("/v1/people/{person_id}")
+    @tells(PersonRecord)
     def change_person(person_id: str, allowed: WritePeople, wanted: PersonChangeBody) -> Response:
         """Changes what is given; who is switched off, or gets a new password, is signed out everywhere. A
         password is given by an owner of the deployment alone."""
@@ -109,22 +133,25 @@ def add_people(app: FastAPI, office: Office) -> None:
         return json_answer(seen_by(changed, allowed.tenants))
 
     @app.delete("/v1/people/{person_id}")
+    @tells(PersonDeleted)
     def delete_person(person_id: str, allowed: WritePeople) -> Response:
         """Deletes a person and the roles that they had."""
         _seen(office, allowed, person_id)
         office.by(allowed).delete_person(person_id)
-        return json_answer({"id": person_id, "deleted": True})
+        return json_answer(PersonDeleted(person_id))
 
 
 def add_grants(app: FastAPI, office: Office) -> None:
     """Routes of roles, service tokens and the audit trail."""
 
     @app.get("/v1/grants")
+    @tells(Listing("grants", Grant))
     def list_grants(allowed: ReadGrants, page: Paging) -> Response:
         """Who has which role where."""
         return listing("grants", office.accounts.list_grants(more_than(page), tenants=allowed.tenants), page)
 
     @app.post("/v1/grants", status_code=201)
+    @tells(Granted)
     def create_grant(allowed: WriteGrants, new: GrantBody) -> Response:
         """Gives someone a role; a second time changes nothing. `password_cleared` in the answer: the
         password came from somebody who may not manage people there; it and all sessions are gone."""
@@ -134,17 +161,20 @@ def add_grants(app: FastAPI, office: Office) -> None:
         return json_answer(made, 201)
 
     @app.delete("/v1/grants/{grant_id}")
+    @tells(Grant)
     def revoke_grant(grant_id: str, allowed: WriteGrants) -> Response:
         """Takes a role back; the last owner stays."""
         return json_answer(office.by(allowed).revoke_grant(grant_id, tenants=allowed.tenants))
 
     @app.get("/v1/service-tokens")
+    @tells(Listing("service_tokens", TokenRecord))
     def list_tokens(allowed: ReadTokens, page: Paging) -> Response:
         """Service tokens without their secrets."""
         found = office.accounts.list_service_tokens(more_than(page), tenants=allowed.tenants)
         return listing("service_tokens", found, page)
 
     @app.post("/v1/service-tokens", status_code=201)
+    @tells(TokenMade)
     def create_token(allowed: WriteTokens, new: TokenBody) -> Response:
         """Makes a service token. `token` in the answer is shown here and nowhere again."""
         _for_a_tenant(allowed, new.tenant_id, new.role)
@@ -154,14 +184,16 @@ def add_grants(app: FastAPI, office: Office) -> None:
         record, secret = office.by(allowed).create_service_token(
             new.name, new.role, tenant_id=new.tenant_id, expires_ms=expires_ms
         )
-        return json_answer({**msgspec.to_builtins(record), "token": secret}, 201)
+        return json_answer(TokenMade(**msgspec.structs.asdict(record), token=secret), 201)
 
     @app.delete("/v1/service-tokens/{token_id}")
+    @tells(TokenRecord)
     def revoke_token(token_id: str, allowed: WriteTokens) -> Response:
         """Revokes a service token at once; that of the last owner stays."""
         return json_answer(office.by(allowed).revoke_service_token(token_id, tenants=allowed.tenants))
 
     @app.get("/v1/audit")
+    @tells(Listing("audit", AuditEntry))
     def list_audit(allowed: ReadAudit, page: Paging) -> Response:
         """Who changed what and when, newest first."""
         return listing("audit", office.accounts.list_audit(more_than(page), tenants=allowed.tenants), page)

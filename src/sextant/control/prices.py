@@ -11,7 +11,8 @@ from sextant.base.errors import BadRequest, NotFound
 from sextant.control.access import Allowed, Needs
 from sextant.control.answers import Body, json_answer
 from sextant.control.office import Office
-from sextant.spec.policy import Price, TierPolicy
+from sextant.control.openapi import Whole, tells
+from sextant.spec.policy import Price, PricePlan, TierPolicy
 from sextant.store.accounts_prices import PlanTerms
 
 ReadTiers = Annotated[Allowed, Depends(Needs("read", "tier"))]
@@ -27,6 +28,7 @@ def add_prices(app: FastAPI, office: Office) -> None:
     """Routes of tiers and price plans. Tenants' own people see those of their tenants."""
 
     @app.get("/v1/tiers")
+    @tells(Whole("tiers", TierPolicy))
     def list_tiers(allowed: ReadTiers) -> Response:
         """Tiers by id."""
         mine = _in_use(office, allowed, "tier")
@@ -34,6 +36,7 @@ def add_prices(app: FastAPI, office: Office) -> None:
         return json_answer({"tiers": found})
 
     @app.get("/v1/tiers/{tier_id}")
+    @tells(TierPolicy)
     def get_tier(tier_id: str, allowed: ReadTiers) -> Response:
         """One tier."""
         mine = _in_use(office, allowed, "tier")
@@ -42,6 +45,7 @@ def add_prices(app: FastAPI, office: Office) -> None:
         return json_answer(office.accounts.tier(tier_id))
 
     @app.put("/v1/tiers/{tier_id}")
+    @tells(TierPolicy)
     def put_tier(tier_id: str, allowed: WriteTiers, policy: TierBody) -> Response:
         """Makes a tier, or replaces it; gateways follow within a second."""
         if policy.id != tier_id:
@@ -49,6 +53,7 @@ def add_prices(app: FastAPI, office: Office) -> None:
         return json_answer(office.changed(lambda: office.by(allowed).put_tier(policy)))
 
     @app.get("/v1/plans")
+    @tells(Whole("plans", PricePlan))
     def list_plans(allowed: ReadPlans) -> Response:
         """Price plans by id, with all their prices, past and to come."""
         mine = _in_use(office, allowed, "plan")
@@ -56,6 +61,7 @@ def add_prices(app: FastAPI, office: Office) -> None:
         return json_answer({"plans": found})
 
     @app.get("/v1/plans/{plan_id}")
+    @tells(PricePlan)
     def get_plan(plan_id: str, allowed: ReadPlans) -> Response:
         """One price plan."""
         mine = _in_use(office, allowed, "plan")
@@ -64,11 +70,13 @@ def add_prices(app: FastAPI, office: Office) -> None:
         return json_answer(office.accounts.plan(plan_id))
 
     @app.put("/v1/plans/{plan_id}")
+    @tells(PricePlan)
     def put_plan(plan_id: str, allowed: WritePlans, terms: TermsBody) -> Response:
         """Makes a plan, or changes its volume steps and package factor; a plan's currency stays."""
         return json_answer(office.changed(lambda: office.by(allowed).put_plan(plan_id, terms)))
 
     @app.post("/v1/plans/{plan_id}/prices", status_code=201)
+    @tells(PricePlan)
     def add_price(plan_id: str, allowed: WritePlans, added: PriceBody) -> Response:
         """Adds a price from now or from a moment to come; the one of its model before it ends there."""
         return json_answer(office.changed(lambda: office.by(allowed).add_price(plan_id, added)), 201)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import re
-from typing import Annotated, Any, cast
+from typing import Annotated, cast
 
 import msgspec
 from fastapi import Depends, FastAPI, Query, Response
@@ -14,12 +14,14 @@ from sextant.base.errors import BadRequest, NotFound
 from sextant.control.access import Allowed, Needs
 from sextant.control.answers import json_answer
 from sextant.control.office import Office
+from sextant.control.openapi import Files, Whole, tells
 from sextant.operations.invoice_files import MEDIA_TYPES, Format, invoice_file, usage_csv
 from sextant.operations.invoice_sheet import Language
 from sextant.operations.invoices import Invoice, invoice_of, sla_transfers
+from sextant.spec.transfer import Transfer
 from sextant.store.accounts_database import Noted
 from sextant.store.ledger_reading import ledger_view
-from sextant.store.statements import PAGE_LINES_MAX, Side, UsageLine, UsageQuery, usage_lines
+from sextant.store.statements import PAGE_LINES_MAX, Side, Totals, UsageLine, UsageQuery, usage_lines
 from sextant.store.usage_report import DAY_MS
 
 USAGE_DAYS_MAX = 366
@@ -47,6 +49,27 @@ class UsageAsked(BaseModel):
     offset: Annotated[int, Field(ge=0)] = 0
 
 
+class UsageTotals(Totals, frozen=True, kw_only=True):
+    """One line: its sums, and the sides that were asked for; days and months as `2026-11-22`, `2026-11`."""
+
+    currency: str
+    month: str
+    day: str
+    tenant_id: str
+    project_id: str
+    key_id: str
+    model: str
+
+
+class UsageTold(msgspec.Struct, frozen=True):
+    """The span that was taken; `next_offset` is that of the lines after these, if any."""
+
+    since_ms: int
+    until_ms: int
+    totals: list[UsageTotals]
+    next_offset: int | None
+
+
 ReadUsage = Annotated[Allowed, Depends(Needs("read", "usage"))]
 ReadInvoices = Annotated[Allowed, Depends(Needs("read", "invoice"))]
 GiveCredit = Annotated[Allowed, Depends(Needs("write", "balance", deployment=True))]
@@ -57,17 +80,16 @@ def add_usage(app: FastAPI, office: Office) -> None:
     """Routes of usage."""
 
     @app.get("/v1/usage")
+    @tells(UsageTold)
     def usage(allowed: ReadUsage, asked: Asked) -> Response:
         """Totals by any of day, month, tenant, project, key and model; unless said otherwise, of 30 days."""
         since_ms, until_ms = _span(asked, office.now_ms())
         lines = _lines(office, allowed, asked)
         more = asked.offset + asked.limit if len(lines) == asked.limit else None
-        totals = [_flat(line) for line in lines]
-        return json_answer(
-            {"since_ms": since_ms, "until_ms": until_ms, "totals": totals, "next_offset": more}
-        )
+        return json_answer(UsageTold(since_ms, until_ms, [_flat(line) for line in lines], more))
 
     @app.get("/v1/usage.csv")
+    @tells(Files(("text/csv",)))
     def usage_file(allowed: ReadUsage, asked: Asked) -> Response:
         """The same for a spreadsheet."""
         return _file(usage_csv(_lines(office, allowed, asked)).encode("utf-8-sig"), "csv", "usage.csv")
@@ -77,6 +99,7 @@ def add_invoices(app: FastAPI, office: Office) -> None:
     """Routes of invoices."""
 
     @app.get("/v1/invoices/{tenant_id}/{month}")
+    @tells(Files(("text/csv", "text/html", "application/pdf"), Invoice))
     def get_invoice(
         tenant_id: str, month: str, allowed: ReadInvoices, lang: Language = "en", issuer: str = ""
     ) -> Response:
@@ -91,6 +114,7 @@ def add_invoices(app: FastAPI, office: Office) -> None:
         return _file(made, cast(Format, form), f"{invoice.number}.{form}")
 
     @app.post("/v1/invoices/{tenant_id}/{month}/sla-credit", status_code=201)
+    @tells(Whole("credited", Transfer))
     def give_sla_credit(tenant_id: str, month: str, allowed: GiveCredit) -> Response:
         """Puts the credit of a final invoice, for availability promised and not kept, into the books;
         a second time changes nothing."""
@@ -142,14 +166,13 @@ def _day_of(at_ms: int) -> int:
     return int(datetime.datetime.fromtimestamp(at_ms / 1000, datetime.UTC).strftime("%Y%m%d"))
 
 
-def _flat(line: UsageLine) -> dict[str, Any]:
-    """A line with its sums beside its sides; days and months as `2026-11-22` and `2026-11`."""
-    told = msgspec.to_builtins(line)
-    sums = told.pop("totals")
+def _flat(line: UsageLine) -> UsageTotals:
+    told = msgspec.structs.asdict(line)
+    sums = msgspec.structs.asdict(told.pop("totals"))
     day, month = f"{line.day:08d}", f"{line.month:06d}"
     told["day"] = f"{day[:4]}-{day[4:6]}-{day[6:]}" if line.day else ""
     told["month"] = f"{month[:4]}-{month[4:]}" if line.month else ""
-    return {**told, **sums}
+    return UsageTotals(**told, **sums)
 
 
 def _month_of(text: str) -> tuple[int, str]:

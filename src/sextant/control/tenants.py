@@ -11,10 +11,11 @@ from sextant.base.errors import BadRequest, Forbidden
 from sextant.control.access import Allowed, Needs
 from sextant.control.answers import Body, json_answer, listing, more_than, paged
 from sextant.control.office import Office
+from sextant.control.openapi import Listing, tells
 from sextant.privacy.policy import check_policy
 from sextant.spec.policy import Billing, LimitRules, PrivacyPolicy
 from sextant.store.accounts_database import Page
-from sextant.store.accounts_tenants import ORDINARY, ProjectChange, TenantChange
+from sextant.store.accounts_tenants import ORDINARY, ProjectChange, ProjectRecord, TenantChange, TenantRecord
 
 OWN_TENANT_FIELDS = frozenset({"name", "privacy"})
 """What a tenant's own people may change of it; the rest is between it and whoever runs the deployment."""
@@ -62,12 +63,14 @@ def add_tenants(app: FastAPI, office: Office) -> None:
     """Routes of tenants."""
 
     @app.get("/v1/tenants")
+    @tells(Listing("tenants", TenantRecord))
     def list_tenants(allowed: ReadTenants, page: Paging) -> Response:
         """Tenants by id."""
         found = office.accounts.list_tenants(more_than(page), tenants=allowed.tenants)
         return listing("tenants", found, page)
 
     @app.post("/v1/tenants", status_code=201)
+    @tells(TenantRecord)
     def create_tenant(allowed: MakeTenants, new: TenantBody) -> Response:
         """Makes a tenant with its default project."""
         given = msgspec.structs.asdict(new)
@@ -80,12 +83,14 @@ def add_tenants(app: FastAPI, office: Office) -> None:
         return json_answer(made, 201)
 
     @app.get("/v1/tenants/{tenant_id}")
+    @tells(TenantRecord)
     def get_tenant(tenant_id: str, allowed: ReadTenants) -> Response:
         """One tenant."""
         allowed.require(tenant_id, f"there is no tenant {tenant_id}", field="tenant_id")
         return json_answer(office.accounts.tenant(tenant_id))
 
     @app.patch("/v1/tenants/{tenant_id}")
+    @tells(TenantRecord)
     def change_tenant(tenant_id: str, allowed: ChangeTenants, wanted: TenantChangeBody) -> Response:
         """Changes what is given. `limits`, `models` and `privacy` replace the whole."""
         allowed.require(tenant_id, f"there is no tenant {tenant_id}", field="tenant_id")
@@ -100,6 +105,7 @@ def add_tenants(app: FastAPI, office: Office) -> None:
         return json_answer(made)
 
     @app.delete("/v1/tenants/{tenant_id}")
+    @tells(TenantRecord)
     def delete_tenant(tenant_id: str, allowed: MakeTenants) -> Response:
         """Ends a tenant and its keys for good; its usage and invoices stay."""
         return json_answer(office.changed(lambda: office.by(allowed).delete_tenant(tenant_id)))
@@ -109,12 +115,14 @@ def add_projects(app: FastAPI, office: Office) -> None:
     """Routes of projects."""
 
     @app.get("/v1/projects")
+    @tells(Listing("projects", ProjectRecord))
     def list_projects(allowed: ReadProjects, page: Paging, tenant_id: str = "") -> Response:
         """Projects by id."""
         found = office.accounts.list_projects(more_than(page), tenant_id=tenant_id, tenants=allowed.tenants)
         return listing("projects", found, page)
 
     @app.post("/v1/projects", status_code=201)
+    @tells(ProjectRecord)
     def create_project(allowed: WriteProjects, new: ProjectBody) -> Response:
         """Makes a project."""
         allowed.require(new.tenant_id, f"there is no tenant {new.tenant_id}", field="tenant_id")
@@ -127,6 +135,7 @@ def add_projects(app: FastAPI, office: Office) -> None:
         return json_answer(made, 201)
 
     @app.get("/v1/projects/{project_id}")
+    @tells(ProjectRecord)
     def get_project(project_id: str, allowed: ReadProjects) -> Response:
         """One project."""
         found = office.accounts.project(project_id)
@@ -134,6 +143,7 @@ def add_projects(app: FastAPI, office: Office) -> None:
         return json_answer(found)
 
     @app.patch("/v1/projects/{project_id}")
+    @tells(ProjectRecord)
     def change_project(project_id: str, allowed: WriteProjects, wanted: ProjectChangeBody) -> Response:
         """Changes what is given; `limits` replaces the whole."""
         found = office.accounts.project(project_id)
@@ -141,6 +151,7 @@ def add_projects(app: FastAPI, office: Office) -> None:
         return json_answer(office.changed(lambda: office.by(allowed).change_project(project_id, wanted)))
 
     @app.delete("/v1/projects/{project_id}")
+    @tells(ProjectRecord)
     def delete_project(project_id: str, allowed: WriteProjects) -> Response:
         """Ends a project and its keys for good."""
         found = office.accounts.project(project_id)
