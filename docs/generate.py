@@ -25,9 +25,12 @@ from sextant.base import config, errors
 from sextant.cli.main import app
 from sextant.gateway import failures
 from sextant.spec.checking import inner_models, walk_fields
+from sextant.spec.deploy_sections import Mode, Profile
 from sextant.spec.document import NOT_YET, Deployment, builtin_text
 from sextant.spec.engine_data import EngineData, Support, engines
 from sextant.spec.limits import Limits
+from sextant.spec.render_data import load_facts, load_images, load_profile
+from sextant.spec.rendering import Facts, Images, ProfileDefaults
 from sextant.spec.schema import schema_text
 from sextant.telemetry.table import TABLE
 from sextant.transport import refusals
@@ -42,10 +45,14 @@ LAYERS = (
     "operations",
     "governance",
     "engines",
+    "planner",
+    "render",
     "workshop",
+    "catalog",
     "store",
     "transport",
     "telemetry",
+    "privacy",
     "spec",
     "base",
 )
@@ -65,6 +72,7 @@ def pages() -> dict[Path, str]:
         reference / "metrics.md": metrics_page(),
         reference / "errors.md": errors_page(),
         reference / "cli.md": cli_page(),
+        reference / "capabilities.md": capabilities_page(),
         ROOT / "docs/map.md": map_page(),
         ENGINES: engines_page(ENGINES.read_text()),
     }
@@ -131,6 +139,7 @@ def errors_page() -> str:
     inside = {
         errors.BadDocument,
         errors.Misconfigured,
+        errors.Unsupported,
         errors.SextantError,
         errors.Permanent,
         errors.Retryable,
@@ -175,6 +184,83 @@ def cli_page() -> str:
         f"{variables}\n"
     )
     return "\n".join(parts)
+
+
+def capabilities_page() -> str:
+    """What `sextant render` supports: the matrix, the images, the devices, the profiles."""
+    facts, images = load_facts(), load_images("VERSION")
+    return (
+        f"{NOTE}# What can be rendered\n\n`sextant render` refuses what is `unsupported`, with the reason. "
+        "`executed`: a test installs and runs it. `schema-valid`: every object passes its schema; it has not "
+        "run on that hardware. `unverified`: written after the makers' pages, neither run nor held to more "
+        "than its form. A number leads to the reason below its table.\n\n"
+        + _matrix(facts)
+        + _images_table(images)
+        + _devices_table(facts)
+        + _profiles_table()
+    )
+
+
+def _matrix(facts: Facts) -> str:
+    vendors = list(dict.fromkeys(cell.vendor for cell in facts.cells))
+    kinds = list(dict.fromkeys(engines()))
+    known = {(cell.vendor, cell.engine, cell.mode): cell for cell in facts.cells}
+    parts = []
+    for mode in typing.get_args(Mode):
+        reasons: dict[str, int] = {}
+        rows = [f"| | {' | '.join(f'`{vendor}`' for vendor in vendors)} |", "|---" * (len(vendors) + 1) + "|"]
+        for kind in kinds:
+            cells = []
+            for vendor in vendors:
+                cell = known[vendor, kind, mode]
+                number = reasons.setdefault(cell.reason, len(reasons) + 1) if cell.reason else 0
+                cells.append(f"{cell.proof} ({number})" if number else cell.proof)
+            rows.append(f"| `{kind}` | {' | '.join(cells)} |")
+        said = "\n".join(f"{number}. {_cell(reason)}" for reason, number in reasons.items())
+        parts.append(f"## {mode}\n\n" + "\n".join(rows) + f"\n\n{said}\n\n")
+    return "".join(parts)
+
+
+def _images_table(images: Images) -> str:
+    rows = ["| image | tag | uid | source |", "|---|---|---|---|"]
+    rows += [
+        f"| `{image.repository}` | `{image.tag}` | {image.user} | {_cell(image.source)} |"
+        for image in images.known.values()
+    ]
+    return "## Images\n\nDigests are yours: `spec.delivery.images_lock`.\n\n" + "\n".join(rows) + "\n\n"
+
+
+def _devices_table(facts: Facts) -> str:
+    rows = ["| vendor | only | resource | picked by | device files | source |", "|---|---|---|---|---|---|"]
+    for device in facts.devices:
+        paths = " ".join(f"`{path}`" for path in device.paths)
+        resource = f"`{device.resource}`" if device.resource else ""
+        visible = f"`{device.visible}`" if device.visible else ""
+        only = ", ".join(device.kinds)
+        rows.append(
+            f"| {device.vendor} | {only} | {resource} | {visible} | {paths} | {_cell(device.source)} |"
+        )
+    return "## Devices\n\n" + "\n".join(rows) + "\n\n"
+
+
+def _profiles_table() -> str:
+    names = [None, *typing.get_args(Profile)]
+    profiles = [load_profile(name) for name in names]
+    fields = [field for field in ProfileDefaults.__struct_fields__ if field not in ("name", "why")]
+    rows = [
+        f"| | {' | '.join(profile.name or 'none' for profile in profiles)} |",
+        "|---" * (len(names) + 1) + "|",
+    ]
+    for field in fields:
+        values = (getattr(profile, field) for profile in profiles)
+        shown = (" > ".join(value) if isinstance(value, tuple) else str(value) for value in values)
+        rows.append(f"| `{field}` | {' | '.join(shown)} |")
+    why = "\n".join(f"- {profile.name}: {_cell(profile.why)}" for profile in profiles if profile.name)
+    return (
+        "## Profiles\n\nWhat `spec.profile` changes where the document says nothing.\n\n"
+        + "\n".join(rows)
+        + f"\n\n{why}\n"
+    )
 
 
 def map_page() -> str:

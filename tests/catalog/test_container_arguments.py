@@ -175,14 +175,15 @@ def test_a_stranger_is_refused() -> None:
 def test_a_serving_comes_from_plan_and_document() -> None:
     engine = {
         "kind": "vllm", "memory_share": 0.85, "max_sequences": 64, "precision": "fp8",
-        "context_tokens": 32_768, "args": ["--seed", "1"], "env": {"A": "b"}, "command": ["/opt/vllm/bin/vllm", "serve"],
+        "context_tokens": 32_768, "args": ["--seed", "1"], "env": {"A": "b"},
+        "command": ["venv/bin/vllm", "serve"],
     }  # fmt: skip
     made = order("private-cloud", model=R1["model"], engine=engine, sites=R1["sites"])
     inside = command(serving_of(made, made.served[0], model_path="/m", in_container=True))
     outside = command(serving_of(made, made.served[0], model_path="/m", in_container=False))
     assert (inside.argv[:3], outside.argv[:3]) == (
         ("vllm", "serve", "/m"),
-        ("/opt/vllm/bin/vllm", "serve", "/m"),
+        ("venv/bin/vllm", "serve", "/m"),
     )
     for flag, value in (
         ("--gpu-memory-utilization", "0.85"), ("--max-num-seqs", "64"), ("--quantization", "fp8"),

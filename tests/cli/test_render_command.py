@@ -33,7 +33,7 @@ def test_a_session(tmp_path: Path) -> None:
     done = sextant("render", str(old), "-o", str(out))
     assert done.returncode == 0, done.stderr
     assert "deepseek-r1: vllm on 8 x NVIDIA H200" in done.stdout
-    assert f"Read {out / 'README.md'} next." in done.stdout
+    assert f"Read {out / 'README.md'} next: " in done.stdout
     same = sextant("diff", str(out), str(old))
     assert (same.returncode, same.stdout) == (0, "Nothing differs.\n")
     differing = sextant("diff", str(old), str(new))

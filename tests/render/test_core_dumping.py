@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import tomllib
 from typing import Any
 
 import pytest
@@ -12,7 +11,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sextant.render.dumping import json_file, script_file, text_file, toml_file, yaml_file, yaml_text
+from sextant.render.dumping import json_file, script_file, text_file, yaml_file, yaml_text
 
 AWKWARD = [
     "", " ", "y", "No", "ON", "true", "null", "~", "1", "1.36", "0x1f", "1e3", ".5", "12:30:45", "2026-11-22",
@@ -64,14 +63,10 @@ def test_several_objects_stand_in_one_file_with_a_comment_above() -> None:
 def test_what_has_no_form_is_refused(value: object) -> None:
     with pytest.raises(ValueError, match="has no form"):
         yaml_text({"a": value})
-    with pytest.raises(ValueError, match="has no form"):
-        toml_file("a.toml", {"t": {"a": object()}})
 
 
 def test_other_forms() -> None:
     assert json.loads(json_file("a.json", {"b": "é", "a": [1]}).content) == {"b": "é", "a": [1]}
-    tables = {"plain": {"a-b": 1, "c d": True}, "two words": {"list": ["x", "y"], "f": 1.5, "t": 'q"'}}
-    assert tomllib.loads(toml_file("a.toml", tables).content.decode()) == tables
     assert text_file("a", "x\n\n").content == b"x\n"
     script = script_file("a.sh", "echo hi\n")
     assert (script.content, script.executable) == (b"#!/bin/sh\nset -eu\necho hi\n", True)

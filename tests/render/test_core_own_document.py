@@ -66,14 +66,14 @@ def test_what_only_rendering_needs_is_left_out_and_the_rest_is_kept() -> None:
         "gateway": {"port": 9000, "limits": {"head_bytes": 40_000}},
         "observability": {"access_log": False},
     }
-    text = serving_document(order("edge", **spec), Place(sources={"sextant-nano": "/opt/m.gguf"}))
+    text = serving_document(order("edge", **spec), Place(sources={"sextant-nano": "/models/m.gguf"}))
     made = parse_document(text)
     assert (made.spec.mode, made.spec.profile, made.spec.sites) == ("edge", None, ())
     assert (made.spec.gateway.port, made.spec.gateway.limits.head_bytes) == (9000, 40_000)
     assert made.spec.observability.access_log is False
     (model,) = made.spec.served
     assert isinstance(model.engine, EmbeddedEngine)
-    assert (model.source, model.personal_data) == ("/opt/m.gguf", "guarded")
+    assert (model.source, model.personal_data) == ("/models/m.gguf", "guarded")
     for word in ("delivery", "scaling", "profile", "null"):
         assert word not in text
 

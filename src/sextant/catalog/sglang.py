@@ -17,7 +17,7 @@ def command(serving: Serving) -> Command:
     start = (
         *(serving.command or serving.engine.command),
         *run_module("sglang.launch_server", "--api-key", "{key}"),
-        *_common(serving),
+        *_alike(serving),
     )
     leader: tuple[str, ...] = (*start, *serving.args)
     worker: tuple[str, ...] = ()
@@ -35,7 +35,7 @@ def command(serving: Serving) -> Command:
     )
 
 
-def _common(serving: Serving) -> tuple[str, ...]:
+def _alike(serving: Serving) -> tuple[str, ...]:
     share = serving.share
     return (
         *("--model-path", serving.model_path),

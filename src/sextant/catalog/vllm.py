@@ -24,7 +24,7 @@ def command(serving: Serving) -> Command:
     machines."""
     share = serving.share
     start = (*(serving.command or serving.engine.command), serving.model_path)
-    shared = (*_parallel(share), *_common(serving), *_split(serving))
+    shared = (*_parallel(share), *_alike(serving), *_split(serving))
     leader = (*start, *_address(serving), *shared)
     worker: tuple[str, ...] = ()
     if serving.nodes > 1 and share.attention_dp > 1:
@@ -76,7 +76,7 @@ def _parallel(share: Layout) -> tuple[str, ...]:
     )
 
 
-def _common(serving: Serving) -> tuple[str, ...]:
+def _alike(serving: Serving) -> tuple[str, ...]:
     """What every machine of the group must be told alike."""
     return (
         *given("--max-model-len", serving.context_tokens),

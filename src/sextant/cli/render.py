@@ -37,6 +37,7 @@ def render(
 
     The same document gives the same bytes. A bundle that stands there is replaced; anything else is not.
     """
+    from sextant.catalog.capabilities import check
     from sextant.operations.bundles import render_document, write
 
     rendered = render_document(file, images_lock=images_lock)
@@ -62,8 +63,7 @@ def render(
         option = served.option
         on = f"{option.count} x {option.accelerator.title}" if option is not None else "no accelerator"
         console.print(f"  {served.entry.name}: {served.entry.engine.kind} on {on}", markup=False)
-    if bundle.needs:
-        console.print(f"  {len(bundle.needs)} prerequisites", markup=False)
-    for note in bundle.notes:
-        console.print(f"  note: {note}", markup=False)
-    console.print(f"Read {output / 'README.md'} next.", markup=False)
+    for said in check(rendered.order):
+        console.print(f"  {said}", markup=False)
+    papers = f"{len(bundle.needs)} prerequisites and {len(bundle.notes)} notes"
+    console.print(f"Read {output / 'README.md'} next: {papers}.", markup=False)

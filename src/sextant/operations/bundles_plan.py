@@ -47,7 +47,7 @@ def served_models(
     deployment: Deployment, facts: Facts, catalog: Catalog, tools: options.Tools
 ) -> tuple[ServedModel, ...]:
     """Every model of the document with its plan's choice: the cheapest option, or where prices are missing
-    the one with the least power for what it does.
+    the one with the least power.
 
     Raises Unsupported with what comes closest where nothing fits, NotFound for a model or accelerator that
     the catalogue does not know."""
@@ -195,7 +195,7 @@ def _architecture_if_known(entry: ModelEntry, catalog: Catalog) -> ModelArchitec
 def _chosen(offered: tuple[Option, ...]) -> Option:
     index = options.lowest(offered, options.price)
     if index is None or any(options.price(option) is None for option in offered):
-        index = options.lowest(offered, options.watts_per_request)
+        index = options.lowest(offered, lambda option: option.count * option.accelerator.watts)
     return offered[index or 0]
 
 

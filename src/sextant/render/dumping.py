@@ -1,4 +1,4 @@
-"""Files of a bundle out of plain values, always in the same bytes: YAML, JSON, TOML, text, scripts.
+"""Files of a bundle out of plain values, always in the same bytes: YAML, JSON, text, scripts.
 
 YAML is written here rather than by a library, so that a bundle does not change with the library's version,
 and so that nothing is ever read back as another type: whatever could be taken for a number, a date or a truth
@@ -49,15 +49,6 @@ def yaml_text(value: Any) -> str:
 def json_file(path: str, value: Any) -> File:
     """`value` as JSON, indented, in the order given."""
     return File(path, (json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode())
-
-
-def toml_file(path: str, tables: Mapping[str, Mapping[str, Any]]) -> File:
-    """One TOML file of tables with plain values (text, numbers, truth values, lists of them)."""
-    parts = []
-    for name, table in tables.items():
-        lines = [f"{_toml_key(key)} = {_toml(value)}" for key, value in table.items()]
-        parts.append("\n".join((f"[{_toml_key(name)}]", *lines)) + "\n")
-    return File(path, "\n".join(parts).encode())
 
 
 def text_file(path: str, text: str) -> File:
@@ -160,21 +151,3 @@ def _text(text: str) -> str:
         return text
     quoted = json.dumps(text, ensure_ascii=False)
     return _UNPRINTABLE.sub(lambda found: f"\\u{ord(found.group()):04x}", quoted)
-
-
-def _toml_key(key: str) -> str:
-    return key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else json.dumps(key)
-
-
-def _toml(value: Any) -> str:
-    if isinstance(value, list | tuple):
-        return f"[{', '.join(map(_toml, value))}]"
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, int | float):
-        return str(value)
-    if isinstance(value, str):
-        return json.dumps(value, ensure_ascii=False)
-    raise ValueError(
-        f"{type(value).__name__} has no form here; expected text, numbers, truth values and lists"
-    )

@@ -28,9 +28,10 @@ def readme_file(bundle: Bundle, order: Order) -> File:
 def _lines(bundle: Bundle, order: Order) -> Iterator[str]:
     yield f"# {bundle.name}"
     yield ""
-    yield f"A deployment of the mode `{bundle.mode}`, rendered by Sextant {order.version}. Change the"
-    yield "document and render again rather than these files: `sextant diff` shows what would change, and a"
-    yield "folder that was changed by hand is not overwritten."
+    yield f"A deployment of the mode `{bundle.mode}`, rendered by Sextant {order.version}."
+    yield ""
+    yield "Change the document and render again rather than these files: `sextant diff` shows what would"
+    yield "change, and a folder that was changed by hand is not overwritten."
     yield ""
     yield from _diagram(bundle)
     yield from _models(order)
@@ -133,8 +134,8 @@ def _profile(order: Order) -> Iterator[str]:
     yield ""
     yield f"- usage and invoices are kept {defaults.usage_days} days, audit trails {defaults.audit_days} days"
     yield f"- logs are kept {defaults.log_days} days"
-    yield f"- backups `{defaults.backup_schedule}`, kept {defaults.backup_keep_days} days; data loss at most"
-    yield f"  {defaults.rpo_s} s"
+    yield f"- backups `{defaults.backup_schedule}`, kept {defaults.backup_keep_days} days"
+    yield f"- at most {defaults.rpo_s} s of data may be lost"
     yield f"- zones {' > '.join(defaults.zones)}; outgoing traffic: {defaults.egress}"
     yield f"- encryption: {defaults.encryption}"
     if defaults.edge_share:
