@@ -16,7 +16,8 @@ def delta(finish: str | None = None, **fields: str) -> dict[str, Any]:
 
 
 class FakeChatApi:
-    """`script` is what the next answer streams: events, or `b"raw"`, or a threading.Event to wait for."""
+    """`script` is what the next answer streams: events, or `b"raw"`, or a threading.Event to wait for, or a
+    function that makes an event of the request's body."""
 
     def __init__(self, url: str) -> None:
         self.url = url
@@ -51,7 +52,8 @@ def fake_chat_api() -> Iterator[FakeChatApi]:
                     elif isinstance(step, bytes):
                         self.wfile.write(step)
                     else:
-                        self.wfile.write(b"data: " + json.dumps(step).encode() + b"\n\n")
+                        event = step(body) if callable(step) else step
+                        self.wfile.write(b"data: " + json.dumps(event).encode() + b"\n\n")
                     self.wfile.flush()
             except OSError:
                 api.left.set()

@@ -14,6 +14,7 @@ from sextant.planner.memory import (
     cache_bytes,
     cache_on_rank,
     memory_use,
+    training_accelerators,
     weights_bytes,
     weights_on_rank,
 )
@@ -108,6 +109,7 @@ def test_attention_dp_divides_requests_instead() -> None:
         ("R1", "int4", "A100-80", Layout(tp=8), True),
         ("R1", "int4", "L40S", Layout(tp=8), False),
         ("DeepSeek-R1-Distill-Qwen-7B", "bf16", "A100-80", Layout(), True),
+        ("LLaMA-65B", "bf16", "A100-80", Layout(), False),
         ("DeepSeek-R1-Distill-Llama-70B", "bf16", "H100", Layout(), False),
         ("DeepSeek-R1-Distill-Llama-70B", "bf16", "H100", Layout(tp=4), True),
         ("DeepSeek-R1-Distill-Llama-70B", "int4", "H100", Layout(), True),
@@ -127,6 +129,31 @@ def test_documented_cases(
     engine: Engine = "llamacpp" if precision in ("q4", "q2") else "vllm"
     use = use_of(model, precision, accelerator, layout, engine=engine)
     assert use.fits is fits, use
+
+
+@pytest.mark.parametrize(
+    ("model", "accelerator", "all_weights", "lora"),
+    [
+        ("LLaMA-65B", "A100-80", 16, 2),  # the rule of sixteen cards
+        ("DeepSeek-R1-Distill-Qwen-7B", "A100-80", 2, 1),
+        ("R1", "H200", 80, 16),
+        ("sextant-nano", "Pi-5", 1, 1),
+    ],
+)
+def test_fine_tuning_takes_what_is_documented(
+    model: str, accelerator: str, all_weights: int, lora: int
+) -> None:
+    known, card = CATALOG.model(model), CATALOG.accelerator(accelerator)
+    assert training_accelerators(known, card) == all_weights
+    assert training_accelerators(known, card, lora=True) == lora
+
+
+def test_65b_has_room_for_three_requests_on_two_cards_and_for_many_on_four() -> None:
+    load = Workload(input_tokens=1024, output_tokens=1024)
+    two, four = (
+        use_of("LLaMA-65B", "bf16", "A100-80", Layout(tp=tp), workload=load).requests_fit for tp in (2, 4)
+    )
+    assert two == 3 and four > 20
 
 
 def test_nano_fits_a_raspberry_pi_many_times() -> None:

@@ -107,6 +107,23 @@ def tornado(bars: Sequence[tuple[str, float, float]], middle: float, unit: str) 
     return _svg("".join(found), tall + 8)
 
 
+def ranges(bars: Sequence[tuple[str, float, float]], unit: str) -> str:
+    """For each name a bar from its low to its high, on one axis from 0."""
+    most = max((high for _, _, high in bars), default=0.0) or 1.0
+    names, wide = 300, WIDTH - 300 - 110
+    found = []
+    for index, (name, low, high) in enumerate(bars):
+        y, start = 8 + index * 26, names + low / most * wide
+        length = max(3.0, (high - low) / most * wide)
+        said = _short(low) if _short(low) == _short(high) else f"{_short(low)}-{_short(high)}"
+        found.append(
+            f'<text x="{names - 10}" y="{y + 12}" text-anchor="end">{escape(name)}</text>'
+            f'<rect x="{start:.1f}" y="{y}" width="{length:.1f}" height="16" fill="var(--c1)"/>'
+            f'<text x="{start + length + 4:.1f}" y="{y + 12}">{said} {escape(unit)}</text>'
+        )
+    return _svg("".join(found), 16 + len(bars) * 26)
+
+
 def _axes(x_most: float, y_most: float, x_title: str, y_title: str) -> str:
     found = []
     wide, tall = WIDTH - LEFT - RIGHT, HEIGHT - TOP - BOTTOM

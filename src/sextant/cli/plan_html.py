@@ -12,20 +12,23 @@ from sextant.cli.plan_charts import Curve
 from sextant.cli.plan_view import (
     GIB,
     OPTION_COLUMNS,
+    PRECISION_COLUMNS,
     WAY_COLUMNS,
     banded,
     explained,
+    host_line,
     layout_text,
     memory_rows,
     money_lines,
     number,
     option_cells,
     options_shown,
+    precision_cells,
     warnings_of,
     way_cells,
 )
-from sextant.cli.plan_words import word
-from sextant.planner.cost import MONTHS
+from sextant.cli.plan_words import sentence, word
+from sextant.planner.cost import MONTHS, Way
 from sextant.planner.money import Money
 from sextant.spec.planning import Option
 
@@ -52,7 +55,8 @@ def page(answer: Answer, language: str) -> str:
     asked = answer.plan.question
     title = f"{word('Plan', language)}: {asked.architecture.id}"
     body = "".join(_sections(answer, language))
-    line = f"{asked.precision}, KV {asked.kv_precision}, {asked.engine}; {described(asked.workload)}"
+    load = sentence(described(asked.workload), language)
+    line = f"{asked.precision}, KV {asked.kv_precision}, {asked.engine}; {load}"
     return (
         f'<!doctype html><html lang="{language}"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width,initial-scale=1">'
@@ -71,18 +75,22 @@ def _sections(answer: Answer, language: str) -> Iterator[str]:
         yield f"<p><b>{escape(word('No option meets this.', language))}</b></p>"
     if answer.shown is not None:
         yield from _shown(plan.options[answer.shown.index], answer.shown, language)
+    if plan.options:
+        rows = precision_cells(plan, language)
+        yield _section("Precisions", _table(PRECISION_COLUMNS, rows, language), language)
     if plan.refusals:
         lines = [
-            f"{refusal.accelerator.id}: {refusal.first_break.text} → {refusal.give_up}"
+            f"{refusal.accelerator.id}: {sentence(refusal.first_break.text, language)} → "
+            f"{sentence(refusal.give_up, language)}"
             for refusal in plan.refusals
         ]
         yield _section("Closest, and what to give up", _paragraphs(lines), language)
-    warnings = warnings_of(answer)
+    warnings = [sentence(warning, language) for warning in warnings_of(answer)]
     if warnings:
         yield _section("Warnings", _paragraphs(warnings), language)
     rows = [
-        [name, f"{banded(estimate)} {estimate.unit}", word(estimate.basis, language), estimate.formula,
-         "; ".join(estimate.sources)]
+        [sentence(name, language), f"{banded(estimate)} {estimate.unit}", word(estimate.basis, language),
+         sentence(estimate.formula, language), "; ".join(estimate.sources)]
         for name, estimate in explained(answer)
     ]  # fmt: skip
     columns = ("what", "value", "basis", "formula", "source")
@@ -92,7 +100,8 @@ def _sections(answer: Answer, language: str) -> Iterator[str]:
 def _shown(option: Option, shown: Shown, language: str) -> Iterator[str]:
     heading = f"{option.count} x {option.accelerator.title}, {layout_text(option.layout)}"
     parts = [(word(name, language), size / GIB) for name, size in memory_rows(option.memory)]
-    yield f"<h2>{escape(heading)}</h2><p>{escape(option.layout.why)}</p>"
+    yield f"<h2>{escape(heading)}</h2><p>{escape(sentence(option.layout.why, language))}</p>"
+    yield f"<p>{escape(host_line(option, language))}</p>"
     yield _section("Memory of one accelerator", plan_charts.stack(parts, "GiB"), language)
     curve = Curve(
         name=f"TPOT, {word('ms per token', language)}",
@@ -117,7 +126,7 @@ def _money(money: Money, language: str) -> Iterator[str]:
     yield _section("Three years by mode", _table(WAY_COLUMNS, rows, language), language)
     curves = [
         Curve(
-            name=f"{word(way.mode, language)}: {way.how}",
+            name=_way_name(way, language),
             points=tuple(
                 (month, way.upfront_usd.value + month * way.usd_per_month.value)
                 for month in range(0, MONTHS + 1, 3)
@@ -128,15 +137,30 @@ def _money(money: Money, language: str) -> Iterator[str]:
     ]
     if curves:
         yield _section("Cost over time", plan_charts.lines(curves, word("months", language), "USD"), language)
+    ranges = [
+        (_way_name(way, language), way.total_usd.low, way.total_usd.high)
+        for way in money.ways
+        if way.total_usd is not None
+    ]
+    if ranges:
+        yield _section("Three years by mode, from low to high", plan_charts.ranges(ranges, "USD"), language)
     own = money.ways[0].total_usd
     if money.swings and own is not None:
         bars = [
-            (f"{swing.assumption} {number(swing.low)}-{number(swing.high)}", swing.low_usd, swing.high_usd)
+            (
+                sentence(f"{swing.assumption} {number(swing.low)}-{number(swing.high)}", language),
+                swing.low_usd,
+                swing.high_usd,
+            )
             for swing in money.swings
         ]
         chart = plan_charts.tornado(bars, own.value, "USD")
         yield _section("What moves the three-year cost", chart, language)
     yield _section("Break-even against APIs", _paragraphs(list(money_lines(money, language))), language)
+
+
+def _way_name(way: Way, language: str) -> str:
+    return f"{word(way.mode, language)}: {sentence(way.how, language)}"
 
 
 def _section(title: str, inside: str, language: str) -> str:

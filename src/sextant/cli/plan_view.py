@@ -12,7 +12,7 @@ from rich.table import Table
 from sextant.cli.output import out
 from sextant.cli.plan_answer import Answer, Shown
 from sextant.cli.plan_asked import described
-from sextant.cli.plan_words import word
+from sextant.cli.plan_words import sentence, word
 from sextant.planner.money import Money
 from sextant.spec.planning import Estimate, Layout, MemoryUse, Option, Plan
 
@@ -41,7 +41,7 @@ def show(answer: Answer, language: str, *, explain: bool) -> None:
     asked = plan.question
     console.print(
         f"[bold]{escape(asked.architecture.id)}[/] {asked.precision}, KV {asked.kv_precision}, "
-        f"{asked.engine}; {escape(described(asked.workload))}"
+        f"{asked.engine}; {escape(sentence(described(asked.workload), language))}"
     )
     if plan.options:
         _options(plan, language)
@@ -52,10 +52,12 @@ def show(answer: Answer, language: str, *, explain: bool) -> None:
     if plan.refusals:
         console.print(f"\n[bold]{word('Closest, and what to give up', language)}[/]")
         for refusal in plan.refusals:
-            console.print(f"  {refusal.accelerator.id}: {refusal.first_break.text}", markup=False)
-            console.print(f"    → {refusal.give_up}", markup=False)
+            console.print(
+                f"  {refusal.accelerator.id}: {sentence(refusal.first_break.text, language)}", markup=False
+            )
+            console.print(f"    → {sentence(refusal.give_up, language)}", markup=False)
     for warning in warnings_of(answer):
-        console.print(f"[yellow]![/] {escape(warning)}")
+        console.print(f"[yellow]![/] {escape(sentence(warning, language))}")
     if explain:
         _explain(answer, language)
 
@@ -66,7 +68,12 @@ def warnings_of(answer: Answer) -> list[str]:
     if answer.shown is not None:
         option = answer.plan.options[answer.shown.index]
         found += [*option.warnings, *option.speed.warnings]
-        most = answer.shown.requests_per_s_simulated
+        places, most = answer.shown.places, answer.shown.requests_per_s_simulated
+        if places.wait_ms_p99 is None:
+            found.append(
+                f"{places.places} requests find a place at once; they carry "
+                f"{number(places.requests_per_s_most)} requests/s, less than what arrives at the peak"
+            )
         if most is not None:
             found.append(
                 f"a target is missed when requests arrive as unevenly as in {answer.shown.waits_from}: "
@@ -167,7 +174,7 @@ def _options(plan: Plan, language: str) -> None:
     console.print()
     console.print(table)
     hidden = len(plan.options) - OPTIONS_SHOWN
-    more = f"{hidden} more: --json. " if hidden > 0 else ""
+    more = f"{hidden} {word('more', language)}: --json. " if hidden > 0 else ""
     console.print(f"[dim]{more}{word('The numbers in brackets hold 80 % of the time.', language)}[/]")
 
 
@@ -175,7 +182,7 @@ def _detail(plan: Plan, shown: Shown, language: str) -> None:
     console = out()
     option = plan.options[shown.index]
     heading = f"{option.count} x {option.accelerator.title}, {layout_text(option.layout)}"
-    console.print(f"\n[bold]{escape(heading)}[/]  {escape(option.layout.why)}")
+    console.print(f"\n[bold]{escape(heading)}[/]  {escape(sentence(option.layout.why, language))}")
     parts = ", ".join(f"{word(name, language)} {size / GIB:.1f}" for name, size in memory_rows(option.memory))
     console.print(f"{word('Memory of one accelerator', language)} (GiB): {parts}", markup=False)
     if shown.waits is not None:
@@ -187,12 +194,51 @@ def _detail(plan: Plan, shown: Shown, language: str) -> None:
             f"{number(seen.end_to_end_ms_p50)} / {number(seen.end_to_end_ms_p99)} ms in all",
             markup=False,
         )
-    if shown.places.wait_ms_p99 is None:
-        console.print(
-            f"[yellow]![/] {shown.places.places} requests find a place at once; they carry "
-            f"{number(shown.places.requests_per_s_most)} requests/s, less than what arrives at the peak"
-        )
+    console.print(host_line(option, language), markup=False)
+    _precisions(plan, language)
     _money(shown.money, language)
+
+
+def host_line(option: Option, language: str) -> str:
+    """What each server of the option must have beside its accelerators."""
+    host = option.host
+    network = None if host.network_bytes_per_s is None else host.network_bytes_per_s * 8 / 1e9
+    parts = (
+        (host.cpu_sockets, "CPU sockets"),
+        (host.memory_bytes and host.memory_bytes / GIB, "GiB of memory"),
+        (host.storage_bytes and host.storage_bytes / GIB, "GiB of disk"),
+        (network, "Gbit/s between servers"),
+    )
+    said = ", ".join(f"{value:,.0f} {word(name, language)}" for value, name in parts if value)
+    return f"{word('Each server needs', language)}: {said}"
+
+
+PRECISION_COLUMNS = ("precision", "GiB of weights", "", "expected loss of accuracy")
+
+
+def precision_cells(plan: Plan, language: str) -> list[list[str]]:
+    """A row for each way to keep the weights."""
+    return [
+        [
+            choice.precision,
+            f"{choice.weights_bytes / GIB:,.3g}" if choice.weights_bytes < GIB else
+            f"{choice.weights_bytes / GIB:,.0f}",
+            word("measured" if choice.measured else "computed", language),
+            sentence(choice.accuracy, language),
+        ]
+        for choice in plan.precisions
+    ]  # fmt: skip
+
+
+def _precisions(plan: Plan, language: str) -> None:
+    console = out()
+    console.print(f"\n[bold]{word('Precisions', language)}[/]")
+    table = Table(box=None, pad_edge=False)
+    for column in PRECISION_COLUMNS:
+        table.add_column(word(column, language), no_wrap=True)
+    for row in precision_cells(plan, language):
+        table.add_row(*(escape(cell) for cell in row))
+    console.print(table)
 
 
 def _money(money: Money, language: str) -> None:
@@ -212,12 +258,12 @@ def way_cells(way: Any, language: str) -> list[str]:
     """One row of the table of modes."""
     return [
         word(way.mode, language),
-        way.how,
+        sentence(way.how, language),
         banded(way.upfront_usd),
         banded(way.usd_per_month),
         banded(way.total_usd),
         ELLIPSIS if way.tokens_per_usd is None else f"{way.tokens_per_usd:,.0f}",
-        "; ".join(way.missing),
+        sentence("; ".join(way.missing), language),
     ]
 
 
@@ -249,6 +295,9 @@ def money_lines(money: Money, language: str) -> Iterator[str]:
         f"{cap.hours_per_day:g} h: "
         f"{word('saves', language)} {banded(cap.usd_per_year)} USD {word('a year', language)}"
     )
+    tuning = money.fine_tuning
+    said = f"all weights on {tuning.all_weights} accelerators, LoRA on {tuning.lora}"
+    yield f"{word('fine-tuning', language)}: {sentence(said, language)}"
     spot = money.spot_training
     if spot is not None:
         yield (
@@ -284,8 +333,10 @@ def _explain(answer: Answer, language: str) -> None:
     console = out()
     console.print("\n[bold]--explain[/]")
     for name, estimate in explained(answer):
-        console.print(f"{name} = {banded(estimate)} {estimate.unit} [{estimate.basis}]", markup=False)
-        console.print(f"    {estimate.formula}", markup=False)
+        basis = word(estimate.basis, language)
+        named = f"{sentence(name, language)} = {banded(estimate)} {estimate.unit} [{basis}]"
+        console.print(named, markup=False)
+        console.print(f"    {sentence(estimate.formula, language)}", markup=False)
         for source in estimate.sources:
             console.print(f"    ({source})", markup=False)
     option: Option | None = answer.plan.options[answer.shown.index] if answer.shown else None

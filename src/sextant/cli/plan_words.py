@@ -1,6 +1,19 @@
-"""The words of the plan's report, English and Chinese: keys are the English words themselves."""
+"""The words of a plan, English and Chinese: keys are the English words themselves.
+
+Single words and headings stand here. Sentences with numbers in them, as the planner makes them, stand in
+`spec/data/plan.zh.toml` with a place for each number.
+"""
 
 from __future__ import annotations
+
+import functools
+import re
+import tomllib
+from importlib import resources
+
+SENTENCES = "plan.zh.toml"
+NESTED = 4
+"""So deep can sentences stand within one another."""
 
 ZH = {
     "Plan": "方案",
@@ -52,6 +65,20 @@ ZH = {
     "Closest, and what to give up": "最接近的方案与需要放弃的条件",
     "No option meets this.": "没有方案能满足全部条件。",
     "Precisions": "量化选择",
+    "precision": "精度",
+    "GiB of weights": "权重 GiB",
+    "measured": "实测",
+    "computed": "计算",
+    "expected loss of accuracy": "预期精度损失",
+    "Three years by mode, from low to high": "各模式三年总成本（低到高）",
+    "fine-tuning": "微调",
+    "CPU sockets": "颗 CPU",
+    "GiB of memory": "GiB 内存",
+    "GiB of disk": "GiB 磁盘",
+    "Gbit/s between servers": "Gbit/s 服务器互联",
+    "Each server needs": "每台服务器需要",
+    "more": "个更多",
+    "output tok/s as asked": "所需输出 token/秒",
     "Warnings": "警告",
     "Sources": "来源",
     "what": "指标",
@@ -79,6 +106,36 @@ ZH = {
     "saves": "节省",
     "The numbers in brackets hold 80 % of the time.": "括号内区间有 80% 的概率成立。",
 }
+
+
+def sentence(text: str, language: str) -> str:
+    """A sentence of the planner in that language; itself where there is no other for it."""
+    return _chinese(text, NESTED) if language == "zh" else text
+
+
+def _chinese(text: str, depth: int) -> str:
+    if text in ZH:
+        return ZH[text]
+    for pattern, chinese in _sentences() if depth else ():
+        found = pattern.fullmatch(text)
+        if found is not None:
+            inner = {name: _chinese(value, depth - 1) for name, value in found.groupdict().items()}
+            return chinese.format(**inner)
+    return text
+
+
+@functools.cache
+def _sentences() -> tuple[tuple[re.Pattern[str], str], ...]:
+    text = resources.files("sextant.spec").joinpath("data", SENTENCES).read_text(encoding="utf-8")
+    return tuple((_pattern(one["en"]), one["zh"]) for one in tomllib.loads(text)["sentence"])
+
+
+def _pattern(english: str) -> re.Pattern[str]:
+    """What matches the sentence with anything in its places."""
+    parts = re.split(r"\{(\w+)\}", english)
+    return re.compile(
+        "".join(f"(?P<{part}>.+?)" if at % 2 else re.escape(part) for at, part in enumerate(parts))
+    )
 
 
 def word(text: str, language: str) -> str:

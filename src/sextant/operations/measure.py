@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 DEADLINE_S = 300.0
 WORDS = ("north ", "river ", "seven ", "stone ", "light ", "paper ", "green ", "table ")
 KEY_VARIABLE = "SEXTANT_API_KEY"
+SMALLEST_MS = 0.001
+"""No time per token is shorter: text that came all at once was not written in no time."""
 HELD_MOST = 2
 """llama.cpp's first token opens the answer without text; a larger difference is text that came together."""
 PROBED_WORDS = (16, 112)
@@ -198,7 +200,7 @@ def _summed(load: Load, passes: Sequence[tuple[list[_Seen], float]]) -> Measured
         input_tokens=round(sum(one.inputs for one in seen) / len(seen)),
         output_tokens=round(sum(one.outputs for one in seen) / len(seen)),
         ttft_ms=percentile([(one.first_s - one.asked_s) * 1000 for one in seen], 0.5),
-        tpot_ms=percentile([one.each_ms for one in seen], 0.5),
+        tpot_ms=max(SMALLEST_MS, percentile([one.each_ms for one in seen], 0.5)),
         output_tokens_per_s=sum(one.outputs for one in seen) / took_s,
         overlapping=max(sum(a.first_s <= b.first_s < a.last_s for a in seen) for b in seen),
         held_tokens=round(percentile([one.held for one in seen], 0.5)),

@@ -67,5 +67,5 @@ def explained(seen: tuple[Measured, ...], question: Question, url: str) -> Local
 
 def slots_of(seen: tuple[Measured, ...]) -> int:
     """How many the engine answers at once; `UNBOUNDED` where it took as many as were asked."""
-    most = max(one.overlapping for one in seen)
+    most = max(1, *(one.overlapping for one in seen))
     return most if most < max(one.concurrency for one in seen) else UNBOUNDED

@@ -42,6 +42,8 @@ class Way(msgspec.Struct, frozen=True, kw_only=True):
     """Over `MONTHS`."""
     tokens_per_usd: float | None = None
     """Output tokens for a dollar, over those months."""
+    interruptible: bool = False
+    """Spot: it can be taken away at any time, so it is no way to serve alone."""
     missing: tuple[str, ...] = ()
     """What would have to be known for a number; or what is left out of it."""
 
@@ -97,7 +99,8 @@ def cost_of(prices: Prices) -> CostOf:
 
 
 def ways_of(have: Have) -> tuple[Way, ...]:
-    """What each mode costs: bought, rented, both, or somebody else's API."""
+    """What each mode costs: bought, rented (reserved, on demand, and spot where its price is known), both, or
+    somebody else's API."""
     name = have.question.architecture.id
     apis = [api for api in have.prices.apis if api.sold and name in api.models]
     none = Way(mode="saas", how="", missing=(f"no API on sale is known for {name}",))
@@ -107,6 +110,7 @@ def ways_of(have: Have) -> tuple[Way, ...]:
         _hybrid(have),
         owned(have, "edge", "pue_edge"),
         _rented(have, "container", "on_demand"),
+        *([_rented(have, "container", "spot")] if hour_price(have, "spot") is not None else []),
         *([_saas(have, api) for api in apis] or [none]),
     )
 
@@ -229,7 +233,7 @@ def _rented(have: Have, mode: str, kind: str) -> Way:
         return Way(mode=mode, how=how, missing=missing)
     people, left_out = _stated_usd_per_month(have)
     month = per_h * have.count * HOURS_PER_MONTH + people
-    way = Way(mode=mode, how=how, missing=left_out)
+    way = Way(mode=mode, how=how, interruptible=kind == "spot", missing=left_out)
     return _monthly(have, way, month=(month, month, month), formula=f"{have.count} x {per_h:g} x 730 h")
 
 

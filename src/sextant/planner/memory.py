@@ -88,6 +88,13 @@ OVERHEADS: Mapping[Engine, Overheads] = {
 }
 BREAKS = ("context", "weights", "overheads", "kv_cache")
 """Keys of what can break here, in the order in which it is looked at."""
+TRAINING_BYTES = 16
+"""Of one parameter in mixed precision with Adam: weights and gradients in BF16, FP32 weights and two moments
+(Rajbhandari et al. 2020, ZeRO, section 3.1). Spread over all accelerators by ZeRO-3."""
+LORA_BYTES = 2.2
+"""The same with LoRA: frozen BF16 weights, and about one per cent of parameters that are trained."""
+TRAINING_UTILISATION = 0.9
+"""The rest is for activations, kept small by computing them anew."""
 HOST_SHARE = 0.10
 """What the system keeps of memory that it shares with the model, at least."""
 
@@ -142,6 +149,16 @@ def weights_bytes(model: ModelArchitecture, precision: Precision) -> tuple[int, 
     embedding = 0.0 if precision in GGUF else _embedding_params(model)
     bits = (model.params_total - embedding) * BITS[precision] + embedding * BITS["bf16"]
     return math.ceil(bits / 8), False
+
+
+def training_accelerators(model: ModelArchitecture, accelerator: Accelerator, *, lora: bool = False) -> int:
+    """How many of them fine-tune the model, all its weights or with LoRA: a power of two within a server,
+    whole servers beyond. The 16 A100-80 that a 65B model is said to take come out of this."""
+    bytes_each = LORA_BYTES if lora else TRAINING_BYTES
+    least = math.ceil(model.params_total * bytes_each / (TRAINING_UTILISATION * accelerator.memory_bytes))
+    if least <= accelerator.per_node:
+        return min(1 << (least - 1).bit_length(), accelerator.per_node)
+    return math.ceil(least / accelerator.per_node) * accelerator.per_node
 
 
 def weights_on_rank(model: ModelArchitecture, precision: Precision, layout: Layout) -> int:

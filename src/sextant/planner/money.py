@@ -22,6 +22,7 @@ from sextant.planner.cost import (
     ways_of,
 )
 from sextant.planner.energy import MILLION, CapSaving, Energy, cap_saving, estimate
+from sextant.planner.memory import training_accelerators
 from sextant.spec.hardware_prices import ApiPrice
 from sextant.spec.planning import Estimate
 
@@ -69,6 +70,13 @@ class SpotTraining(msgspec.Struct, frozen=True, kw_only=True):
     """Share of the on-demand bill that is saved; below 0 it costs more."""
 
 
+class FineTuning(msgspec.Struct, frozen=True, kw_only=True):
+    """Accelerators of this sort that fine-tuning takes at least, by memory."""
+
+    all_weights: int
+    lora: int
+
+
 class Money(msgspec.Struct, frozen=True, kw_only=True):
     """All of it for one option."""
 
@@ -76,6 +84,7 @@ class Money(msgspec.Struct, frozen=True, kw_only=True):
     break_evens: tuple[BreakEven, ...]
     swings: tuple[Swing, ...]
     spot_training: SpotTraining | None
+    fine_tuning: FineTuning
     energy: Energy
     capping: CapSaving
 
@@ -90,14 +99,19 @@ def money_of(have: Have) -> Money:
         break_evens=tuple(_break_even(have, api, monthly) for api in apis) if monthly is not None else (),
         swings=_swings(have),
         spot_training=_spot_training(have),
+        fine_tuning=FineTuning(
+            all_weights=training_accelerators(have.question.architecture, have.accelerator),
+            lora=training_accelerators(have.question.architecture, have.accelerator, lora=True),
+        ),
         energy=have.energy,
         capping=cap_saving(have.question, have.accelerator, count=have.count, prices=have.prices),
     )
 
 
 def _own_usd_per_month(ways: tuple[Way, ...]) -> float | None:
-    """The cheapest way of running it oneself, all in, by the month."""
-    totals = [way.total_usd.value for way in ways if way.mode != "saas" and way.total_usd is not None]
+    """The cheapest way of running it oneself that nobody can interrupt, all in, by the month."""
+    own = [way for way in ways if way.mode != "saas" and not way.interruptible]
+    totals = [way.total_usd.value for way in own if way.total_usd is not None]
     return min(totals) / MONTHS if totals else None
 
 
