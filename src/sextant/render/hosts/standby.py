@@ -95,10 +95,10 @@ def _unit(ground: Ground) -> File:
                 ("RuntimeDirectory", "sextant-standby"),
                 ("Slice", "sextant-serving.slice"),
                 ("OOMScoreAdjust", "-900"),
-                *(line for line in HARDENED if line not in _TAKES),
-                ("RestrictAddressFamilies", "AF_UNIX AF_INET AF_INET6 AF_NETLINK AF_PACKET"),
+                *HARDENED,
+                ("RestrictAddressFamilies", "AF_NETLINK AF_PACKET"),
                 *NO_DEVICES,
-                ("CapabilityBoundingSet", "CAP_NET_ADMIN CAP_NET_RAW CAP_SETUID CAP_SETGID CAP_SYS_NICE"),
+                ("CapabilityBoundingSet", "CAP_NET_ADMIN CAP_NET_RAW"),
                 ("MemoryDenyWriteExecute", "yes"),
             ),
         ),
@@ -106,18 +106,12 @@ def _unit(ground: Ground) -> File:
     )
 
 
-_TAKES = (
-    ("RestrictAddressFamilies", "AF_UNIX AF_INET AF_INET6"),
-    ("SystemCallFilter", "~@privileged @obsolete"),
-    ("RestrictRealtime", "yes"),
-)
-"""What keepalived cannot live with: raw and netlink sockets, setuid for its scripts, its own priority."""
 _TEXT = """\
 # One of a pair; the other one differs in its addresses and its priority.
 global_defs {{
     router_id {router}
     vrrp_version 3
-    script_user nobody
+    script_user root
     enable_script_security
     vrrp_garp_master_refresh 60
 }}

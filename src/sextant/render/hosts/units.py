@@ -237,7 +237,8 @@ def engine_unit(ground: Ground, unit: EngineUnit) -> File:
                 ("LimitMEMLOCK", "infinity"),
                 ("OOMScoreAdjust", "500"),
                 *HARDENED,
-                *_devices(device),
+                ("RestrictAddressFamilies", "AF_NETLINK"),
+                *_devices(device, rdma=unit.command.rdma),
                 ("CapabilityBoundingSet", ""),
                 *((("IPAddressDeny", "any"), ("IPAddressAllow", "localhost")) if unit.local else ()),
             ),
@@ -253,16 +254,26 @@ def quoted(word: str) -> str:
     return escaped if re.fullmatch(r"[A-Za-z0-9_./:=,+@${}%-]+", escaped) else f'"{escaped}"'
 
 
-def _devices(device: Device | None) -> tuple[Line, ...]:
+def _devices(device: Device | None, *, rdma: bool) -> tuple[Line, ...]:
     if device is None:
         return (*NO_DEVICES, ("PrivateUsers", "yes"))
     allowed = tuple(("DeviceAllow", f"{path} rw") for path in _device_nodes(device))
-    return (("DevicePolicy", "closed"), *allowed)
+    network = (("DeviceAllow", "char-infiniband* rw"),) if rdma else ()
+    return (("DevicePolicy", "closed"), *allowed, *network)
 
 
 def _device_nodes(device: Device) -> tuple[str, ...]:
-    """Device files as `DeviceAllow` takes them: groups of them by the driver's name in /proc/devices."""
-    return tuple(f"char-{path[5:].rstrip('*0123456789')}" if "*" in path else path for path in device.paths)
+    """Device files as `DeviceAllow` takes them: several of a kind by their driver's name in /proc/devices."""
+    found = []
+    for path in device.paths:
+        folder, _, name = path.removeprefix("/dev/").rpartition("/")
+        driver = _DRIVERS.get(folder, folder or name.rstrip("*"))
+        found.append(f"char-{driver}*" if "*" in path or path.endswith("/") else path)
+    return tuple(dict.fromkeys(found))
+
+
+_DRIVERS = {"dri": "drm", "dri/by-path": "drm"}
+"""Folders of /dev whose driver has another name."""
 
 
 def _reachable(spec: Spec, ground: Ground) -> tuple[Line, ...]:
