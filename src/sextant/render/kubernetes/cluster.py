@@ -111,6 +111,8 @@ class Cluster(msgspec.Struct, frozen=True, kw_only=True):
     pools: tuple[str, ...]
     """Lines of business or tenant pools with namespaces of their own."""
     workloads: tuple[Workload, ...]
+    site: str = ""
+    """Which of several, where there are several."""
 
     def part(self, component: str, *, namespace: str = "", model: str = "") -> Part:
         """A part of this deployment."""
@@ -140,12 +142,12 @@ class Cluster(msgspec.Struct, frozen=True, kw_only=True):
         return self.order.images.reference(OWN)
 
 
-def cluster_of(order: Order, pools: tuple[str, ...]) -> Cluster:
+def cluster_of(order: Order, pools: tuple[str, ...], *, site: str = "") -> Cluster:
     """The namespaces and engines of the order. Models of a pool in `pools` run in its namespace.
 
     Raises Unsupported for what cannot run as pods."""
     namespace = dns_label(order.deployment.spec.delivery.namespace)
-    bare = Cluster(order=order, namespace=namespace, pools=pools, workloads=())
+    bare = Cluster(order=order, namespace=namespace, pools=pools, workloads=(), site=site)
     found = tuple(_workload(bare, served) for served in order.served if not _stays(served))
     return msgspec.structs.replace(bare, workloads=tuple(_bounded(order, found, each) for each in found))
 

@@ -258,7 +258,8 @@ def _references(cluster: Cluster) -> set[str]:
     """References to secrets in what the replicas run of the user's document."""
     spec = cluster.order.deployment.spec
     shown = spec.model_dump(mode="json", exclude={"workload", "sites", "delivery", "continuity", "scaling"})
-    return {text for text in _texts(shown) if _REFERENCE.fullmatch(text)}
+    served = [each.entry.model_dump(mode="json") for each in cluster.order.served]
+    return {text for text in _texts([shown, served]) if _REFERENCE.fullmatch(text)}
 
 
 def _texts(value: Any) -> Iterator[str]:

@@ -14,6 +14,9 @@ from sextant.spec.engine_sections import RemoteEngine
 
 PROMETHEUS_NAMESPACE = "monitoring"
 """Where the Prometheus operator's usual installation runs."""
+MESH_NAMESPACE, MESH_CONTROL_PORT, MESH_GATEWAY_PORT = "istio-system", 15_012, 15_443
+"""Where Istio's control plane answers its proxies, and the port between clusters (istio.io, Ports Used
+by Istio)."""
 CLIENT_LABEL = "sextant.dev/client"
 ADMIN_LABEL = "sextant.dev/admin"
 """On namespaces whose pods may call the API, and the admin API."""
@@ -38,10 +41,21 @@ def namespace_policies(cluster: Cluster, namespace: str) -> tuple[Object, ...]:
             }
         ],
     }
-    return (
+    found = [
         made("networking.k8s.io/v1/NetworkPolicy", part, nothing, name="default-deny"),
         made("networking.k8s.io/v1/NetworkPolicy", part, names, name="allow-dns"),
-    )
+    ]
+    if cluster.order.deployment.spec.delivery.mesh == "istio":
+        meshed = {
+            "podSelector": {},
+            "policyTypes": ["Egress"],
+            "egress": [
+                {"to": [_namespace(MESH_NAMESPACE)], "ports": [_port(MESH_CONTROL_PORT)]},
+                {"ports": [_port(MESH_GATEWAY_PORT)]},
+            ],
+        }
+        found.append(made("networking.k8s.io/v1/NetworkPolicy", part, meshed, name="allow-mesh"))
+    return tuple(found)
 
 
 def gateway_policy(cluster: Cluster) -> Object:

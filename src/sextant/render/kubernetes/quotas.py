@@ -170,6 +170,7 @@ def namespace_objects(cluster: Cluster, namespace: str, room: Room) -> tuple[Obj
     labels = {
         **part.labels,
         **{f"pod-security.kubernetes.io/{mode}": POD_SECURITY for mode in ("enforce", "audit", "warn")},
+        **({"istio-injection": "enabled"} if _is_meshed(cluster) else {}),
     }
     body = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace, "labels": labels}}
     memory = gibibytes(room.memory_bytes)
@@ -193,6 +194,10 @@ def namespace_objects(cluster: Cluster, namespace: str, room: Room) -> tuple[Obj
         made("v1/ResourceQuota", part, {"hard": hard}, name="share"),
         made("v1/LimitRange", part, {"limits": [limits]}, name="defaults"),
     )
+
+
+def _is_meshed(cluster: Cluster) -> bool:
+    return cluster.order.deployment.spec.delivery.mesh == "istio"
 
 
 def _is_open(cluster: Cluster, namespace: str) -> bool:

@@ -42,15 +42,31 @@ def velero(cluster: Cluster) -> tuple[Object, ...]:
     body["spec"] = {"schedule": schedule or defaults.backup_schedule, "template": template}
     if place is None:
         return (body,)
+    return _location(cluster, location, place, cluster.site), body
+
+
+def copies_of(site: str, cluster: Cluster) -> tuple[Object, ...]:
+    """Another site's copies, for this one to restore from, never to write; none without an object store."""
+    backup = cluster.order.deployment.spec.continuity.backup
+    place = _object_store(backup.repository) if backup is not None else None
+    if place is None:
+        return ()
+    body = _location(cluster, f"{cluster.namespace}-{site}", place, site)
+    body["spec"]["accessMode"] = "ReadOnly"
+    return (body,)
+
+
+def _location(cluster: Cluster, name: str, place: tuple[str, str, str], site: str) -> Object:
     url, bucket, prefix = place
-    store = _velero("BackupStorageLocation", location, cluster)
-    store["spec"] = {
+    below = "/".join(part for part in (prefix, site) if part)
+    body = _velero("BackupStorageLocation", name, cluster)
+    body["spec"] = {
         "provider": "aws",
-        "objectStorage": {"bucket": bucket, **({"prefix": prefix} if prefix else {})},
+        "objectStorage": {"bucket": bucket, **({"prefix": below} if below else {})},
         "credential": {"name": f"{cluster.namespace}-backup", "key": "cloud"},
         "config": {"s3Url": url, "s3ForcePathStyle": "true", "region": "default"},
     }
-    return store, body
+    return body
 
 
 def _velero(kind: str, name: str, cluster: Cluster) -> Object:
