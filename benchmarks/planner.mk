@@ -8,9 +8,10 @@ $(FIT_STAMP): $(BASE_STAMP)
 	@touch $@
 
 .PHONY: bench-planner
-bench-planner: $(FIT_STAMP) ## Predictions against measured serving points (POINTS=FILE for all of them) and published rows.
+bench-planner: $(FIT_STAMP) ## Predictions against measured points (POINTS=FILE for all of them), published rows, what fits, this machine.
 	@OMP_NUM_THREADS=1 $(BIN)/python -W ignore -m benchmarks.planner.fit $(POINTS) $(ARGS)
-	@$(BIN)/python -m benchmarks.planner.published
+	@$(BIN)/python -m benchmarks.planner.published $(filter --keep,$(ARGS))
+	@$(BIN)/python -m benchmarks.planner.fits $(POINTS) $(filter --keep,$(ARGS))
 	@$(MAKE) --no-print-directory bench-planner-local
 
 .PHONY: bench-planner-local
