@@ -95,6 +95,10 @@ test-fast: $(TEST_STAMP) servers ## Under a minute: what you run while you type.
 test-core: $(TEST_STAMP) servers ## The document, the gateway, governance and the store, in process.
 	@$(SHARD) core
 
+.PHONY: test-render
+test-render: $(TEST_STAMP) ## Rendering: command lines, bundles, their validators, installations.
+	@$(SHARD) render
+
 .PHONY: test-transport
 test-transport: $(TEST_STAMP) servers ## The HTTP transport: smuggling corpus, real proxies, fuzzing, canaries.
 	@$(SHARD) transport

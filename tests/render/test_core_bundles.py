@@ -393,6 +393,17 @@ def test_what_the_document_pins_is_kept() -> None:
     assert (pinned.served[0].option.layout.tp, free.served[0].option.layout.tp) == (2, 1)
 
 
+def test_without_hardware_named_the_catalogue_is_searched_for_what_fits_the_mode() -> None:
+    """Devices for the edge, servers elsewhere."""
+    small = {"model": DISTILLED["model"], "engine": {"kind": "llamacpp"}}
+    edge, server = order("edge", **small).served[0].option, order("on-prem", **small).served[0].option
+    assert edge is not None
+    assert server is not None
+    assert edge.accelerator.kind == "jetson" or edge.accelerator.watts <= 60
+    assert server.accelerator.kind != "jetson"
+    assert server.accelerator.watts > 60
+
+
 def test_the_start_is_predicted_from_the_weights() -> None:
     small, large = order("on-prem", **DISTILLED).served[0], order("on-prem", **R1).served[0]
     assert 60 < small.load_s < 90

@@ -35,6 +35,9 @@ PRECISION_WORDS: dict[str, Precision] = {
     "mxfp4": "fp4",
 }
 """The engines' words for how weights are kept, beside the planner's own."""
+EDGE_WATTS = 60.0
+"""Where sites name no hardware: accelerators up to so much are for the edge, like those built into devices;
+others for servers."""
 LOAD_BYTES_PER_S = 1.5e9
 """Weights read from a node's disk into its accelerators: an estimate of November 2026, a little under what
 one NVMe disk of a server gives."""
@@ -120,7 +123,8 @@ def _considered(
     all_ = [catalog.accelerators[id_] for id_ in left] if left else list(catalog.accelerators.values())
     found = tuple(one for one in all_ if vendor_of(one.vendor) not in refused)
     if not left:
-        found = tuple(one for one in found if (one.kind == "jetson") == (deployment.spec.mode == "edge"))
+        is_edge = deployment.spec.mode == "edge"
+        found = tuple(one for one in found if (one.kind == "jetson" or one.watts <= EDGE_WATTS) == is_edge)
     if not found:
         vendor = vendor_of(all_[0].vendor)
         reason = refused.get(vendor, "this version knows no edge device for it")
