@@ -165,6 +165,10 @@ def test_too_many_patterns_and_unknown_types_are_refused():
         "E1" * 50_000,
         "A " * 50_000,
         "Dear A" * 9_000,
+        "\\" * 100_000,
+        "\\u12" * 20_000,
+        "\u200b" * 100_000,
+        "出生" * 30_000,
     ],
     ids=lambda text: text[:8],
 )

@@ -54,7 +54,7 @@ _ODD = re.compile(f"[{_MAPPED}{_VANISH}][{_MAPPED}{_VANISH}]*+")
 _ASCII = {ord(character): plain for character, plain in _LOOKALIKES.items()}
 _VANISHING = re.compile(f"[{_VANISH}]")
 _SHORTENED = re.compile(
-    rf"""[\\{_VANISH}](?:(?<!\\)[{_VANISH}]*+|\\*+(?:u(?P<code>[0-9a-fA-F]{{4}})|[nrt"'/]))"""
+    rf"""[\\{_VANISH}](?:(?<!\\)[{_VANISH}]*+|(?<!\\.)\\*+(?:u(?P<code>[0-9a-fA-F]{{4}})|[nrt"'/]))"""
 )
 """The first character stands before what follows it, so that `re` can skip to it."""
 
