@@ -105,3 +105,14 @@ def test_an_embedded_engine_with_a_source_is_refused() -> None:
     model = {"name": "mine", "source": "hf:a/b"}
     with pytest.raises(Unsupported, match="kind: llamacpp"):
         render(order("private-cloud", model=model, engine={"kind": "embedded"}))
+
+
+def test_secrets_that_the_document_names_have_a_command() -> None:
+    own = {
+        "store": {"url": "postgresql://sextant@10.0.0.7/sextant", "password": "env:DB_PASSWORD"},
+        "limits": {"url": "rediss://redis.example.com:6380", "password": "file:/etc/redis/password"},
+    }
+    bundle = render(order("private-cloud", "bank", **BANK, **own))
+    typed = [command for step in bundle.install for command in step.commands]
+    assert "kubectl -n llm create secret generic sextant-files --from-file=etc-redis-password" in typed
+    assert "kubectl -n llm create secret generic sextant-environment --from-env-file=sextant.env" in typed

@@ -110,8 +110,8 @@ def _sites(order: Order) -> tuple[Site, Site]:
         count = sum(each.count for each in site.accelerators)
         if count < needed:
             raise Unsupported(
-                f"hybrid: the site `{site.name}` has {count} accelerators, and the models need {needed} there; "
-                f"every model is planned for both sites alike"
+                f"hybrid: the site `{site.name}` has {count} accelerators, and the models need {needed}; "
+                f"each is planned for both sites alike"
             )
     return found[0], found[1]
 

@@ -12,7 +12,13 @@ from sextant.render.dumping import yaml_file
 from sextant.render.kubernetes import network, quotas, scaling, upkeep, watching
 from sextant.render.kubernetes.cluster import Cluster, Workload
 from sextant.render.kubernetes.engines import engine_objects, engine_secret
-from sextant.render.kubernetes.gateway import certificate_names, gateway_needs, gateway_objects, stores_of
+from sextant.render.kubernetes.gateway import (
+    certificate_names,
+    gateway_needs,
+    gateway_objects,
+    own_secrets,
+    stores_of,
+)
 from sextant.render.kubernetes.identity import certificates, roles, service_accounts, spiffe_ids
 from sextant.render.kubernetes.needs import cluster_needs
 from sextant.render.kubernetes.objects import Object
@@ -210,7 +216,7 @@ def _secrets(cluster: Cluster) -> tuple[str, ...]:
                 f"kubectl -n {namespace} create secret generic {name} "
                 f"--from-file=password={name}-password --from-file=ca.crt={name}-ca.crt"
             )
-    return tuple(commands)
+    return (*commands, *own_secrets(cluster))
 
 
 def _waits(cluster: Cluster) -> tuple[str, ...]:

@@ -273,6 +273,18 @@ def _texts(value: Any) -> Iterator[str]:
             yield from _texts(each)
 
 
+def own_secrets(cluster: Cluster) -> tuple[str, ...]:
+    """Commands for the secrets that the user's document names: files of the same names beside the bundle's,
+    and `sextant.env` with a line `NAME=value` for each variable."""
+    make = f"kubectl -n {cluster.namespace} create secret generic"
+    files = " ".join(f"--from-file={file_key(path)}" for path in _files(cluster))
+    named = any(ref.startswith("env:") for ref in _references(cluster))
+    return (
+        *([f"{make} {FILES} {files}"] if files else []),
+        *([f"{make} {VARIABLES} --from-env-file=sextant.env"] if named else []),
+    )
+
+
 def gateway_needs(cluster: Cluster) -> tuple[Need, ...]:
     """What the operator must have for the gateway: stores, and secrets by name."""
     namespace = cluster.namespace
