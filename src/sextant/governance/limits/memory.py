@@ -36,7 +36,7 @@ _SEVERITY: dict[LimitName, int] = {"funds": 4, "spend_nano_per_month": 3, "token
 _RATE_SEVERITY = 1
 
 
-class _Scope:
+class ScopeState:
     """What is known and open of one scope."""
 
     __slots__ = ("held_nano", "held_tokens", "level", "level_us", "per_min", "running", "standing", "tat_us")
@@ -132,7 +132,7 @@ class _Bound:
 
     __slots__ = ("booked", "buckets", "crowds", "rates", "rules", "scopes")
 
-    def __init__(self, rules: tuple[ScopeRules, ...], scopes: tuple[_Scope, ...]) -> None:
+    def __init__(self, rules: tuple[ScopeRules, ...], scopes: tuple[ScopeState, ...]) -> None:
         self.rules = rules
         self.scopes = scopes
         both = tuple(zip(rules, scopes, strict=True))
@@ -231,7 +231,7 @@ class MemoryLimiter:
 
     def __init__(self, now_us: Callable[[], int] = lambda: time.monotonic_ns() // 1000) -> None:
         self._now_us = now_us
-        self._scopes: dict[str, _Scope] = {}
+        self._scopes: dict[str, ScopeState] = {}
         self._bound: dict[int, _Bound] = {}
         """By the identity of a key's rules, which stay the same as long as its policy does."""
         self._sweep_at = SCOPES_KEPT
@@ -265,7 +265,7 @@ class MemoryLimiter:
         for rule in rules:
             scope = self._scopes.get(rule.scope)
             if scope is None:
-                scope = self._scopes[rule.scope] = _Scope()
+                scope = self._scopes[rule.scope] = ScopeState()
             scopes.append(scope)
         found = self._bound[id(rules)] = _Bound(rules, tuple(scopes))
         return found

@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 
 from sextant.governance.limits.limiter import NO_LIMIT, Ask, Headroom, Refused, ScopeRules
-from sextant.governance.limits.memory import _Scope, bucket_headroom, milliseconds, worst
+from sextant.governance.limits.memory import ScopeState, bucket_headroom, milliseconds, worst
 from sextant.spec.policy import Standing
 
 TOKENS_PER_MIN_MAX = 100_000_000
@@ -135,7 +135,7 @@ def refusal_of(answer: Sequence[Any], rules: tuple[ScopeRules, ...], ask: Ask, n
     for number, rule in enumerate(rules):
         start = 1 + number * _REFUSED_FIELDS
         values = answer[start : start + _REFUSED_FIELDS]
-        scope = _Scope()
+        scope = ScopeState()
         scope.tat_us, scope.level, scope.running, scope.held_tokens, scope.held_nano = values[:5]
         if values[5]:
             day, day_tokens, month, month_nano, funds, until_ms = values[6:]
