@@ -24,6 +24,13 @@ READY_S = 120
 
 def bundle(order: Order) -> Bundle:
     """The bundle of servers without a cluster. Raises Unsupported for what they cannot do."""
+    if order.deployment.spec.delivery.orchestration != "systemd":
+        raise Unsupported(
+            f"{order.name}: servers are run by systemd in this version, not by "
+            f"{order.deployment.spec.delivery.orchestration}; write `orchestration: systemd`, or use the "
+            f"mode container",
+            field="spec.delivery.orchestration",
+        )
     ground = places.ground_of(order, has_front=True)
     hosts = tuple(host for site in order.deployment.spec.sites for host in site.hosts)
     servers = _Servers(hosts, standby.pair_of(ground, hosts), engines.place_engines(ground, hosts))

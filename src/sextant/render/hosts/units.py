@@ -250,7 +250,7 @@ def engine_unit(ground: Ground, unit: EngineUnit) -> File:
 def quoted(word: str) -> str:
     """One word of a command or an assignment, as systemd reads it; `${NAME}` is left to the environment."""
     escaped = word.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%")
-    escaped = re.sub(r"\$(?!\{SEXTANT_[A-Z]+\})", "$$$$", escaped)
+    escaped = re.sub(r"\$(?!\{SEXTANT_[A-Z]+\})", "$$", escaped)
     return escaped if re.fullmatch(r"[A-Za-z0-9_./:=,+@${}%-]+", escaped) else f'"{escaped}"'
 
 

@@ -1,0 +1,65 @@
+"""One box: what is signed, what is watched, where models come from, and what is refused."""
+
+from __future__ import annotations
+
+import re
+
+import msgspec
+import pytest
+from tests.render.host_bundles import PAIR, TLS, orders, text_of
+from tests.render.orders import DISTILLED, EMBEDDED, order
+
+from sextant.base.errors import Unsupported
+from sextant.render import render
+from sextant.spec.document import parse_document
+
+
+def test_the_box_listens_as_the_document_says_with_its_own_certificate() -> None:
+    spec = parse_document(text_of(render(orders()["edge-tls"]), "sextant.yaml")).spec
+    assert spec.gateway.tls is not None
+    assert (spec.gateway.host, spec.gateway.port) == ("0.0.0.0", 8443)
+    assert str(spec.gateway.tls.cert_file) == "/etc/sextant/tls/server.pem"
+
+
+def test_a_model_of_the_user_comes_from_the_signed_folder() -> None:
+    spec = {**EMBEDDED, "model": {"name": "mine", "source": "/home/me/mine-q4.gguf"}}
+    bundle = render(order("edge", **spec))
+    assert "models=mine-q4.gguf\n" in text_of(bundle, "settings.sh")
+    assert "signed=yes\n" in text_of(bundle, "settings.sh")
+    (model,) = parse_document(text_of(bundle, "sextant.yaml")).spec.served
+    assert str(model.source) == "/opt/sextant/current/models/mine-q4.gguf"
+    assert any(need.name == "models/mine-q4.gguf in this folder" for need in bundle.needs)
+
+
+def test_the_watchdog_runs_and_the_install_measures() -> None:
+    bundle = render(orders()["edge"])
+    assert "all sextant-watchdog.timer" in text_of(bundle, "units.list").splitlines()
+    assert "measure=yes\n" in text_of(bundle, "settings.sh")
+    timer = text_of(bundle, "systemd/sextant-watchdog.timer")
+    assert re.search(r"^OnUnitActiveSec=15s$", timer, re.MULTILINE)
+
+
+def test_what_is_not_there_is_said() -> None:
+    notes = " ".join(render(orders()["edge"]).notes)
+    assert "does not forward" in notes and "no fall-back to a centre" in notes
+
+
+def test_a_box_keeps_its_state_itself() -> None:
+    with pytest.raises(Unsupported, match="keeps its state itself"):
+        render(order("edge", **EMBEDDED, store=PAIR["store"]))
+
+
+def test_a_box_has_one_replica_of_each_model() -> None:
+    made = order("edge", **DISTILLED)
+    (served,) = made.served
+    assert served.option is not None
+    layout = msgspec.structs.replace(served.option.layout, dp=2)
+    doubled = msgspec.structs.replace(served, option=msgspec.structs.replace(served.option, layout=layout))
+    with pytest.raises(Unsupported, match="an edge box is one server with one replica"):
+        render(msgspec.structs.replace(made, served=(doubled,)))
+
+
+def test_edge_tls_needs_a_certificate() -> None:
+    with_tls = {need.name for need in render(order("edge", **EMBEDDED, gateway=TLS)).needs}
+    without = {need.name for need in render(order("edge", **EMBEDDED)).needs}
+    assert with_tls - without == {"a TLS certificate and its key"}
