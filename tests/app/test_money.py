@@ -16,7 +16,8 @@ from pathlib import Path
 import pytest
 
 from answers_under_load import Client, check_rows, load, usage_rows
-from sextant.store.usage_report import usage_report
+from sextant.store.ledger_reading import ledger_view
+from sextant.store.statements import UsageQuery, usage_lines
 from stack_under_test import Stack, stack, until
 
 CLIENTS = 10
@@ -67,8 +68,9 @@ def test_rows_equal_completed_answers_whatever_is_killed_mid_stream(tmp_path: Pa
     db_path = tmp_path / "state" / "ledger.db"
     rows = usage_rows(db_path, "ok")
     check_rows(seen, rows)
-    total = usage_report(db_path, since_ms=0, until_ms=2**62)
-    assert sum(day.requests for day in total) == len(usage_rows(db_path)), "counted once each"
+    with ledger_view(db_path) as view:
+        total = usage_lines(view, UsageQuery(first_day=0, last_day=99_999_999, by=("month",)))
+    assert sum(line.totals.requests for line in total) == len(usage_rows(db_path)), "counted once each"
     assert len(seen.completed) > 30, "the load was real"
     assert seen.broken > 0, "the kills hit streams"
     print(f"{len(seen.completed)} completed, {len(rows)} rows, {seen.broken} broken")

@@ -131,7 +131,9 @@ def test_a_tenant_gets_its_privacy_and_its_end(
     assert at_a_terminal(served, "y", "tenant", "remove", "brief") == 0
     until(lambda: call(served, key).status == 401, "the gateway refuses the key")
     assert "there is no tenant brief" in refused("tenant", "remove", "brief", "--yes")
-    run("tenant", "create", "briefer")
+    briefer = sextant("tenant", "create", "briefer", "--billing", "free", "--state", str(served.root))
+    said = "Chosen, since not given: tier free, currency CNY; `sextant tenant set briefer` changes it."
+    assert said in briefer.stdout, briefer.stderr
     assert run("tenant", "remove", "briefer", "--yes")["enabled"] is False
 
 

@@ -34,7 +34,8 @@ from sextant.spec.snapshot import PolicySnapshot
 from sextant.spec.usage import Usage
 from sextant.store.ledger import run_ledger
 from sextant.store.ledger_check import check_books
-from sextant.store.usage_report import usage_report
+from sextant.store.ledger_reading import ledger_view
+from sextant.store.statements import UsageQuery, usage_lines
 from sextant.telemetry.table import Registry
 
 ROUNDS = 400
@@ -236,8 +237,9 @@ def test_nothing_is_lost_whatever_is_killed_when(tmp_path: Path, start: Starter)
     rows = stored(db_path)
     handed_over, _, clean = read_journal(journal_path)
     assert rows.keys() <= handed_over
-    total = usage_report(db_path, since_ms=0, until_ms=2**62)
-    assert sum(day.input_tokens for day in total) == sum(map(tokens_of, rows)), "counted once each"
+    with ledger_view(db_path) as view:
+        total = usage_lines(view, UsageQuery(first_day=0, last_day=99_999_999, by=("month",)))
+    assert sum(line.totals.input_tokens for line in total) == sum(map(tokens_of, rows)), "counted once each"
     db = apsw.Connection(str(db_path))
     assert db.pragma("integrity_check") == "ok"
     db.close()

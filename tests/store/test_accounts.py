@@ -169,10 +169,10 @@ def test_the_snapshot_follows_every_change_with_a_higher_version(either: Account
     expected = KeyPolicy(record.id, DEFAULT_TENANT, sha256, "laptop", until_ms, "default.default")
     assert changed().keys == (expected,)
     either.create_tenant("acme", TenantChange(name="Acme"))
-    assert TenantPolicy("acme", "Acme") in changed().tenants
+    assert TenantPolicy("acme", "Acme", tier="free") in changed().tenants
     assert ProjectPolicy("acme.default", "acme", "Default") in seen[-1].projects
     either.change_tenant("acme", TenantChange(enabled=False))
-    assert TenantPolicy("acme", "Acme", enabled=False) in changed().tenants
+    assert TenantPolicy("acme", "Acme", enabled=False, tier="free") in changed().tenants
     either.revoke_key(record.id)
     assert changed().keys == ()
     either.create_service_token("root")

@@ -43,6 +43,18 @@ def price(model: str = "*", nano: int = 1000, **more: Any) -> Price:
     return Price(model, nano, nano, nano, nano, **more)
 
 
+def test_a_new_tenant_that_names_nothing_is_free_in_the_currency_of_the_house(accounts: Accounts) -> None:
+    made = accounts.create_tenant("trial")
+    assert (made.tier, made.billing, made.plan, made.currency) == ("free", "free", "", "CNY")
+    accounts.change_tenant(DEFAULT_TENANT, TenantChange(currency="USD"))
+    assert accounts.create_tenant("second").currency == "USD"
+    paying = TenantChange(billing="prepaid", plan="standard-cny")
+    assert accounts.create_tenant("third", paying).currency == "CNY", "the plan's"
+    assert accounts.create_tenant("fourth", TenantChange(currency="EUR")).currency == "EUR"
+    assert accounts.create_tenant("fifth", TenantChange(tier="internal")).tier == "internal"
+    assert accounts.tenant(DEFAULT_TENANT).tier == "internal"
+
+
 def test_a_tenants_settings_reach_the_policy_whole(accounts: Accounts) -> None:
     wanted = TenantChange(
         name="Acme 公司",

@@ -264,8 +264,8 @@ def _create(state: StateDir, body: dict[str, Any], days: int | None) -> dict[str
 
     import msgspec
 
+    from sextant.store.accounts_database import DAY_MS
     from sextant.store.accounts_keys import KeyScope
-    from sextant.store.usage_report import DAY_MS
 
     expires_ms = 0 if days is None else time.time_ns() // 1_000_000 + days * DAY_MS
     named = {field: value for field, value in body.items() if field not in ("name", "tenant_id")}

@@ -48,13 +48,19 @@ def create(
     state: State = None,
     json: Json = False,
 ) -> None:
-    """Make a tenant, with a default project for its keys."""
+    """Make a tenant, with a default project for its keys. What is not given: tier free, billing free, the
+    currency of the plan or else of the tenant `default`."""
     from sextant.cli.admin import AdminApi
 
     fields = _fields(name=name, tier=tier, billing=billing, plan=plan, currency=currency, time_zone=time_zone)
     body = {"id": tenant_id, **fields, **_scope(model, limit, None)}
     made = AdminApi(state_dir(state)).call("POST", "/v1/tenants", body)
     _shown(made, json)
+    left = [(noun, made[noun]) for noun in ("tier", "billing", "currency") if noun not in fields]
+    if left and not json:
+        chosen = ", ".join(f"{noun} {value}" for noun, value in left)
+        change_it = f"`sextant tenant set {made['id']}` changes it"
+        out().print(f"Chosen, since not given: {chosen}; {change_it}.", markup=False)
 
 
 @app.command("list")

@@ -14,10 +14,9 @@ from sextant.control.office import Office
 from sextant.control.openapi import Listing, tells
 from sextant.spec.policy import LimitRules
 from sextant.store.accounts import DEFAULT_TENANT
-from sextant.store.accounts_database import Page
+from sextant.store.accounts_database import DAY_MS, Page
 from sextant.store.accounts_keys import KeyChange, KeyRecord, KeyScope, KnownSecret
 from sextant.store.accounts_schema import api_key
-from sextant.store.usage_report import DAY_MS
 
 DAYS_MAX = 3650
 OVERLAP_HOURS_MAX = 90 * 24

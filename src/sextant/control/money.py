@@ -28,11 +28,10 @@ from sextant.spec.transfer import (
     prepaid_account,
     receivable_account,
 )
-from sextant.store.accounts_database import AMOUNT_NANO_MAX, Noted
+from sextant.store.accounts_database import AMOUNT_NANO_MAX, DAY_MS, Noted
 from sextant.store.accounts_tenants import TenantRecord
 from sextant.store.balances import Balance, balance_of
 from sextant.store.ledger_reading import ledger_view
-from sextant.store.usage_report import DAY_MS
 
 PACKAGE_DAYS = 365
 PACKAGE_DAYS_MAX = 3660

@@ -13,7 +13,7 @@ from sextant.control.answers import Body, json_answer, listing, more_than, paged
 from sextant.control.keys import Days
 from sextant.control.office import Office
 from sextant.control.openapi import Listing, tells
-from sextant.store.accounts_database import AuditEntry, Page
+from sextant.store.accounts_database import DAY_MS, AuditEntry, Page
 from sextant.store.accounts_people import (
     EVERYWHERE,
     Grant,
@@ -23,7 +23,6 @@ from sextant.store.accounts_people import (
     TokenRecord,
     seen_by,
 )
-from sextant.store.usage_report import DAY_MS
 
 
 class PersonToMake(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

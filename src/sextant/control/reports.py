@@ -19,10 +19,9 @@ from sextant.operations.invoice_files import MEDIA_TYPES, Format, invoice_file, 
 from sextant.operations.invoice_sheet import Language
 from sextant.operations.invoices import Invoice, invoice_of, sla_transfers
 from sextant.spec.transfer import Transfer
-from sextant.store.accounts_database import Noted
+from sextant.store.accounts_database import DAY_MS, Noted
 from sextant.store.ledger_reading import ledger_view
 from sextant.store.statements import PAGE_LINES_MAX, Side, Totals, UsageLine, UsageQuery, usage_lines
-from sextant.store.usage_report import DAY_MS
 
 USAGE_DAYS_MAX = 366
 DEFAULT_DAYS = 30

@@ -72,7 +72,8 @@ def add_tenants(app: FastAPI, office: Office) -> None:
     @app.post("/v1/tenants", status_code=201)
     @tells(TenantRecord)
     def create_tenant(allowed: MakeTenants, new: TenantBody) -> Response:
-        """Makes a tenant with its default project."""
+        """Makes a tenant with its default project: where nothing else is given on the tier `free`, without
+        billing, in the currency of its plan or else of the tenant `default`."""
         given = msgspec.structs.asdict(new)
         del given["id"]
         if new.privacy is not None:

@@ -25,6 +25,7 @@ from sextant.spec.policy import LimitRules
 from sextant.store.accounts_schema import READS, audit, open_accounts, person, policy_version, service_token
 
 NAME_CHARACTERS_MAX = 200
+DAY_MS = 86_400_000
 SYSTEM = "system"
 """Who acts when nobody asked: the first start, a migration."""
 AMOUNT_NANO_MAX = 2**62

@@ -23,6 +23,7 @@ from sextant.base.errors import BadRequest, Forbidden, NotFound, RateLimited
 from sextant.base.ids import new_id, new_secret
 from sextant.spec.roles import ROLES
 from sextant.store.accounts_database import (
+    DAY_MS,
     FIRST_PAGE,
     SYSTEM,
     Noted,
@@ -39,7 +40,6 @@ from sextant.store.sign_in import SignInAccounts
 
 GIVES: Mapping[str, tuple[str, ...]] = {"owner": ROLES, "operator": ("operator", "member")}
 """Who may invite to which role: never to one that may more than the inviter's own."""
-DAY_MS = 86_400_000
 DAYS_MAX = 30
 KEPT_MS = 90 * DAY_MS
 """An invitation is forgotten so long after it was made; the audit trail keeps it."""

@@ -32,6 +32,9 @@ from sextant.store.accounts_database import (
 from sextant.store.accounts_schema import api_key, invitation, price_plan, project, role_grant, tenant, tier
 
 DEFAULT_TENANT = "default"
+NEW_TENANT_TIER = "free"
+"""Of a tenant that names none: what a stranger may have. The default tenant, which is whoever runs the
+installation, has `internal`, without limits."""
 
 CurrenciesOf = Callable[[str], Collection[str]]
 """The currencies in which the books have moved money of a tenant."""
@@ -109,12 +112,15 @@ class TenantAccounts(AccountsDatabase):
     """Tenants and projects."""
 
     def create_tenant(self, tenant_id: str, wanted: TenantChange = ORDINARY) -> TenantRecord:
-        """A tenant with its default project. Raises BadRequest for a wrong value or an id that is taken, also
-        by a deleted one."""
+        """A tenant with its default project. Where nothing else is wanted: on the tier `NEW_TENANT_TIER`,
+        free, in the currency of its plan or, without one, of the default tenant. Raises BadRequest for a
+        wrong value or an id that is taken, also by a deleted one."""
         checked_id(tenant_id)
         named = wanted if wanted.name is not None else msgspec.structs.replace(wanted, name=tenant_id)
-        fresh = TenantRecord(tenant_id, "", True, self._now_ms())
+        fresh = TenantRecord(tenant_id, "", True, self._now_ms(), tier=NEW_TENANT_TIER)
         with self.changing() as change:
+            usual = live_tenant(change.db, DEFAULT_TENANT).currency
+            fresh = msgspec.structs.replace(fresh, currency=usual)
             if change.db.scalar(sa.select(tenant.c.id).where(tenant.c.id == tenant_id)) is not None:
                 raise BadRequest(f"there is a tenant {tenant_id} already", field="id", code="exists")
             record = _changed_tenant(change.db, fresh, named)

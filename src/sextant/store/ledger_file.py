@@ -4,7 +4,7 @@ Write-ahead log with `synchronous=FULL`: a COMMIT returns after the log is on di
 call, so that none of them runs between a batch and its acknowledgement. apsw brings its own SQLite, because
 older ones can corrupt a write-ahead log when it is reset (fixed in 3.51.3).
 Neighbours: `ledger.py` serves this file to the gateways, `books_keeper.py` says what a transaction does,
-`ledger_schema.py` has the tables, `usage_report.py` reads them.
+`ledger_schema.py` has the tables, `statements.py` reads them.
 """
 
 from __future__ import annotations
