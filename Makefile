@@ -75,7 +75,9 @@ servers: ## Install what tests need of Debian, when missing: PostgreSQL, Redis, 
 	@.ci/debian-packages nginx:/usr/sbin/nginx haproxy:/usr/sbin/haproxy openssl:/usr/bin/openssl \
 		gcc:/usr/bin/gcc libc6-dev:/usr/include/stdio.h \
 		'postgresql:/usr/lib/postgresql/*/bin/postgres' redis-server:/usr/bin/redis-server util-linux:/usr/bin/setpriv \
-		prometheus:/usr/bin/promtool
+		prometheus:/usr/bin/promtool \
+		keepalived:/usr/sbin/keepalived nftables:/usr/sbin/nft shellcheck:/usr/bin/shellcheck \
+		systemd:/usr/bin/systemd-analyze
 
 .PHONY: up
 up: $(BASE_STAMP) ## Run the stack in the foreground; ARGS="…" is passed to `sextant up`.

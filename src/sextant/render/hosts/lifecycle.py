@@ -46,7 +46,7 @@ take_lock() {
         mkdir "$base/lock" || die "cannot take $base/lock"
     fi
     echo $$ >"$base/lock/pid"
-    trap 'rm -rf "$base/lock"' EXIT
+    trap 'rm -rf "$base/lock" "$base/incoming"' EXIT
 }
 
 as_service() {

@@ -14,6 +14,8 @@ from sextant.spec.bundle import File
 INTERVAL_S = 15
 MISSES = 3
 """Checks in a row without an answer before a restart."""
+ANSWER_S = 5
+"""The gateway has so long to say that it is alive."""
 TIMER = "sextant-watchdog.timer"
 
 
@@ -54,7 +56,7 @@ def watchdog_files(ground: Ground, *, ready_s: int) -> tuple[File, ...]:
         ),
         ("Install", (("WantedBy", "sextant.target"),)),
     )
-    head = f"misses_most={MISSES}\ngrace_checks={-(-ready_s // INTERVAL_S)}\n"
+    head = f"within_s={ANSWER_S}\nmisses_most={MISSES}\ngrace_checks={-(-ready_s // INTERVAL_S)}\n"
     return script_file("watchdog.sh", _HEAD + head + _SCRIPT), service, timer
 
 
@@ -73,7 +75,8 @@ if [ -d "$base/lock" ] || ! "$systemctl" is-active --quiet sextant.service; then
     rm -f "$mark"
     exit 0
 fi
-if "$here/../venv/bin/python" -m sextant.app.host_check ready --path /health --url "$url" --within 5; then
+python=$here/../venv/bin/python
+if "$python" -m sextant.app.host_check ready --path /health --url "$url" --within "$within_s"; then
     echo 0 >"$mark"
     exit 0
 fi
