@@ -48,9 +48,11 @@ _CARD_KINDS = (
 )
 """Issuers by how their numbers begin and how long they are: UnionPay, Visa, Mastercard, American Express,
 JCB, Diners, Discover, and older cards of Chinese banks."""
-_NUMBER_DIGITS = range(7, 20)
-"""No number looked for here is shorter or longer."""
+_LEAST_DIGITS_AFTER_PLUS, _MOST_DIGITS = 7, 19
+"""No number looked for here is shorter or longer; without a plus, none is shorter than `LEAST_RUN_DIGITS`."""
 _MOST_PHONE_DIGITS = 16
+_PHONE_DIGITS_WITHOUT_PLUS = frozenset({10, 11, 12, 13, 15})
+"""Area and number, a mobile, a mobile behind 86 or 0086, a North American number."""
 _CARDS = {
     length: re.compile("|".join(begin for begin, lengths in _CARD_KINDS if length in lengths))
     for length in range(13, 20)
@@ -75,7 +77,7 @@ def find(text: str) -> list[Span]:
             continue
         place = start, end = run.span()
         digits_count = end - start - (written[-1] in "Xx")
-        if digits_count < LEAST_RUN_DIGITS or end - start not in _NUMBER_DIGITS:
+        if digits_count < LEAST_RUN_DIGITS or end - start > _MOST_DIGITS:
             continue
         if not _continues(text, start) and not _goes_on(text, end):
             span = _judge(text, (place,), written)
@@ -128,10 +130,12 @@ def _longest(text: str, groups: _Window, first: int) -> tuple[Span, int] | None:
     """What begins with group `first`, the longest number first; and the group after it."""
     digits = ""
     windows = []
-    for last, (start, end) in enumerate(groups[first : first + MOST_GROUPS], first):
+    begin = groups[first][0]
+    least = _LEAST_DIGITS_AFTER_PLUS if "+" in text[max(0, begin - 2) : begin] else LEAST_RUN_DIGITS
+    for after, (start, end) in enumerate(groups[first : first + MOST_GROUPS], first + 1):
         digits += text[start:end]
-        if len(digits) in _NUMBER_DIGITS:
-            windows.append((last + 1, digits))
+        if least <= len(digits) <= _MOST_DIGITS:
+            windows.append((after, digits))
     for after, digits in reversed(windows):
         span = _judge(text, groups[first:after], digits)
         if span is not None:
@@ -143,13 +147,17 @@ def _judge(text: str, window: _Window, digits: str) -> Span | None:
     """The one number that `digits`, written as the groups of `window`, can be."""
     length = len(digits)
     bare = digits.isdecimal()
-    if length >= 13 and (len(window) == 1 or _evenly_joined(text, window)):
+    if length >= 13:
         start, end = window[0][0], window[-1][1]
+        alone = len(window) == 1
         if length == 18 and digits[:2] in _PROVINCES and checksums.is_resident_id(digits):
-            return Span(start, end, "CN_ID", 0.99)
-        if bare and length == 15 and _is_old_id(text, start, digits):
+            if alone or _evenly_joined(text, window):
+                return Span(start, end, "CN_ID", 0.99)
+        elif not bare:
+            return None
+        elif length == 15 and (alone or _evenly_joined(text, window)) and _is_old_id(text, start, digits):
             return Span(start, end, "CN_ID", 0.8)
-        if bare and _is_card(text, window, digits):
+        if bare and _is_card(text, window, digits) and (alone or _evenly_joined(text, window)):
             return Span(start, end, "BANK_CARD", 0.95)
     if bare and length <= _MOST_PHONE_DIGITS:
         return _phone(text, window, digits)
@@ -188,6 +196,8 @@ def _phone(text: str, window: _Window, digits: str) -> Span | None:
         start -= 1
     plus = start > 0 and text[start - 1] == "+"
     start -= plus
+    if not plus and len(digits) not in _PHONE_DIGITS_WITHOUT_PLUS:
+        return None
     confidence = _phone_confidence(window, digits, plus)
     if not confidence:
         return None
