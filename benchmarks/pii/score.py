@@ -1,4 +1,4 @@
-"""Precision and recall by type, and microseconds per KiB of text."""
+"""Precision and recall by type, and microseconds per KiB of text and per finding."""
 
 from __future__ import annotations
 
@@ -65,6 +65,26 @@ def score(
 
 def _around(text: str, start: int, end: int) -> str:
     return f"{text[max(0, start - 16) : start]}[{text[start:end]}]{text[end : end + 8]}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Cost:
+    """Of looking through one kind of text."""
+
+    us_per_kib: float
+    findings_per_kib: float
+
+    @property
+    def us_per_finding(self) -> float | None:
+        """All of the cost shared among the findings; None where there are none."""
+        return self.us_per_kib / self.findings_per_kib if self.findings_per_kib else None
+
+
+def cost(texts: Sequence[str], find: Callable[[str], Sequence[object]], act: Callable[[str], object]) -> Cost:
+    """What `act` costs on `texts`, in which `find` says how much there is."""
+    kib = sum(len(text.encode()) for text in texts) / 1024
+    findings = sum(len(find(text)) for text in texts)
+    return Cost(round(us_per_kib(texts, act), 1), round(findings / kib, 2))
 
 
 def us_per_kib(texts: Sequence[str], act: Callable[[str], object], *, rounds: int = 7) -> float:
