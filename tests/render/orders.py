@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import yaml
 
 from sextant.operations.bundles import order_of
@@ -29,7 +31,7 @@ def document(mode: str, name: str = "bank", **spec: object) -> str:
         "metadata": {"name": name},
         "spec": {"mode": mode, **spec},
     }
-    return yaml.safe_dump(whole, sort_keys=False)
+    return yaml.safe_dump(json.loads(json.dumps(whole)), sort_keys=False)
 
 
 def order(mode: str, name: str = "bank", **spec: object) -> Order:

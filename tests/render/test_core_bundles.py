@@ -380,6 +380,21 @@ def test_models_share_what_the_sites_have() -> None:
         order("private-cloud", models=models, sites=few)
 
 
+def test_a_hybrid_counts_what_both_of_its_sites_have() -> None:
+    def sites(public: int) -> list[dict[str, object]]:
+        counts = {"private": 16, "public": public}
+        return [
+            {"name": kind, "kind": kind, "accelerators": [{"name": "H200", "count": count}]}
+            for kind, count in counts.items()
+        ]
+
+    both = order("hybrid", model=R1["model"], engine=R1["engine"], sites=sites(8))
+    assert both.served[0].option is not None
+    assert both.served[0].option.count == 8
+    with pytest.raises(Unsupported, match="on 4 x h200"):
+        order("hybrid", model=R1["model"], engine=R1["engine"], sites=sites(4))
+
+
 def test_what_the_document_pins_is_kept() -> None:
     pinned = order(
         "on-prem",

@@ -100,13 +100,19 @@ def _served(
 
 
 def _stated(deployment: Deployment, catalog: Catalog) -> dict[str, int]:
-    """Accelerators of all sites by id; empty where no site says any."""
-    found: dict[str, int] = {}
+    """Accelerators by id; empty where no site says any. Of all sites together, but for a hybrid: there both
+    sites hold every model, so only what each of them has counts."""
+    of_sites = []
     for site in deployment.spec.sites:
+        here: dict[str, int] = {}
         for each in site.accelerators:
             id_ = catalog.accelerator(each.name).id
-            found[id_] = found.get(id_, 0) + each.count
-    return found
+            here[id_] = here.get(id_, 0) + each.count
+        if here:
+            of_sites.append(here)
+    together = min if deployment.spec.mode == "hybrid" else sum
+    ids = dict.fromkeys(id_ for here in of_sites for id_ in here)
+    return {id_: together(here.get(id_, 0) for here in of_sites) for id_ in ids}
 
 
 def _considered(
