@@ -22,7 +22,14 @@ class PayingTenant:
         self._up = up
         self.topped_up = 0
         made = self._post(
-            "/v1/tenants", {"id": TENANT, "billing": "prepaid", "plan": "standard", "currency": "USD"}
+            "/v1/tenants",
+            {
+                "id": TENANT,
+                "tier": "internal",
+                "billing": "prepaid",
+                "plan": "standard",
+                "currency": "USD",
+            },
         )
         assert made == 201, made
         answer = up.ask(
