@@ -214,6 +214,11 @@ def _notes(ground: Ground, servers: _Servers) -> tuple[str, ...]:
             "sextant.service reaches nothing but this server and the addresses that the document names; "
             "webhooks of budgets to other places fail until IPAddressAllow= of the unit names them."
         )
+    if servers.pair and ground.launched:
+        found.append(
+            "The pair keeps the address and the gateway up. Engines run where units.list puts them: where all "
+            "replicas of a model are on one server, the model is gone while that server is."
+        )
     if servers.pair:
         found.append(
             "Upgrade the server without the address first, then the other one: both share one database, "

@@ -1,0 +1,263 @@
+# What install.sh, upgrade.sh, rollback.sh and uninstall.sh share. Sourced after settings.sh.
+# shellcheck shell=sh disable=SC2034,SC2154,SC1090,SC1091
+umask 022
+root=${SEXTANT_ROOT:-}
+base=$root/opt/sextant
+etc=$root/etc/sextant
+state=$root/var/lib/sextant
+unit_dir=$root/etc/systemd/system
+systemctl=${SEXTANT_SYSTEMCTL:-systemctl}
+keep_releases=3
+
+say() { printf '%s\n' "$*"; }
+die() {
+    printf 'error: %s\n' "$*" >&2
+    exit 1
+}
+
+check_root() {
+    case $root in
+        '') [ "$(id -u)" -eq 0 ] || die "this needs root; run: sudo $0" ;;
+        *[!A-Za-z0-9._/-]*) die "SEXTANT_ROOT=$root has other characters than letters, digits and . _ / -" ;;
+        /*) mkdir -p "$root" ;;
+        *) die "SEXTANT_ROOT=$root is not an absolute path" ;;
+    esac
+}
+
+# One of these scripts at a time.
+take_lock() {
+    mkdir -p "$base"
+    if ! mkdir "$base/lock" 2>/dev/null; then
+        holder=$(cat "$base/lock/pid" 2>/dev/null || echo 0)
+        if [ "$holder" -gt 0 ] && kill -0 "$holder" 2>/dev/null; then
+            die "process $holder is installing or upgrading; wait for its end"
+        fi
+        rm -rf "$base/lock"
+        mkdir "$base/lock" || die "cannot take $base/lock"
+    fi
+    echo $$ >"$base/lock/pid"
+    trap 'rm -rf "$base/lock" "$base/incoming"' EXIT
+}
+
+as_service() {
+    if [ -n "$root" ]; then "$@"; else runuser -u sextant -- "$@"; fi
+}
+
+own() { # own USER FILE…: gives files to a user; not in a scratch installation
+    owner=$1
+    shift
+    if [ -z "$root" ]; then chown -R "$owner:$owner" "$@"; fi
+}
+
+# Paths of units and configuration, moved below SEXTANT_ROOT where there is one.
+relocated() {
+    if [ -z "$root" ]; then
+        cat "$1"
+    else
+        sed -e "s|/opt/sextant|$base|g" -e "s|/etc/sextant|$etc|g" -e "s|/var/lib/sextant|$state|g" \
+            -e "s|/run/sextant|$root/run/sextant|g" "$1"
+    fi
+}
+
+find_python() {
+    for candidate in "${SEXTANT_PYTHON:-python3}" python3.13 python3.12 python3.11; do
+        if "$candidate" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+            echo "$candidate"
+            return
+        fi
+    done
+    die "no Python 3.11 or newer with its venv module; install it (Debian: apt-get install python3-venv)"
+}
+
+# verify_kit DIR KEY: every file is as SHA256SUMS says, no other file is there, and the list is signed.
+verify_kit() {
+    if [ ! -e "$1/SHA256SUMS" ]; then
+        [ "$signed" = no ] || die "$1 has no SHA256SUMS: it was not signed; run ./sign.sh where it was made"
+        return 0
+    fi
+    if [ "$signed" = yes ]; then
+        [ -e "$1/SHA256SUMS.sig" ] || die "$1 has no SHA256SUMS.sig: it was not signed; nothing was changed"
+        openssl pkeyutl -verify -pubin -inkey "$2" -rawin -in "$1/SHA256SUMS" -sigfile "$1/SHA256SUMS.sig" \
+            >/dev/null 2>&1 || die "the signature of $1 does not fit the key $2; nothing was changed"
+    fi
+    listed=$(sed 's/^[0-9a-f]* [ *]//' "$1/SHA256SUMS" | LC_ALL=C sort)
+    found=$(cd "$1" && find . ! -type d ! -path ./SHA256SUMS ! -path ./SHA256SUMS.sig | sed 's|^\./||' | LC_ALL=C sort)
+    [ "$listed" = "$found" ] || die "$1 does not hold exactly the files of its SHA256SUMS; nothing was changed"
+    (cd "$1" && sha256sum --check --quiet --strict SHA256SUMS) ||
+        die "$1 is damaged or was changed; copy it again; nothing was changed"
+}
+
+# setting NAME KIT: read, not run, since the kit may not have been verified yet.
+setting() {
+    sed -n "s/^$1='\{0,1\}\([A-Za-z0-9._ -]*\)'\{0,1\}\$/\1/p" "$2/settings.sh" 2>/dev/null
+}
+
+release_id() { # of the kit in $1: the bundle's, and its wheels' and models'
+    if [ -e "$1/SHA256SUMS" ]; then
+        echo "$release-$(sha256sum "$1/SHA256SUMS" | cut -c1-8)"
+    else
+        echo "$release"
+    fi
+}
+
+# make_runtime WHEELS: sets `runtime`, a folder below runtimes/ with Python and the programs. Releases with the
+# same wheels share one, so that a change of the document alone takes seconds.
+make_runtime() {
+    if [ -d "$1" ]; then
+        runtime=$(cd "$1" && sha256sum -- *.whl | sha256sum | cut -c1-16)
+    else
+        runtime=$version-index
+    fi
+    venv=$base/runtimes/$runtime
+    [ ! -e "$venv/complete" ] || return 0
+    python=$(find_python)
+    rm -rf "$venv"
+    mkdir -p "$base/runtimes"
+    say "Installing Sextant $version into $venv …"
+    "$python" -m venv "$venv"
+    if [ -d "$1" ]; then
+        "$venv/bin/python" -m pip --disable-pip-version-check install --quiet --no-index --no-deps "$1"/*.whl
+        "$venv/bin/python" -m pip --disable-pip-version-check check >/dev/null ||
+            die "the wheels in $1 do not go together; collect them again with kit/collect.sh"
+    else
+        "$venv/bin/python" -m pip --disable-pip-version-check install --quiet "sextant-llm==$version"
+    fi
+    : >"$venv/complete"
+}
+
+# stage KIT WHEELS KEY: puts the kit beside the other releases, verified; sets `staged`. Changes nothing in use.
+stage() {
+    staged=$(release_id "$1")
+    new=$base/releases/$staged
+    if [ -e "$new/complete" ]; then return 0; fi
+    incoming=$base/incoming
+    rm -rf "$incoming" "$new"
+    mkdir -p "$base/releases"
+    cp -R "$1" "$incoming"
+    verify_kit "$incoming" "$3"
+    for model in $models; do
+        [ -e "$incoming/models/$model" ] || die "models/$model is missing in $1; put it there"
+    done
+    make_runtime "${2:-$incoming/wheels}"
+    mkdir "$new"
+    if [ -d "$incoming/models" ]; then mv "$incoming/models" "$new/models"; fi
+    rm -rf "$incoming/wheels"
+    mv "$incoming" "$new/bundle"
+    relocated "$new/bundle/sextant.yaml" >"$new/sextant.yaml"
+    mv "$new/sextant.yaml" "$new/bundle/sextant.yaml"
+    ln -s "../../runtimes/$runtime" "$new/venv"
+    chmod -R a+rX "$new"
+    : >"$new/complete"
+}
+
+in_use() { # the release that `current` or another link names
+    basename "$(readlink "$base/${1:-current}" 2>/dev/null)" 2>/dev/null || true
+}
+
+point() { # point LINK RELEASE, in one step
+    ln -sfn "releases/$2" "$base/$1.new"
+    mv -T "$base/$1.new" "$base/$1"
+}
+
+# put FILE PLACE: true where it changed what is there.
+put() {
+    relocated "$1" >"$2.new"
+    if cmp -s "$2.new" "$2"; then
+        rm "$2.new"
+        return 1
+    fi
+    mv "$2.new" "$2"
+}
+
+# switch_to RELEASE: its units, its front, its processes. Engines whose unit is the same run on.
+switch_to() {
+    bundle=$base/releases/$1/bundle
+    mkdir -p "$unit_dir" "$etc"
+    changed=
+    for file in "$bundle"/systemd/*; do
+        if put "$file" "$unit_dir/${file##*/}"; then changed="$changed ${file##*/}"; fi
+    done
+    if [ -e "$etc/units" ]; then
+        while read -r unit; do
+            [ ! -e "$bundle/systemd/$unit" ] || continue
+            "$systemctl" disable --now "$unit" || true
+            rm -f "$unit_dir/$unit"
+        done <"$etc/units"
+    fi
+    find "$bundle/systemd" -type f | sed 's|.*/||' | LC_ALL=C sort >"$etc/units"
+    for file in "$bundle"/front/* "$bundle/hosts/$(role_here)"/*; do
+        [ -e "$file" ] || continue
+        if put "$file" "$etc/${file##*/}"; then
+            case ${file##*/} in
+                keepalived.conf) changed="$changed sextant-standby.service" ;;
+                sextant.nft) changed="$changed sextant-firewall.service" ;;
+                *) changed="$changed sextant-front.service" ;;
+            esac
+        fi
+    done
+    "$systemctl" daemon-reload
+    "$systemctl" stop sextant.service || true
+    point current "$1"
+    for unit in $(enabled_units "$bundle"); do
+        case " $changed " in
+            *" $unit "*) "$systemctl" restart "$unit" ;;
+            *) "$systemctl" start "$unit" ;;
+        esac
+    done
+}
+
+# Units that this server runs: those of the bundle's units.list for its role.
+enabled_units() {
+    sed -n "s/^\(all\|$(role_here)\) //p" "$1/units.list"
+}
+
+role_here() { cat "$etc/role" 2>/dev/null || echo all; }
+
+# Whether this server has the gateway: others of a pool have engines alone.
+serves() {
+    case " $(enabled_units "$base/releases/$1/bundle" | tr '\n' ' ') " in *" sextant.service "*) return 0 ;; esac
+    return 1
+}
+
+# answers RELEASE: it is ready in time, and a question to a model is answered.
+answers() {
+    serves "$1" || return 0
+    (
+        . "$base/releases/$1/bundle/settings.sh"
+        bin=$base/releases/$1/venv/bin
+        waited_s=0
+        while ! "$bin/python" -m sextant.app.host_check ready --url "$url" --within 5; do
+            waited_s=$((waited_s + 5))
+            restarts=$("$systemctl" show --property=NRestarts --value sextant.service)
+            if [ "${restarts:-0}" -ge 3 ]; then
+                echo "error: sextant.service of $1 ended $restarts times" >&2
+                exit 1
+            fi
+            [ "$waited_s" -lt "$ready_s" ] || exit 1
+            sleep 1
+        done
+        as_service "$bin/sextant" chat --state "$state" "$question" >/dev/null
+    )
+}
+
+# schemas RELEASE: of the databases, as that release sees them; empty where it cannot read them.
+schemas() {
+    as_service "$base/releases/$1/venv/bin/sextant" db check --state "$state" 2>/dev/null || true
+}
+
+prune_releases() { # all but the newest few, the one in use and the one before it
+    kept=$(in_use)\ $(in_use previous)
+    number=0
+    find "$base/releases" -mindepth 1 -maxdepth 1 -type d -printf '%T@ %f\n' | sort -rn | while read -r _ one; do
+        number=$((number + 1))
+        case " $kept " in *" $one "*) continue ;; esac
+        [ "$number" -le "$keep_releases" ] || rm -rf "$base/releases/$one"
+    done
+    for venv in "$base"/runtimes/*; do
+        used=no
+        for link in "$base"/releases/*/venv; do
+            if [ "$(basename "$(readlink "$link")")" = "${venv##*/}" ]; then used=yes; fi
+        done
+        [ "$used" = yes ] || rm -rf "$venv"
+    done
+}

@@ -1,0 +1,17 @@
+# What this bundle's scripts are about.
+# shellcheck shell=sh disable=SC2034
+name=bank
+version=1.0.0
+release=1.0.0-079ce79db7
+url=http://127.0.0.1:8000
+ready_s=120
+signed=yes
+front=none
+tls=no
+measure=yes
+engine_variables=''
+models=''
+users=sextant
+programs='openssl sha256sum'
+roles=''
+question='What is 58 + 67?'

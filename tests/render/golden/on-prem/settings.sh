@@ -1,0 +1,17 @@
+# What this bundle's scripts are about.
+# shellcheck shell=sh disable=SC2034
+name=bank
+version=1.0.0
+release=1.0.0-5309b0172f
+url=http://127.0.0.1:8000
+ready_s=120
+signed=no
+front=nginx
+tls=yes
+measure=no
+engine_variables=''
+models=''
+users='sextant sextant-front'
+programs='nginx nft keepalived'
+roles='server-0 server-1'
+question='What is 58 + 67?'
