@@ -216,8 +216,8 @@ def _notes(ground: Ground, servers: _Servers) -> tuple[str, ...]:
         )
     if servers.pair and ground.launched:
         found.append(
-            "The pair keeps the address and the gateway up. Engines run where units.list puts them: where all "
-            "replicas of a model are on one server, the model is gone while that server is."
+            "The pair keeps the address and the gateway up. Engines run where units.list puts them: where "
+            "all replicas of a model are on one server, the model is gone while that server is."
         )
     if servers.pair:
         found.append(
