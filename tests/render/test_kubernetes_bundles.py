@@ -416,7 +416,7 @@ def test_a_schema_refuses_what_is_wrong(
     bundles: dict[str, Bundle], kind: str, path: tuple[Any, ...], value: object
 ) -> None:
     if value == "5GiB" and not STRICT:
-        pytest.skip(WHY_NOT_STRICT)
+        pytest.skip(reason=WHY_NOT_STRICT)
     body = copy.deepcopy(_first(objects_of(bundles["one-machine"]), kind))
     place: Any = body
     for step in path[:-1]:

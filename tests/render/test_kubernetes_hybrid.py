@@ -12,6 +12,7 @@ import pytest
 from tests.render.cluster_faults import faults_among
 from tests.render.orders import order
 from tests.render.schema_check import faults_of, objects_of, of_kind
+from tests.render.test_kubernetes_metrics import known_metrics, metrics_in, queries
 
 from sextant.base.errors import Unsupported
 from sextant.render import render
@@ -188,3 +189,9 @@ def test_a_standby_is_not_made_over_somebodys_data(hybrid: Bundle, tmp_path: Pat
     )
     assert done.returncode == 1
     assert "is not empty" in done.stderr
+
+
+def test_every_metric_that_joins_the_sites_exists(hybrid: Bundle) -> None:
+    found = set().union(*map(metrics_in, queries(side(hybrid, "private"))))
+    assert "pg_replication_lag_seconds" in found
+    assert found - known_metrics() == set()

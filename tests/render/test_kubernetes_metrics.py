@@ -15,13 +15,18 @@ from tests.render.orders import DISTILLED, R1, order
 from tests.render.schema_check import objects_of, of_kind
 
 from sextant.render import render
-from sextant.render.kubernetes.watching import CLUSTER_METRICS, EXPORTED, UTILIZATION
+from sextant.render.kubernetes.watching import EXPORTED, UTILIZATION
 from sextant.render.saas import FIRST_TOKEN_BUCKETS_S
 from sextant.spec.bundle import Bundle
 from sextant.spec.engine_data import engines
 from sextant.telemetry.table import LATENCY_BUCKETS_S, TABLE
 
 Object = dict[str, Any]
+
+CLUSTER_METRICS = ("container_cpu_usage_seconds_total", "kube_pod_container_resource_requests")
+"""Of the kubelet and of kube-state-metrics."""
+FAR_METRICS = ("pg_replication_lag_seconds",)
+"""Of postgres_exporter, on the standby of a hybrid."""
 
 WORDS = frozenset(
     {
@@ -87,7 +92,7 @@ def known_metrics() -> set[str]:
         ours |= {metric.name + ending for ending in endings[metric.kind]}
     theirs = {name for data in engines().values() for name in data.metrics}
     exported = {name for name, _ in EXPORTED.values()}
-    return ours | theirs | exported | {UTILIZATION, *CLUSTER_METRICS}
+    return ours | theirs | exported | {UTILIZATION, *CLUSTER_METRICS, *FAR_METRICS}
 
 
 @pytest.mark.parametrize("kind", ["vllm", "sglang", "nim", "triton"])

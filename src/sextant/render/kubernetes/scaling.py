@@ -49,7 +49,7 @@ def gateway_scaling(cluster: Cluster) -> Object:
         {
             "minReplicaCount": scaling.min_replicas,
             "maxReplicaCount": scaling.max_replicas,
-            **_common(scaling.min_replicas, GATEWAY_CALM_S, up=2),
+            **_held(scaling.min_replicas, GATEWAY_CALM_S, up=2),
         },
     )
 
@@ -89,7 +89,7 @@ def engine_scaling(cluster: Cluster, workload: Workload) -> Object:
         workload.part,
         workload.target,
         triggers,
-        {**counts, **_common(workload.replicas, ENGINE_CALM_S, up=1)},
+        {**counts, **_held(workload.replicas, ENGINE_CALM_S, up=1)},
     )
 
 
@@ -157,7 +157,7 @@ def _scaled(part: Part, target: tuple[str, str], triggers: list[Object], spec: O
     return made("keda.sh/v1alpha1/ScaledObject", part, body)
 
 
-def _common(replicas: int, calm_s: int, *, up: int) -> Object:
+def _held(replicas: int, calm_s: int, *, up: int) -> Object:
     return {
         "fallback": {
             "failureThreshold": FAILURES,

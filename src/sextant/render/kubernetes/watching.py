@@ -26,8 +26,6 @@ EXPORTED: Mapping[str, tuple[str, str]] = {
     "huawei": ("npu_chip_info_utilization", "Ascend npu-exporter"),
 }
 """Vendor to the metric of accelerator use and the exporter that serves it (their pages, November 2026)."""
-CLUSTER_METRICS = ("container_cpu_usage_seconds_total", "kube_pod_container_resource_requests")
-"""Of the kubelet and of kube-state-metrics."""
 
 
 def engine_metric(data: EngineData, ours: str) -> str:
