@@ -343,3 +343,23 @@ def test_a_sweep_of_the_catalogue_is_quick() -> None:
     started = time.process_time()
     assert run("plan", "--model", "deepseek-r1").exit_code == 0
     assert time.process_time() - started < 3.0
+
+
+def test_a_report_of_what_nothing_meets_says_so_in_chinese_too(tmp_path: Path) -> None:
+    file = tmp_path / "none.html"
+    few = ("plan", "--model", "deepseek-r1", "--accelerator", "H100", "--count", "8", "--lang", "zh")
+    result = run(*few, "--html", str(file))
+    assert result.exit_code == 1
+    text = file.read_text()
+    assert "没有方案能满足全部条件" in text and "一个副本需要 16 张" in text
+    assert "accelerators" not in text and "nothing meets" not in text
+    assert run(*few[:-2], "--lang", "en", "--html", str(file)).exit_code == 1
+    assert "No option meets this" in file.read_text()
+
+
+def test_measuring_what_has_no_option_prints_the_measurement_alone() -> None:
+    with fake_chat_api() as api:
+        answered(api)
+        result = run(*R1, "--count", "1", "--measure", api.url)
+    assert result.exit_code == 1
+    assert "in flight" in result.stdout and " - " in result.stdout
