@@ -47,6 +47,7 @@ def test_a_session(tmp_path: Path) -> None:
     assert sextant("diff", str(out), str(new)).returncode == 0
 
 
+@pytest.mark.slow
 def test_refusals_are_one_sentence(tmp_path: Path) -> None:
     file = written(tmp_path / "a.yaml", "container", **EMBEDDED)
     done = sextant("render", str(file), "-o", str(tmp_path / "out"))
