@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -13,6 +14,7 @@ from fake_speed import fake_predict
 from sextant.cli.plan import tools_of
 from sextant.cli.plan_answer import Answer, answer
 from sextant.cli.plan_asked import described
+from sextant.cli.plan_html import page
 from sextant.cli.plan_view import explained, money_lines, warnings_of
 from sextant.cli.plan_words import sentence
 from sextant.planner.memory import GIB
@@ -172,6 +174,18 @@ def test_money_is_said_in_chinese() -> None:
         for api in PRICES.apis:
             bare = bare.replace(api.title, "")
         assert english(bare) == [], line
+
+
+def test_the_whole_report_is_chinese() -> None:
+    costs = StatedCosts(price_usd=30000)
+    load = Workload(requests_per_s=4, swing=3)
+    question = asked("deepseek-r1", "H200", "910B", costs=costs, workload=load, host=SMALL)
+    text = page(answer(question, catalog=CATALOG, prices=PRICES, tools=REAL), "zh")
+    body = text.partition("<h1>")[2].partition("<h2>来源")[0]  # sources stay as they were published
+    bare = html.unescape(re.sub(r"<[^>]+>", " ", body))
+    for api in PRICES.apis:
+        bare = bare.replace(api.title, "")
+    assert english(bare) == []
 
 
 def test_english_stays_and_what_is_not_known_stays() -> None:

@@ -115,7 +115,7 @@ def _shown(option: Option, shown: Shown, language: str) -> Iterator[str]:
         line = (
             f"TTFT {number(seen.ttft_ms_p50)} / {number(seen.ttft_ms_p99)} ms, "
             f"TPOT {number(seen.tpot_ms_p50)} / {number(seen.tpot_ms_p99)} ms "
-            f"(p50 / p99; {seen.requests} requests, {shown.waits_from})"
+            f"(p50 / p99; {seen.requests} {word('requests', language)}, {shown.waits_from})"
         )
         yield _section("Waiting, simulated", _paragraphs([line]), language)
     yield from _money(shown.money, language)

@@ -191,7 +191,8 @@ def _detail(plan: Plan, shown: Shown, language: str) -> None:
             f"{word('Waiting, simulated', language)} (p50 / p99): TTFT {number(seen.ttft_ms_p50)} / "
             f"{number(seen.ttft_ms_p99)} ms, "
             f"TPOT {number(seen.tpot_ms_p50)} / {number(seen.tpot_ms_p99)} ms; "
-            f"{number(seen.end_to_end_ms_p50)} / {number(seen.end_to_end_ms_p99)} ms in all",
+            f"{number(seen.end_to_end_ms_p50)} / {number(seen.end_to_end_ms_p99)} ms "
+            f"{word('in all', language)}",
             markup=False,
         )
     console.print(host_line(option, language), markup=False)

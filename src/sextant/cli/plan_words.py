@@ -78,6 +78,8 @@ ZH = {
     "Gbit/s between servers": "Gbit/s 服务器互联",
     "Each server needs": "每台服务器需要",
     "more": "个更多",
+    "in all": "整体",
+    "requests": "个请求",
     "output tok/s as asked": "所需输出 token/秒",
     "Warnings": "警告",
     "Sources": "来源",
