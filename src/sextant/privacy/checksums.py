@@ -9,7 +9,9 @@ _ZERO = ord("0")
 _ID_WEIGHTS = (7, 9, 10, 5, 8, 4, 2, 1, 6, 3, 7, 9, 10, 5, 8, 4, 2)
 _ID_CHECKS = "10X98765432"
 _CODE_ALPHABET = "0123456789ABCDEFGHJKLMNPQRTUWXY"
-_CODE_VALUES = {character: value for value, character in enumerate(_CODE_ALPHABET)}
+_NO_VALUE = 255
+_CODE_VALUES = bytes(_CODE_ALPHABET.find(chr(code)) % 256 for code in range(256))
+"""The value of each character by its code, `_NO_VALUE` for those that are not of the alphabet."""
 _CODE_WEIGHTS = tuple(pow(3, place, 31) for place in range(17))
 _LUHN_DOUBLED = bytes.maketrans(b"0123456789", bytes((0, 2, 4, 6, 8, 1, 3, 5, 7, 9)))
 _ID_ZEROS = _ZERO * sum(_ID_WEIGHTS)
@@ -26,15 +28,10 @@ def is_resident_id(number: str) -> bool:
 
 def is_credit_code(code: str) -> bool:
     """GB 32100-2015: 18 characters of an alphabet of 31, the last a check character mod 31."""
-    if len(code) != 18:
+    if len(code) != 18 or not code.isascii():
         return False
-    values = [_CODE_VALUES.get(character) for character in code.upper()]
-    total = 0
-    for value, weight in zip(values, _CODE_WEIGHTS, strict=False):
-        if value is None:
-            return False
-        total += value * weight
-    return values[17] == (31 - total % 31) % 31
+    values = code.upper().encode().translate(_CODE_VALUES)
+    return _NO_VALUE not in values and values[17] == -sum(map(mul, values, _CODE_WEIGHTS)) % 31
 
 
 def is_luhn(number: str) -> bool:
