@@ -15,7 +15,6 @@ from psycopg.abc import PQGen
 
 WAIT_MAX_S = 10.0
 """For one answer where no other deadline is set."""
-_STEP_S = 0.1
 
 Given = TypeVar("Given")
 
@@ -32,15 +31,16 @@ class BoundedConnection(psycopg.Connection[tuple[Any, ...]]):
         self._until_s = None if timeout_s is None else time.monotonic() + timeout_s
         self._wait_max_s = None
 
-    def wait(self, gen: PQGen[Given], interval: float = _STEP_S, timeout: float | None = None) -> Given:
+    def wait(self, gen: PQGen[Given], *given: Any, **named: Any) -> Given:
+        """As psycopg's own; whoever waits for a time of their own (`timeout`) knows how long."""
         bound_s = self._wait_max_s
         if self._until_s is not None:
             bound_s = max(0.0, self._until_s - time.monotonic())
-        if bound_s is None or (timeout is not None and timeout < bound_s):
-            return super().wait(gen, interval, timeout)
+        if bound_s is None or len(given) > 1 or named.get("timeout") is not None:
+            return super().wait(gen, *given, **named)
         until_s = time.monotonic() + bound_s
         try:
-            return super().wait(gen, interval, bound_s)
+            return super().wait(gen, timeout=bound_s)
         except psycopg.OperationalError as error:
             if time.monotonic() < until_s:
                 raise
