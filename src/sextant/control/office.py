@@ -3,7 +3,6 @@ books, settings."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -11,6 +10,7 @@ from sextant.control.access import Allowed
 from sextant.control.publishing import PolicyPublisher
 from sextant.control.settings import ControlSettings
 from sextant.store.accounts import Accounts
+from sextant.store.accounts_database import wall_clock_ms
 from sextant.store.balances import currencies_of
 from sextant.store.ledger_posting import LedgerPosting
 from sextant.store.ledger_reading import ledger_view
@@ -51,4 +51,4 @@ class Office:
     @staticmethod
     def now_ms() -> int:
         """Unix milliseconds."""
-        return time.time_ns() // 1_000_000
+        return wall_clock_ms()

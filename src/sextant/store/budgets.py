@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import base64
 import secrets
-import time
 from collections.abc import Callable, Iterable
 from typing import Any, Literal, get_args
 
@@ -19,6 +18,7 @@ import sqlalchemy as sa
 
 from sextant.base.errors import BadRequest, NotFound
 from sextant.base.ids import new_id
+from sextant.store.accounts_database import wall_clock_ms
 from sextant.store.accounts_schema import api_key, metadata, project, tenant
 
 Channel = Literal["webhook", "email"]
@@ -106,14 +106,10 @@ class Crossing(msgspec.Struct, frozen=True):
     spent_nano: int
 
 
-def _wall_clock_ms() -> int:
-    return time.time_ns() // 1_000_000
-
-
 class BudgetBook:
     """Budgets in the accounts database; `Accounts.engine` is its engine."""
 
-    def __init__(self, engine: sa.Engine, now_ms: Callable[[], int] = _wall_clock_ms) -> None:
+    def __init__(self, engine: sa.Engine, now_ms: Callable[[], int] = wall_clock_ms) -> None:
         self._engine = engine
         self._now_ms = now_ms
 
