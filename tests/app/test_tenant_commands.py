@@ -137,6 +137,26 @@ def test_a_tenant_gets_its_privacy_and_its_end(
     assert run("tenant", "remove", "briefer", "--yes")["enabled"] is False
 
 
+def test_somebody_is_invited_and_comes_in(served: Stack, run: Verb, refused: Verb) -> None:
+    made = run("user", "invite", "eve@example.com", "--role", "auditor")
+    assert (made["sets_password"], made["mailed"]) == (True, False)
+    given = {"token": made["token"], "email": "eve@example.com", "password": "correct horse battery"}
+    redeemed = served.ask("POST", "/v1/invitations/redeem", given, port=served.control_port)
+    assert redeemed.status == 200, redeemed.body
+    again = served.ask("POST", "/v1/invitations/redeem", given, port=served.control_port)
+    assert (again.status, again.json()["error"]["code"]) == (403, "invitation_refused")
+    shown = sextant("user", "invite", "bob@example.com", "--role", "member", "--tenant", "default",
+                    "--state", str(served.root))  # fmt: skip
+    assert "bob@example.com is invited to be member of default, until 2" in shown.stdout
+    assert "sxinvite-" in shown.stdout
+    assert "no mail server is configured" in shown.stderr
+    states = {one["email"]: (one["id"], one["state"]) for one in run("user", "list-invitations")}
+    assert states["eve@example.com"][1] == "redeemed"
+    assert run("user", "revoke-invitation", states["bob@example.com"][0])["state"] == "revoked"
+    assert "there is no invitation" in refused("user", "revoke-invitation", "invitation_none")
+    assert run("user", "remove", "eve@example.com")["deleted"] is True
+
+
 def at_a_terminal(served: Stack, typed: str, *arguments: str) -> int:
     """A verb whose standard input is a terminal, where `typed` is answered to its question; its status."""
     ours, theirs = pty.openpty()
