@@ -210,6 +210,7 @@ def gateway() -> Iterator[Heard]:
     server.server_close()
 
 
+@pytest.mark.slow
 def test_the_job_warms_every_replica_up(tmp_path: Path, gateway: Heard) -> None:
     base, asked, looks = gateway
     (configuration,) = [each for each in of_kind(ALL, "ConfigMap") if each["metadata"]["name"] == "warm-up"]
