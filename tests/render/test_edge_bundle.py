@@ -22,7 +22,7 @@ def test_the_box_listens_as_the_document_says_with_its_own_certificate() -> None
 
 
 def test_a_model_of_the_user_comes_from_the_signed_folder() -> None:
-    spec = {**EMBEDDED, "model": {"name": "mine", "source": "/home/me/mine-q4.gguf"}}
+    spec = {**EMBEDDED, "model": {"name": "mine", "source": "/srv/models/mine-q4.gguf"}}
     bundle = render(order("edge", **spec))
     assert "models=mine-q4.gguf\n" in text_of(bundle, "settings.sh")
     assert "signed=yes\n" in text_of(bundle, "settings.sh")

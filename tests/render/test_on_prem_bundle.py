@@ -124,7 +124,7 @@ def test_words_survive_systemd() -> None:
     assert quoted('{"a": 1}') == '"{\\"a\\": 1}"'
     assert quoted("50%") == "50%%"
     assert quoted("$HOME") == "$$HOME", "systemd would put a variable there"
-    assert quoted("${SEXTANT_LEADER}") == "${SEXTANT_LEADER}", "this one it is to put there"
+    assert quoted("${ENGINE_LEADER}") == "${ENGINE_LEADER}", "this one it is to put there"
 
 
 def test_r1_keeps_its_sixteen_accelerators_apart() -> None:

@@ -123,8 +123,8 @@ def _replica(ground: Ground, served: ServedModel, *, number: int, several: bool)
         serving,
         command=program,
         port=port,
-        leader="${SEXTANT_LEADER}",
-        rank="${SEXTANT_RANK}",
+        leader="${ENGINE_LEADER}",
+        rank="${ENGINE_RANK}",
         files_folder=f"/opt/sextant/current/bundle/engine/{served.key}",
     )
     made = arguments.command(serving)
@@ -191,7 +191,7 @@ def _units(
     if device is not None and device.visible and made.nodes == 1:
         env[device.visible] = ",".join(str(number) for number in range(first, first + one.need))
     if made.nodes > 1:
-        env["SEXTANT_LEADER"] = _host(hosts, server, served)
+        env["ENGINE_LEADER"] = _host(hosts, server, served)
     stated = getattr(served.entry.engine, "ready_timeout_s", None)
     unit = EngineUnit(
         served=served,
@@ -205,7 +205,7 @@ def _units(
     found = [(server, unit)]
     for number in range(1, made.nodes):
         _host(hosts, server + number, served)
-        ranked = msgspec.structs.replace(made, env={**env, "SEXTANT_RANK": str(number)})
+        ranked = msgspec.structs.replace(made, env={**env, "ENGINE_RANK": str(number)})
         worker = msgspec.structs.replace(
             unit, argv=made.worker_argv, command=ranked, key=f"{one.name}-worker-{number}"
         )

@@ -248,9 +248,9 @@ def engine_unit(ground: Ground, unit: EngineUnit) -> File:
 
 
 def quoted(word: str) -> str:
-    """One word of a command or an assignment, as systemd reads it; `${NAME}` is left to the environment."""
+    """One word of a command or an assignment, as systemd reads it; `${ENGINE_…}` stays a variable."""
     escaped = word.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%")
-    escaped = re.sub(r"\$(?!\{SEXTANT_[A-Z]+\})", "$$", escaped)
+    escaped = re.sub(r"\$(?!\{ENGINE_[A-Z]+\})", "$$", escaped)
     return escaped if re.fullmatch(r"[A-Za-z0-9_./:=,+@${}%-]+", escaped) else f'"{escaped}"'
 
 
