@@ -56,6 +56,7 @@ trap back INT TERM HUP
 switch_to "$staged"
 if ! answers "$staged"; then back; fi
 trap - INT TERM HUP
+printf '%s\n' "$before" >"$base/releases/$old/schemas"
 point previous "$old"
 prune_releases
 say "$name $version answers at $url (release $staged; before: $old; backup: $backup)."

@@ -20,13 +20,14 @@ now=$(in_use)
 old=$(in_use previous)
 [ -e "$base/releases/${old:-none}/complete" ] || die "there is no release before $now"
 take_lock
-"$systemctl" stop sextant.service
-if [ -n "$restore" ]; then
-    as_service "$base/releases/$old/venv/bin/sextant" db restore "$restore" --state "$state"
-elif [ -z "$(schemas "$old")" ]; then
-    "$systemctl" start sextant.service
+before=$(cat "$base/releases/$old/schemas" 2>/dev/null || true)
+if [ -z "$restore" ] && [ -n "$before" ] && [ "$before" != "$(schemas "$now")" ]; then
     as_service "$base/releases/$now/venv/bin/sextant" db list --state "$state"
-    die "$old cannot read the databases of $now, which serves again; name a backup: ./rollback.sh --restore FOLDER"
+    die "$now has migrated the databases, which $old cannot read; name a backup: rollback.sh --restore FOLDER"
+fi
+if [ -n "$restore" ]; then
+    "$systemctl" stop sextant.service
+    as_service "$base/releases/$old/venv/bin/sextant" db restore "$restore" --state "$state"
 fi
 switch_to "$old"
 answers "$old" || die "$old does not answer; look at: journalctl -u sextant.service"
