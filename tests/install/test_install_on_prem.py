@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import ssl
 import subprocess
 import urllib.request
@@ -146,7 +147,8 @@ def _does_not_start(site: Site, later_wheels: Path) -> None:
     (broken / "models/junk.gguf").write_bytes(b"GGUF" + bytes(64))
     done = site.server.run(broken / "upgrade.sh", "--wheels", str(later_wheels))
     assert done.returncode == 1
-    assert "ended 3 times" in done.stderr and "serves again" in done.stderr, done.stdout + done.stderr
+    assert re.search(r"ended \d+ times", done.stderr), done.stdout + done.stderr
+    assert "serves again" in done.stderr
 
 
 def _rolled_back(site: Site, first: str, said: str) -> None:
