@@ -98,7 +98,7 @@ test-core: $(TEST_STAMP) servers ## The document, the gateway, governance and th
 	@$(SHARD) core
 
 .PHONY: test-render
-test-render: $(TEST_STAMP) ## Rendering: command lines, bundles, their validators, installations.
+test-render: $(TEST_STAMP) servers ## Rendering: command lines, bundles, their validators, installations.
 	@$(SHARD) render
 
 .PHONY: test-transport
