@@ -138,6 +138,13 @@ def test_the_papers_are_as_reviewed(name: str, tmp_path: Path) -> None:
     assert made.decode() == (GOLDEN / name).read_text(encoding="utf-8")
 
 
+def test_the_readme_says_what_a_file_holds(tmp_path: Path) -> None:
+    text = rendered(tmp_path, **EMBEDDED).by_path["README.md"].content.decode()
+    assert "| `app/config.yaml` | ConfigMap, Deployment |" in text
+    assert "| `install.sh` | a program to run |" in text
+    assert "| `notes.txt` |  |" in text
+
+
 def test_every_mode_has_an_entry() -> None:
     modes = ["on-prem", "private-cloud", "hybrid", "edge", "container", "saas"]
     assert list(rendering.MODES) == modes

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from sextant.catalog import images
@@ -11,6 +13,8 @@ from sextant.spec.bundle import Bundle, File, Need, Step
 from sextant.spec.rendering import Order, ServedModel
 
 PATH = "README.md"
+_KIND = re.compile(r"^kind: ([A-Za-z0-9]+)$", re.MULTILINE)
+"""Of an object as `dumping.yaml_file` writes it: what stands inside another one is indented."""
 STEPS = (
     ("Install", "install"),
     ("Verify", "verify"),
@@ -87,13 +91,23 @@ def _layout(served: ServedModel) -> str:
 def _files(bundle: Bundle) -> Iterator[str]:
     yield "## What is here"
     yield ""
-    yield "| file | runs |"
+    yield "| file | holds |"
     yield "|---|---|"
     for file in bundle.files:
-        yield f"| `{file.path}` | {'yes' if file.executable else ''} |"
+        yield f"| `{file.path}` | {_holds(file)} |"
     yield ""
     yield "`MANIFEST.json` holds the SHA-256 of every file."
     yield ""
+
+
+def _holds(file: File) -> str:
+    """What a file is for at a glance: a program, or objects by kind with how many there are of each."""
+    if file.executable:
+        return "a program to run"
+    if not file.path.endswith(".yaml"):
+        return ""
+    counts = Counter(_KIND.findall(file.content.decode()))
+    return ", ".join(kind if count == 1 else f"{count} {kind}" for kind, count in sorted(counts.items()))
 
 
 def _needs(needs: Sequence[Need]) -> Iterator[str]:
