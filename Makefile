@@ -153,3 +153,4 @@ clean: ## Remove the environment, caches and builds; state in .sextant stays.
 -include tests/transport/fuzz/fuzz.mk
 -include tests/vllm/vllm.mk
 -include tests/crash/crash.mk
+-include tests/verify/modes.mk

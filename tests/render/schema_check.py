@@ -15,7 +15,9 @@ from typing import Any
 import kubernetes_validate
 import yaml
 
-from sextant.spec.bundle import Bundle
+from sextant.operations.verify.cluster_rules import CLUSTER_RULES
+from sextant.operations.verify.findings import Cluster, Fault, judged
+from sextant.spec.bundle import Bundle, Need
 
 VERSION = "1.36"
 BESIDE = Path(__file__).parents[3] / "shared" / "k8s"
@@ -52,6 +54,12 @@ def objects_of(bundle: Bundle) -> list[Object]:
         for body in yaml.safe_load_all(file.content)
         if body
     ]
+
+
+def faults_among(objects: list[Object], needs: tuple[Need, ...]) -> list[Fault]:
+    """What our rules find in one cluster's objects; an autoscaler of Kubernetes' own is the alternative."""
+    spare = tuple(body for body in objects if body["kind"] == "HorizontalPodAutoscaler")
+    return list(judged(CLUSTER_RULES, Cluster(objects=objects, needs=needs, optional=spare)))
 
 
 def trigger_faults(scaled: Object) -> list[str]:

@@ -9,9 +9,8 @@ from typing import Any
 
 import msgspec
 import pytest
-from tests.render.cluster_faults import faults_among
 from tests.render.orders import order
-from tests.render.schema_check import faults_of, objects_of, of_kind
+from tests.render.schema_check import faults_among, faults_of, objects_of, of_kind
 from tests.render.test_kubernetes_metrics import known_metrics, metrics_in, queries
 
 from sextant.base.errors import Unsupported

@@ -25,6 +25,7 @@ VARIABLES = {
     "when unset.",
     "HF_TOKEN": "Token for it; none is sent when unset. `--token` names another by reference.",
     "HTTPS_PROXY": "Proxy for outbound requests; also HTTP_PROXY and ALL_PROXY, and each in small letters.",
+    "KUBECONFIG": "Which clusters `kubectl` knows, for `sextant verify` and `sextant apply`.",
     "LANG": "Language of `sextant advise` and `sextant plan`: Chinese for `zh…`, else English. LC_ALL and "
     "LC_MESSAGES win.",
     "MODELSCOPE_API_TOKEN": "Token for ModelScope; none is sent when unset.",
@@ -33,6 +34,7 @@ VARIABLES = {
     "NO_PROXY": "Hosts, by comma, that outbound requests reach without the proxy.",
     "REQUESTS_CA_BUNDLE": "Certificate authorities for outbound requests when SSL_CERT_FILE is unset.",
     "SEXTANT_API_KEY": "API key of `sextant chat`; the state directory's own when unset.",
+    "SEXTANT_K8S_SCHEMAS": "Folder of schemas for `sextant verify`; `kubernetes-validate` when unset.",
     "SEXTANT_PARENT_PID": "Pid of the process to end with, when it is the parent; the supervisor sets it.",
     "SEXTANT_STATE": "State directory of commands that are not given `--state`; `.sextant` when unset.",
     "SSL_CERT_DIR": "Folder of certificate authorities for outbound requests, as OpenSSL wants it.",

@@ -36,6 +36,7 @@ from sextant.cli import (
     up,
     usage,
     user,
+    verify,
     version,
 )
 from sextant.cli.output import EXIT_FAILED, fail, fail_unexpected
@@ -71,6 +72,7 @@ app.command("advise")(advise.advise)
 app.command("plan")(plan.plan)
 app.command("render")(render.render)
 app.command("diff")(diff.diff)
+app.command("verify")(verify.verify)
 app.command("doctor")(doctor.doctor)
 app.command("version")(version.version)
 

@@ -28,14 +28,14 @@ from sextant.planner.roofline import predictor
 from sextant.render import render
 from sextant.render.dumping import json_file
 from sextant.render.readme import readme_file
-from sextant.spec.bundle import Bundle, File
+from sextant.spec.bundle import Bundle, File, Planned
 from sextant.spec.calibration import load_calibration
 from sextant.spec.document import Deployment, parse_document
 from sextant.spec.facts import load_catalog
 from sextant.spec.hardware_prices import load_prices
 from sextant.spec.reading import DOCUMENT_BYTES
 from sextant.spec.render_data import load_facts, load_images, load_profile
-from sextant.spec.rendering import Order
+from sextant.spec.rendering import Order, ServedModel
 
 MANIFEST = "MANIFEST.json"
 MADE_BY = "sextant render"
@@ -215,10 +215,23 @@ def _with_papers(bundle: Bundle, order: Order, digest: str) -> tuple[File, ...]:
         "mode": bundle.mode,
         "version": order.version,
         "document_sha256": digest,
+        "needs": msgspec.to_builtins(bundle.needs),
+        "planned": [msgspec.to_builtins(_planned(served)) for served in order.served],
         "files": {path: hashlib.sha256(all_[path].content).hexdigest() for path in sorted(all_)},
     }
     all_[MANIFEST] = json_file(MANIFEST, manifest)
     return tuple(all_[path] for path in sorted(all_))
+
+
+def _planned(served: ServedModel) -> Planned:
+    option = served.option
+    return Planned(
+        model=served.key,
+        engine=served.entry.engine.kind,
+        accelerators=option.count if option is not None else 0,
+        replica=option.layout.replica if option is not None else 0,
+        load_s=round(served.load_s, 1),
+    )
 
 
 def _inside(path: object) -> bool:

@@ -39,6 +39,20 @@ class Step(msgspec.Struct, frozen=True):
     why: str = ""
 
 
+class Planned(msgspec.Struct, frozen=True, kw_only=True):
+    """What the plan chose for one model; kept in MANIFEST.json, for whoever checks the bundle."""
+
+    model: str
+    """The served model's key: its name, and its pool if it has one."""
+    engine: str
+    accelerators: int
+    """All of them, over all replicas; 0: none."""
+    replica: int
+    """Accelerators of one replica; 0: none."""
+    load_s: float
+    """Predicted seconds from start to ready."""
+
+
 class Bundle(msgspec.Struct, frozen=True, kw_only=True):
     """A deployment as files. README.md and MANIFEST.json are not among them: they are made of the rest."""
 

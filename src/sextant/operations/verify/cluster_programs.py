@@ -1,0 +1,126 @@
+"""What judges a cluster's objects from outside: schemas, Prometheus' rule check, the API server itself."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Protocol
+
+from sextant.operations.verify.findings import Fault, NotRun, Object, Outcome, Ran
+from sextant.operations.verify.pods import named
+from sextant.operations.verify.running import Bench, CannotRun, program_of, said_by, shown
+from sextant.operations.verify.subject import Subject
+
+ACTION = "put right what it names, in the document where that is its source"
+ANSWER_S = 10.0
+APPLY_S = 60.0
+NO_NAMESPACE = re.compile(r"namespaces .*not found")
+APPLIED = ("cluster", "manifests")
+"""Folders of a cluster's files, in the order in which they are applied."""
+
+
+class Schemas(Protocol):
+    """Where objects' schemas come from."""
+
+    version: str
+
+    def judge(self, body: Object) -> list[str] | None:
+        """What a schema says against an object; None: there is none for its kind."""
+
+
+def judge_objects(subject: Subject, schemas: Schemas | None, why_not: str) -> Outcome:
+    """Every object against its schema. `why_not`: why there are no schemas."""
+    count = sum(len(bodies) for bodies in subject.objects.values())
+    if not count:
+        return Outcome()
+    if schemas is None:
+        return Outcome(not_run=(NotRun("schemas", why_not),))
+    faults: list[Fault] = []
+    unknown: dict[str, int] = {}
+    for path, bodies in subject.objects.items():
+        for body in bodies:
+            said = schemas.judge(body)
+            if said is None:
+                kind = f"{body['apiVersion']} {body['kind']}"
+                unknown[kind] = unknown.get(kind, 0) + 1
+            faults += [Fault("schema", f"{named(body)}: {each}", ACTION, path) for each in said or ()]
+    left = tuple(
+        NotRun("schemas", f"no schema for {many} of {kind}") for kind, many in sorted(unknown.items())
+    )
+    ran = Ran("schemas", count - sum(unknown.values()), f"objects, Kubernetes {schemas.version}")
+    return Outcome(faults=tuple(faults), ran=(ran,) if ran.count else (), not_run=left)
+
+
+def judge_alerts(subject: Subject, bench: Bench) -> Outcome:
+    """promtool over the rules of every PrometheusRule."""
+    rules = [
+        (path, body)
+        for path, bodies in subject.objects.items()
+        for body in bodies
+        if body["kind"] == "PrometheusRule"
+    ]
+    if not rules:
+        return Outcome()
+    program = program_of("promtool")
+    if program is None:
+        return Outcome(not_run=(NotRun("promtool check rules", "promtool is not installed"),))
+    faults = []
+    for number, (path, body) in enumerate(rules):
+        file = bench.root / f"rules-{number}.json"
+        file.write_text(json.dumps(body.get("spec")), encoding="utf-8")
+        try:
+            said = said_by((program, "check", "rules", file), bench).failure
+        except CannotRun as error:
+            return Outcome(not_run=(NotRun("promtool check rules", str(error)),))
+        if said:
+            text = f"{named(body)}: {shown(said, bench)}"
+            faults.append(Fault("promtool check rules", text, "put the expression right", path))
+    return Outcome(faults=tuple(faults), ran=(Ran("promtool check rules", len(rules), "objects"),))
+
+
+def ask_cluster(subject: Subject, bench: Bench) -> Outcome:
+    """`kubectl apply --dry-run=server` where a cluster answers. Nothing is changed there."""
+    folders = list(_applied(subject, bench))
+    if not folders:
+        return Outcome()
+    check = "kubectl apply --dry-run=server"
+    program = program_of("kubectl")
+    if program is None:
+        return Outcome(not_run=(NotRun(check, "kubectl is not installed"),))
+    if len(subject.clusters) > 1:
+        why = "the bundle is for several clusters and kubectl knows one at a time; see the README"
+        return Outcome(not_run=(NotRun(check, why),))
+    try:
+        question = (program, "get", "--raw=/version", "--request-timeout=5s")
+        answer = said_by(
+            question,
+            bench,
+            networked=True,
+            timeout_s=ANSWER_S,
+        )
+        if answer.status:
+            return Outcome(not_run=(NotRun(check, "no cluster answers kubectl"),))
+        faults: list[Fault] = []
+        for folder in folders:
+            command = (program, "apply", "--server-side", "--dry-run=server", "-f", folder)
+            said = said_by(command, bench, networked=True, timeout_s=APPLY_S)
+            missing = [line for line in said.text.splitlines() if NO_NAMESPACE.search(line)]
+            if missing and said.status:
+                why = f"the cluster has no such namespace yet: apply {APPLIED[0]}/ first ({missing[0][:200]})"
+                return Outcome(faults=tuple(faults), not_run=(NotRun(check, why),))
+            if said.failure:
+                path = folder.relative_to(bench.top).as_posix()
+                faults.append(Fault(check, shown(said.failure, bench), ACTION, path))
+    except CannotRun as error:
+        return Outcome(not_run=(NotRun(check, str(error)),))
+    return Outcome(faults=tuple(faults), ran=(Ran(check, len(folders), "folders"),))
+
+
+def _applied(subject: Subject, bench: Bench) -> Iterator[Path]:
+    for cluster in subject.clusters:
+        for name in APPLIED:
+            folder = bench.top / cluster.folder / name
+            if folder.is_dir():
+                yield folder

@@ -1,0 +1,50 @@
+"""Every planted mistake is found, by the rule or validator that it is meant for; good bundles are clean."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from tests.verify.bundles_under_test import KINDS, copied, rendered, schemas
+from tests.verify.mistakes import MISTAKES
+
+from sextant.operations.verify.cluster_rules import CLUSTER_RULES
+from sextant.operations.verify.verifying import verify
+
+NO_CLUSTER = "kubectl apply --dry-run=server"
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    return {kind: rendered(text, tmp_path_factory.mktemp(kind)) for kind, text in KINDS.items()}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_good_bundle_is_clean_and_was_looked_at(good: dict[str, Path], kind: str) -> None:
+    report = verify(good[kind], kubernetes="1.36", kept=schemas())
+    assert report.faults == ()
+    assert {each.check for each in report.not_run} - {"schemas"} <= {NO_CLUSTER}
+    ran = {each.check for each in report.ran}
+    expected = {
+        "cluster": {"rules over clusters", "schemas", "promtool check rules"},
+        "nginx": {"nginx -t", "keepalived", "nft -c", "shellcheck", "systemd-analyze verify"},
+        "haproxy": {"haproxy -c", "nft -c", "systemd-analyze security"},
+        "edge": {"shellcheck", "systemd-analyze verify", "systemd-analyze security"},
+    }
+    assert ran >= expected[kind]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_planted_mistake_is_found(good: dict[str, Path], tmp_path: Path, name: str) -> None:
+    mistake = MISTAKES[name]
+    bundle = copied(good[mistake.kind], tmp_path)
+    mistake.plant(bundle)
+    report = verify(bundle, kubernetes="1.36", kept=schemas())
+    assert mistake.found_by in {fault.rule for fault in report.faults}
+
+
+def test_the_list_of_mistakes_is_long_and_every_rule_is_shown_one() -> None:
+    assert len(MISTAKES) >= 60
+    shown = {mistake.found_by for mistake in MISTAKES.values()}
+    assert shown >= {rule.id for rule in CLUSTER_RULES} | {f"SX-V10{number}" for number in range(1, 8)}
