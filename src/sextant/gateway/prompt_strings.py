@@ -3,8 +3,9 @@ ones.
 
 Part of flow 1 (serve), for `privacy.py`. All strings are visited but those that are the protocol's own: names
 of models, roles, types, ids, the bytes of media. The arguments of a tool call are JSON in a string: they are
-read, their strings, keys and long numbers visited, and written anew only when one changed. What does not
-change is not copied, so that the images of a request stay the objects that they were.
+read, their strings, keys and long numbers visited, and written anew only when one changed; so are a schema's
+defaults and examples, and what a template is given. What does not change is not copied, so that the images of
+a request stay the objects that they were.
 """
 
 from __future__ import annotations
@@ -34,6 +35,11 @@ _TOP = frozenset(
 )
 _MESSAGE = frozenset({"role", "type", "id", "tool_call_id", "detail", "format", "data", "prefix"})
 _SCHEMA = frozenset({"type", "name", "format", "pattern", "$ref", "$id", "$schema", "required", "strict"})
+_SCHEMA_VALUES = frozenset({"default", "const", "enum", "examples", "example"})
+"""What stands under these names of a schema is data."""
+_CALL = _MESSAGE | {"name", "arguments"}
+_TEMPLATE = frozenset({"chat_template_kwargs", "documents", "metadata"})
+"""Fields that are data, which a template may write into the prompt."""
 _NOTHING: frozenset[str] = frozenset()
 _NO_TEXT = frozenset({int, float, bool, type(None)})
 """Types of values in which nothing is written."""
@@ -51,6 +57,8 @@ def rewrite(fields: dict[str, Any], visit: Visit) -> dict[str, Any]:
             continue
         if name == "messages":
             new: Any = _each(value, _message, visit)
+        elif name in _TEMPLATE:
+            new = _data(value, visit)
         else:
             new = _walk(value, visit, _SCHEMA if name in ("tools", "response_format") else _NOTHING)
         if new is not value:
@@ -109,6 +117,7 @@ def _name(value: str, visit: Visit) -> str:
 
 
 def _tool_call(call: Any, visit: Visit) -> Any:
+    call = _walk(call, visit, _CALL)
     function = call.get("function") if isinstance(call, dict) else None
     given = function.get("arguments") if isinstance(function, dict) else None
     if not isinstance(given, str):
@@ -147,7 +156,8 @@ def _data(value: Any, visit: Visit) -> Any:
 
 
 def _walk(value: Any, visit: Visit, kept: frozenset[str]) -> Any:
-    """A value of the protocol; what stands under a name in `kept` is its own."""
+    """A value of the protocol; what stands under a name in `kept` is its own, but for an object: that is a
+    schema's property of this name."""
     if isinstance(value, str):
         return _text(value, visit)
     if isinstance(value, list):
@@ -156,9 +166,14 @@ def _walk(value: Any, visit: Visit, kept: frozenset[str]) -> Any:
         return value
     changed: dict[str, Any] = {}
     for name, item in value.items():
-        if name in kept:
+        if name in kept and not isinstance(item, dict):
             continue
-        new = _url(item, visit) if name == "url" and kept is _MESSAGE else _walk(item, visit, kept)
+        if kept is _SCHEMA and name in _SCHEMA_VALUES:
+            new = _data(item, visit)
+        elif kept is _MESSAGE and name == "url":
+            new = _url(item, visit)
+        else:
+            new = _walk(item, visit, kept)
         if new is not item:
             changed[name] = new
     return {**value, **changed} if changed else value
