@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import psycopg
 import pytest
+import sqlalchemy as sa
 
 from servers import Postgres
 from sextant.base.errors import LedgerUnavailable
 from sextant.store import accounts_schema
-from sextant.store.accounts import Accounts
+from sextant.store.accounts import MIGRATION_LOCK, Accounts
 from sextant.store.bounded_connection import BoundedConnection
 
 BRIEF_S = 0.2
@@ -43,6 +46,27 @@ def test_an_error_of_the_servers_stays_what_it_is(database: str) -> None:
         with pytest.raises(psycopg.errors.UndefinedTable):
             db.execute("SELECT * FROM nothing")
         assert not db.closed
+
+
+def test_a_migration_waits_for_anothers_as_long_as_that_takes(
+    database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bound_s = 2.5 * BRIEF_S
+    accounts = Accounts(database)
+    accounts.engine.connect().close()
+    monkeypatch.setattr(BoundedConnection, "_wait_max_s", bound_s)
+    with psycopg.connect(database) as other, ThreadPoolExecutor(1) as pool:
+        other.execute("SELECT pg_advisory_xact_lock(%s)", (MIGRATION_LOCK,))
+        migrated = pool.submit(accounts.migrate)
+        waits = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+        while not migrated.done() and other.execute(waits).fetchone() == (0,):
+            pass
+        other.execute("SELECT pg_sleep(%s)", (2 * bound_s,))
+        other.rollback()
+        migrated.result(60)
+    with pytest.raises(LedgerUnavailable), accounts.writing() as db:
+        db.execute(sa.text("SELECT pg_sleep(60)"))
+    accounts.close()
 
 
 @pytest.mark.slow

@@ -9,10 +9,12 @@ Neighbours: `accounts_*.py` (one file a noun), `accounts_schema.py` (tables), `m
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import sqlalchemy as sa
@@ -55,7 +57,7 @@ class Accounts(TenantAccounts, KeyAccounts, PriceAccounts, InvitationAccounts):
         config.set_main_option("script_location", str(Path(__file__).with_name("migrations")))
         where = self._engine.url.render_as_string()
         try:
-            with self._engine.begin() as db:
+            with self._engine.begin() as db, _patient(db):
                 if self._engine.dialect.name == "postgresql":
                     db.execute(sa.select(sa.func.pg_advisory_xact_lock(MIGRATION_LOCK)))
                 config.attributes["connection"] = db
@@ -131,3 +133,9 @@ def publish(policy: PolicySnapshot, path: str | os.PathLike[str]) -> None:
 def _tenant_policy(record: TenantRecord) -> TenantPolicy:
     values = msgspec.structs.asdict(record)
     return TenantPolicy(**{field.name: values[field.name] for field in msgspec.structs.fields(TenantPolicy)})
+
+
+def _patient(db: sa.Connection) -> contextlib.AbstractContextManager[None]:
+    """Lets this connection wait for as long as it takes."""
+    driver: Any = db.connection.driver_connection
+    return driver.patient() if db.dialect.name == "postgresql" else contextlib.nullcontext()

@@ -7,7 +7,9 @@ Neighbours: `ledger_postgres.py` (a whole transaction by a deadline), `accounts_
 
 from __future__ import annotations
 
+import contextlib
 import time
+from collections.abc import Iterator
 from typing import Any, TypeVar
 
 import psycopg
@@ -30,6 +32,16 @@ class BoundedConnection(psycopg.Connection[tuple[Any, ...]]):
         """From now on all waiting together takes at most `timeout_s`; None: as long as it takes."""
         self._until_s = None if timeout_s is None else time.monotonic() + timeout_s
         self._wait_max_s = None
+
+    @contextlib.contextmanager
+    def patient(self) -> Iterator[None]:
+        """Inside, waiting takes as long as it takes: a migration waits for another's, and for its tables."""
+        before = self._until_s, self._wait_max_s
+        self.within(None)
+        try:
+            yield
+        finally:
+            self._until_s, self._wait_max_s = before
 
     def wait(self, gen: PQGen[Given], *given: Any, **named: Any) -> Given:
         """As psycopg's own; whoever waits for a time of their own (`timeout`) knows how long."""
