@@ -49,10 +49,11 @@ def test_a_session(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_refusals_are_one_sentence(tmp_path: Path) -> None:
-    file = written(tmp_path / "a.yaml", "container", **EMBEDDED)
+    sites = [{"name": "a", "accelerators": [{"name": "cpu-server", "count": 1}]}]
+    file = written(tmp_path / "a.yaml", "container", **{**R1, "sites": sites})
     done = sextant("render", str(file), "-o", str(tmp_path / "out"))
     assert (done.returncode, done.stdout) == (1, "")
-    assert "cpu x embedded x container is not supported" in done.stderr
+    assert "cpu x vllm x container is not supported" in done.stderr
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "out").exists()
     (tmp_path / "mine").mkdir()

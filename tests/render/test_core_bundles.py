@@ -347,7 +347,7 @@ def test_a_document_that_cannot_be_read(tmp_path: Path) -> None:
             "cpu-server",
             "cpu x vllm x on-prem is not supported: vLLM's CPU build gives wrong",
         ),
-        ("container", "vllm", "H200", "nvidia x vllm x container is not supported"),
+        ("container", "nim", "MI300X", "amd x nim x container is not supported: it is built for NVIDIA"),
     ],
 )
 def test_what_the_matrix_does_not_support_is_refused_by_its_cell(

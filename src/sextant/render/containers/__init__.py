@@ -1,0 +1,1 @@
+"""What the mode `container` adds to a cluster: images, pipelines, GitOps, releases, registry, watching."""
