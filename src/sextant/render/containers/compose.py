@@ -67,8 +67,9 @@ def compose_files(cluster: Cluster) -> tuple[File, ...]:
 
 _SAID = (
     "Run in the repository: docker compose -f bundle/compose/compose.yml up --build\n"
-    "Engines that want a key read it from the environment, the gateway from the file engine-key beside "
-    "bundle/.\nWith logs: --profile logs. The watching services keep no password here: bind them to no other address."
+    "Engines that want a key read it from the environment, the gateway from the file engine-key beside\n"
+    "bundle/. With logs: --profile logs. The watching services keep no password here: bind them to no\n"
+    "other address."
 )
 
 
