@@ -13,6 +13,7 @@ from accounts_under_test import CHEAP, STORES, Clock, store_url
 from sextant.base.errors import Forbidden
 from sextant.store.accounts import Accounts
 from sextant.store.accounts_invitations import NewInvitation, Redeemer
+from sextant.store.accounts_people import NewPerson
 from sextant.store.accounts_tenants import TenantChange
 from sextant.store.passwords import Passwords
 
@@ -45,3 +46,20 @@ def test_two_at_once_redeem_once(either: Accounts) -> None:
         assert sorted(pool.map(one, range(2))) == [False, True]
     assert [one.state for one in either.list_invitations()] == ["redeemed"]
     assert len(either.list_people()) == 1
+
+
+def test_a_role_given_elsewhere_while_a_first_password_is_hashed_counts(either: Accounts) -> None:
+    either.create_tenant("other", TenantChange())
+    owner = either.create_person(NewPerson("owner@corp.example", "Owner", "", "owner", "acme"))
+    known = either.create_person(NewPerson(NEW, "New", "", "", ""))
+    made = either.by(f"person:{owner.id}").invite(NewInvitation(NEW, "member", "acme"), mailed=True)
+
+    class Meanwhile(Passwords):
+        def hash(self, password: str) -> str:
+            either.grant_role(known.id, "owner", tenant_id="other")
+            return super().hash(password)
+
+    either.passwords = Meanwhile(CHEAP)
+    with pytest.raises(Forbidden, match="the invitation is refused"):
+        either.redeem_invitation(made.secret, Redeemer(NEW, "a password of nobody's"))
+    assert [one.tenant_id for one in either.person(known.id).grants] == ["other"]

@@ -229,6 +229,8 @@ class InvitationAccounts(SignInAccounts):
             if not self._gives(db, now.invited_by, now.role, now.tenant_id):
                 raise _refused()
             if first:
+                if not self._may_set_first(db, present, now.invited_by):
+                    raise _refused()
                 self._give_first_password(db, now, person_id, first)
             held = {(one.role, one.tenant_id, one.source) for one in person_record(db, person_id).grants}
             cleared = False
