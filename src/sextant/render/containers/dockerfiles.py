@@ -85,7 +85,7 @@ WORKDIR /tmp
 
 
 def dockerfiles(order: Order) -> tuple[File, ...]:
-    """The Dockerfiles, and what their contexts leave out."""
+    """The Dockerfiles, by their base images' digests where the user locked them."""
     base = order.images.reference("python")
     mlflow = order.images.known["mlflow"].tag
     tools = {name: order.images.reference(name) for name in ("syft", "grype", "cosign")}
@@ -93,7 +93,4 @@ def dockerfiles(order: Order) -> tuple[File, ...]:
         text_file(SEXTANT, _SEXTANT.format(base=base, version=order.version, user=USER)),
         text_file(MLFLOW, _MLFLOW.format(base=base, version=mlflow, user=USER)),
         text_file(CI, _CI.format(base=base, version=order.version, user=USER, **tools)),
-        text_file(f"{CI}.dockerignore", "*\n!wheels"),
-        text_file(f"{SEXTANT}.dockerignore", "*\n!wheels"),
-        text_file(f"{MLFLOW}.dockerignore", "*"),
     )
