@@ -41,11 +41,11 @@ def ordered(cell: Cell) -> Order:
         sites = [{"name": "a", "accelerators": [{"name": site, "count": 8}]}]
         spec = {"model": DISTILLED["model"], "engine": {"kind": cell.engine}, "sites": sites}
         spec["workload"] = {"requests_per_s": 0.01, "input_tokens": 200, "output_tokens": 100}
-    made = order_of(parse_document(document(cell.mode, **_wanted_by(cell.mode, spec))))
+    made = order_of(parse_document(document(cell.mode, **wanted_by(cell.mode, spec))))
     return msgspec.structs.replace(made, images=load_images(made.version, lock=LOCK, lock_name="lock"))
 
 
-def _wanted_by(mode: str, spec: dict[str, Any]) -> dict[str, Any]:
+def wanted_by(mode: str, spec: dict[str, Any]) -> dict[str, Any]:
     """With what that mode cannot do without."""
     if mode == "saas":
         return {**spec, "delivery": {"ingress_host": "llm.example.com"}}

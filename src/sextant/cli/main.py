@@ -13,6 +13,7 @@ import typer
 from sextant.base.errors import SextantError
 from sextant.cli import (
     advise,
+    apply,
     balance,
     budget,
     catalog,
@@ -73,6 +74,7 @@ app.command("plan")(plan.plan)
 app.command("render")(render.render)
 app.command("diff")(diff.diff)
 app.command("verify")(verify.verify)
+app.command("apply")(apply.apply)
 app.command("doctor")(doctor.doctor)
 app.command("version")(version.version)
 

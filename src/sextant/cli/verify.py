@@ -76,6 +76,13 @@ def show(report: Report) -> None:
         console.print(f"not run  {each.check}: {each.why}", markup=False)
     for image in report.unpinned:
         console.print(f"by tag   {image}", markup=False)
-    found = f"{len(report.faults)} faults" if len(report.faults) != 1 else "1 fault"
-    left = "" if report.complete else f"; {len(report.not_run)} checks did not run, which is no pass"
-    console.print(f"{report.name}, {report.mode}: {found}{left}.", markup=False)
+    left = (
+        "" if report.complete else f"; {_counted(len(report.not_run), 'check')} did not run, which is no pass"
+    )
+    console.print(
+        f"{report.name}, {report.mode}: {_counted(len(report.faults), 'fault')}{left}.", markup=False
+    )
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -224,7 +224,7 @@ def _with_papers(bundle: Bundle, order: Order, digest: str) -> tuple[File, ...]:
 
 
 def _planned(served: ServedModel) -> Planned:
-    option = served.option
+    option = served.option if served.vendor != "cpu" else None
     return Planned(
         model=served.key,
         engine=served.entry.engine.kind,

@@ -11,14 +11,12 @@ from typing import Protocol
 from sextant.operations.verify.findings import Fault, NotRun, Object, Outcome, Ran
 from sextant.operations.verify.pods import named
 from sextant.operations.verify.running import Bench, CannotRun, program_of, said_by, shown
-from sextant.operations.verify.subject import Subject
+from sextant.operations.verify.subject import APPLIED, Subject
 
 ACTION = "put right what it names, in the document where that is its source"
 ANSWER_S = 10.0
 APPLY_S = 60.0
 NO_NAMESPACE = re.compile(r"namespaces .*not found")
-APPLIED = ("cluster", "manifests")
-"""Folders of a cluster's files, in the order in which they are applied."""
 
 
 class Schemas(Protocol):
@@ -108,7 +106,7 @@ def ask_cluster(subject: Subject, bench: Bench) -> Outcome:
             said = said_by(command, bench, networked=True, timeout_s=APPLY_S)
             missing = [line for line in said.text.splitlines() if NO_NAMESPACE.search(line)]
             if missing and said.status:
-                why = f"the cluster has no such namespace yet: apply {APPLIED[0]}/ first ({missing[0][:200]})"
+                why = f"the cluster has no such namespace yet: apply {APPLIED[0]} first ({missing[0][:200]})"
                 return Outcome(faults=tuple(faults), not_run=(NotRun(check, why),))
             if said.failure:
                 path = folder.relative_to(bench.top).as_posix()

@@ -49,6 +49,8 @@ class Cluster(msgspec.Struct, frozen=True, kw_only=True):
     """None: it is not known what was planned."""
     folder: str = ""
     """Of the bundle; empty: its top."""
+    beside: tuple[str, ...] = ()
+    """Namespaces of parts beside the deployment, such as somebody else's log store."""
     optional: tuple[Object, ...] = ()
     """Those of the objects that are alternatives, which nobody applies with the rest."""
 

@@ -92,7 +92,7 @@ def secrets_in_the_open(cluster: Cluster) -> Iterator[str]:
 def namespaces_without_walls(cluster: Cluster) -> Iterator[str]:
     """Namespaces without default deny, quota, defaults, or Pod Security."""
     for body in cluster.objects:
-        if body["kind"] != "Namespace":
+        if body["kind"] != "Namespace" or body["metadata"]["name"] in cluster.beside:
             continue
         name = body["metadata"]["name"]
         if body["metadata"]["labels"].get("pod-security.kubernetes.io/enforce") != "restricted":

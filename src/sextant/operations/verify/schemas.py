@@ -20,6 +20,7 @@ from sextant.operations.verify.findings import Object
 Judge = Callable[[Object], list[str] | None]
 """What a schema says against an object; None: there is no schema for its kind."""
 QUANTITY = r"^[+-]?[0-9.]+([eE][+-]?[0-9]+|[KMGTPE]i|[numkMGTPE])?$"
+PROBE = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "probe"}}
 PLAIN_VERSION = "1.36"
 """Of the schemas of `kubernetes-validate`, where none is asked for."""
 SAID_CHARS = 300
@@ -115,9 +116,13 @@ class PlainSchemas:
     """Those of `kubernetes-validate`: Kubernetes' own kinds alone, and lenient about quantities."""
 
     def __init__(self, version: str | None = None) -> None:
-        """Raises Misconfigured where the package is not installed."""
+        """Raises Misconfigured where the package is not installed, or does not know that version."""
         self._package = _library("kubernetes_validate")
         self.version = version or PLAIN_VERSION
+        try:
+            self._package.validate(PROBE, self.version, strict=True)
+        except (IndexError, self._package.utils.VersionNotSupportedError):
+            raise Misconfigured(f"kubernetes-validate knows no Kubernetes {self.version}") from None
 
     def judge(self, body: Object) -> list[str] | None:
         """What the object's schema says against it; None: there is no schema for its kind or version."""
@@ -125,7 +130,7 @@ class PlainSchemas:
             self._package.validate(body, self.version, strict=True)
         except self._package.ValidationError as error:
             return [str(error)[:SAID_CHARS]]
-        except (self._package.SchemaNotFoundError, self._package.VersionNotSupportedError):
+        except self._package.SchemaNotFoundError:
             return None
         return []
 

@@ -18,7 +18,9 @@ from sextant.spec.bundle import Need, Planned
 
 FILES_MOST = 5_000
 FILE_BYTES = 16 * 1024 * 1024
-OPTIONAL = "optional"
+APPLIED = ("cluster/", "manifests/")
+"""Folders of a cluster's own files, in the order in which they are applied; others are of parts beside."""
+OPTIONAL = "optional/"
 """Folder of alternatives, which nobody applies with the rest."""
 OURS = "sextant.dev/"
 """API group of the deployment document, which no cluster knows."""
@@ -104,17 +106,24 @@ def _clusters(objects: Mapping[str, tuple[Object, ...]], manifest: Mapping[str, 
     if not folders and any(objects.values()):
         folders = {""}
     for folder in sorted(folders):
-        inside = {
-            path: each for path, each in objects.items() if path.startswith(f"{folder}/" if folder else "")
-        }
+        start = f"{folder}/" if folder else ""
+        inside = [
+            (path.removeprefix(start), body)
+            for path, bodies in objects.items()
+            if path.startswith(start)
+            for body in bodies
+        ]
         yield Cluster(
-            objects=[body for each in inside.values() for body in each],
+            objects=[body for _, body in inside],
             needs=_told(manifest, "needs", tuple[Need, ...]) or (),
             planned=_told(manifest, "planned", tuple[Planned, ...]),
             folder=folder,
-            optional=tuple(
-                body for path, each in inside.items() if OPTIONAL in path.split("/") for body in each
+            beside=tuple(
+                str(body["metadata"].get("name"))
+                for path, body in inside
+                if body["kind"] == "Namespace" and not path.startswith(APPLIED)
             ),
+            optional=tuple(body for path, body in inside if path.startswith(OPTIONAL)),
         )
 
 

@@ -78,8 +78,13 @@ def _by_rules(subject: Subject, kubernetes: str | None) -> Outcome:
         not_run.append(
             NotRun("SX-V013", "the manifest keeps no plan: it is of an older version; render again")
         )
+    if beside := sorted(name for cluster in subject.clusters for name in cluster.beside):
+        why = f"{', '.join(beside)}: of parts beside the deployment, whose namespaces are not held to walls"
+        not_run.append(NotRun("SX-V010", why))
     if subject.clusters and kubernetes is None:
-        not_run.append(NotRun("SX-V107", "the cluster's version is not known; name it by --k8s"))
+        not_run.append(
+            NotRun("SX-V107", "the cluster's version is not known; `sextant verify --k8s VERSION`")
+        )
     ran = [Ran("rules over files", len(subject.texts), "files")]
     if subject.clusters:
         count = sum(len(cluster.objects) for cluster in subject.clusters)

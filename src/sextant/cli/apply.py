@@ -1,0 +1,51 @@
+"""`sextant apply`: carries a verified bundle out: its install script here, or `kubectl` for a cluster."""
+
+from __future__ import annotations
+
+import shlex
+from typing import Annotated
+
+import typer
+
+from sextant.cli.output import EXIT_FAILED, out
+from sextant.cli.verify import Bundle, show
+
+
+def apply(
+    folder: Bundle,
+    options: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="WORD", help="For install.sh, after `--`: ./install.sh says which."),
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before anything is touched.")] = False,
+    context: Annotated[
+        str, typer.Option("--context", metavar="NAME", help="Context of kubectl.", show_default="its own")
+    ] = "",
+    site: Annotated[
+        str,
+        typer.Option("--site", metavar="FOLDER", help="Which cluster's part, of a bundle for several."),
+    ] = "",
+) -> None:
+    """Verify a bundle, say what will be run, ask, and run it. Stops at the first command that fails.
+
+    A bundle with faults, a changed file among them, is refused. Exit status: 0 done, 1 refused or failed.
+    """
+    from sextant.operations.verify.applying import commands_of, run_all
+    from sextant.operations.verify.verifying import verify
+
+    report = verify(folder)
+    console = out()
+    if report.faults:
+        show(report)
+        console.print("Refused: put the faults right, and render again.", markup=False)
+        raise typer.Exit(EXIT_FAILED)
+    for each in report.not_run:
+        console.print(f"not run  {each.check}: {each.why}", markup=False)
+    commands = commands_of(folder, site=site, context=context, options=tuple(options or ()))
+    console.print(f"{report.name}, {report.mode}: this will be run in {folder}:", markup=False)
+    for command in commands:
+        console.print(f"  {shlex.join(command)}", markup=False)
+    if not yes and not typer.confirm("Go on?"):
+        raise typer.Exit(EXIT_FAILED)
+    run_all(folder, commands)
+    console.print("Done. What remains (secrets, waiting) stands in README.md under Install.", markup=False)
