@@ -142,6 +142,16 @@ def test_tokens_not_used_come_back_and_the_bucket_never_overflows() -> None:
     limits.refuse(tokens=1)
 
 
+def test_a_bucket_never_overflows_at_a_clock_that_stands_still() -> None:
+    limits = Limits(rules(tokens_per_min=600))
+    hold = limits.admit(tokens=600)
+    limits.clock.us += 60_000_000
+    limits.admit(tokens=0)
+    limits.limiter.refund(hold)
+    assert limits.admit(tokens=600).tokens == Headroom(600, 0, 60_000)
+    limits.refuse(tokens=1)
+
+
 def test_all_scopes_are_checked_before_any_is_charged() -> None:
     limits = Limits(
         rules("key:a", requests_per_s=3.0, tokens_per_min=1000),

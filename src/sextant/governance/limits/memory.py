@@ -157,7 +157,8 @@ class _Bound:
                 return False
         tokens = ask.tokens
         for scope, per_min in self.buckets:
-            if scope.level_us != now_us or scope.per_min != per_min:
+            # also where a hold gave tokens back since, at a clock that stood still: a bucket never overflows
+            if scope.level_us != now_us or scope.per_min != per_min or scope.level > per_min * MINUTE_US:
                 scope.refill(per_min, now_us)
             if scope.level < (tokens if tokens < per_min else per_min) * MINUTE_US:
                 return False
