@@ -155,11 +155,11 @@ def _needs(cluster: Cluster) -> tuple[Need, ...]:
 
 def _before(cluster: Cluster) -> tuple[Step, ...]:
     order = cluster.order
-    builds = tuple(
-        f"docker build -f {FOLDER}/{path} -t {order.images.registry or 'localhost'}/"
-        f"{order.images.known[name].tagged} ."
+    host = order.images.registry or "localhost"
+    builds = [
+        f"docker build --push -f {FOLDER}/{path} -t {host}/{order.images.known[name].tagged} ."
         for path, name in ((SEXTANT, "sextant"), (CI, "ci"), (MLFLOW, "mlflow"))
-    )
+    ]
     layout = Step(
         "Lay the repository out.",
         (f"git add sextant.yaml {pipelines.LOCK} wheels/ {FOLDER}/", "git commit -m 'Deploy' && git push"),
@@ -168,7 +168,7 @@ def _before(cluster: Cluster) -> tuple[Step, ...]:
     )
     made = Step(
         "Build the images once and push them.",
-        (f"cd .. && {' && '.join(builds)}",),
+        ("cd ..", *builds, f"cd {FOLDER}"),
         "Afterwards the pipeline builds Sextant's. Write each digest into the images lock and render again.",
     )
     return layout, made
