@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from sextant.base.errors import BadRequest
 from sextant.gateway.prompt_strings import rewrite
 
 MAIL = "bob@corp.example"
@@ -59,3 +60,25 @@ def test_a_tool_call_is_looked_at_beside_its_arguments() -> None:
 def test_what_a_template_is_given_is_data(field: str) -> None:
     fields = {field: {MAIL: {"phone": PHONE}}}
     assert rewrite(fields, masked) == {field: {"<EMAIL_1>": {"phone": "<PHONE_1>"}}}
+
+
+def image(**said: Any) -> dict[str, Any]:
+    return {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": said}]}]}
+
+
+def test_an_image_that_is_to_be_fetched_stays_the_object_it_is_fetched_into() -> None:
+    """A copy would keep the address, which the engine would then fetch itself, past all checks."""
+    fields = image(url="https://example.com/a.png", alt=MAIL)
+    with pytest.raises(BadRequest, match="beside it") as caught:
+        rewrite(fields, masked)
+    assert MAIL not in caught.value.message
+    assert rewrite(image(url="data:image/png;base64,AA", alt=MAIL), masked) == image(
+        url="data:image/png;base64,AA", alt="<EMAIL_1>"
+    )
+    clean = fields["messages"][0]["content"][0]["image_url"] = {
+        "url": "https://example.com/a.png",
+        "alt": "x",
+    }
+    mailed = fields["messages"][0]["content"] + [{"type": "text", "text": MAIL}]
+    fields["messages"][0]["content"] = mailed
+    assert rewrite(fields, masked)["messages"][0]["content"][0]["image_url"] is clean

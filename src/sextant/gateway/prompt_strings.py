@@ -176,18 +176,29 @@ def _walk(value: Any, visit: Visit, kept: frozenset[str]) -> Any:
             new = _walk(item, visit, kept)
         if new is not item:
             changed[name] = new
+    if changed and kept is _MESSAGE and _is_address(value.get("url")):
+        raise _address_refused("beside")  # fetched into this object, not into a copy of it
     return {**value, **changed} if changed else value
 
 
 def _url(value: Any, visit: Visit) -> Any:
     """An image's address: one with personal data in it cannot be masked and still lead there."""
-    if isinstance(value, str) and not value.startswith("data:") and visit(value) != value:
-        raise BadRequest(
-            "The address of an image has personal data in it; send the image itself as a data URL.",
-            field="messages",
-            code="personal_data_blocked",
-        )
+    if _is_address(value) and visit(value) != value:
+        raise _address_refused("in")
     return value
+
+
+def _is_address(value: Any) -> bool:
+    """Whether it says where an image is, and is not the image itself."""
+    return isinstance(value, str) and value[:5].lower() != "data:"
+
+
+def _address_refused(where: str) -> BadRequest:
+    return BadRequest(
+        f"The address of an image has personal data {where} it; send the image itself as a data URL.",
+        field="messages",
+        code="personal_data_blocked",
+    )
 
 
 def _text(value: str, visit: Visit) -> str:
