@@ -5,21 +5,20 @@ stands beside the repository; else to `kubernetes-validate`, which knows no cust
 from __future__ import annotations
 
 import functools
-import importlib.util
 import json
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import kubernetes_validate
 import yaml
 
+from sextant.operations.verify.cluster_programs import Schemas
 from sextant.operations.verify.cluster_rules import CLUSTER_RULES
 from sextant.operations.verify.findings import Cluster, Fault, judged
+from sextant.operations.verify.schemas import PlainSchemas, StrictSchemas
 from sextant.spec.bundle import Bundle, Need
 
-VERSION = "1.36"
 BESIDE = Path(__file__).parents[3] / "shared" / "k8s"
 
 Object = dict[str, Any]
@@ -29,20 +28,27 @@ def folder() -> Path | None:
     """Where the strict schemas are; None: nowhere."""
     told = os.environ.get("SEXTANT_K8S_SCHEMAS")
     found = Path(told) if told else BESIDE
-    return found if (found / "kvalidate.py").is_file() else None
+    return found if any(found.glob("**/kubernetes-*.json")) else None
 
 
 STRICT = folder() is not None
-WHY_NOT_STRICT = (
-    "no strict schemas of custom resources: set SEXTANT_K8S_SCHEMAS to a folder with kvalidate.py"
-)
+WHY_NOT_STRICT = "no strict schemas of custom resources: set SEXTANT_K8S_SCHEMAS to a folder of them"
+
+
+@functools.cache
+def schemas() -> Schemas:
+    """Those that the product would take here, read once."""
+    place = folder()
+    return StrictSchemas(place) if place is not None else PlainSchemas()
 
 
 def faults_of(body: Object) -> list[str]:
     """What its schema says against an object; nothing for a custom resource where schemas of those are
     missing."""
-    check = _strict()
-    return check(body) if check is not None else _plain(body)
+    said = schemas().judge(body)
+    if said is None:
+        return [f"no schema for {body['apiVersion']} {body['kind']}"] if STRICT else []
+    return said
 
 
 def objects_of(bundle: Bundle) -> list[Object]:
@@ -79,29 +85,6 @@ def trigger_faults(scaled: Object) -> list[str]:
             if not each.get("optional") and "default" not in each and name not in trigger["metadata"]
         ]
     return found
-
-
-@functools.cache
-def _strict() -> Callable[[Object], list[str]] | None:
-    place = folder()
-    if place is None:
-        return None
-    spec = importlib.util.spec_from_file_location("kvalidate", place / "kvalidate.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    check: Callable[[Object], list[str]] = module.check
-    return check
-
-
-def _plain(body: Object) -> list[str]:
-    try:
-        kubernetes_validate.validate(body, VERSION, strict=True)
-    except kubernetes_validate.ValidationError as error:
-        return [str(error)]
-    except kubernetes_validate.SchemaNotFoundError:
-        return []
-    return []
 
 
 def of_kind(objects: Iterable[Object], kind: str) -> list[Object]:

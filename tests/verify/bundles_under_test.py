@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import json
 import shutil
@@ -13,11 +12,8 @@ from typing import Any
 import yaml
 from tests.render.host_bundles import HOSTS, PAIR, with_hosts
 from tests.render.orders import DISTILLED, EMBEDDED, R1, document
-from tests.render.schema_check import folder as schemas_folder
 
 from sextant.operations.bundles import MANIFEST, render_document, write
-from sextant.operations.verify.cluster_programs import Schemas
-from sextant.operations.verify.schemas import PlainSchemas, StrictSchemas
 
 Object = dict[str, Any]
 KINDS: dict[str, str] = {
@@ -26,13 +22,6 @@ KINDS: dict[str, str] = {
     "haproxy": document("on-prem", **EMBEDDED, delivery={"front": "haproxy"}),
     "edge": document("edge", **EMBEDDED),
 }
-
-
-@functools.cache
-def schemas() -> Schemas:
-    """The strict ones where they are at hand, read once."""
-    place = schemas_folder()
-    return StrictSchemas(place) if place is not None else PlainSchemas()
 
 
 def rendered(text: str, folder: Path) -> Path:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from tests.verify.bundles_under_test import KINDS, copied, rendered, schemas
+from tests.render.schema_check import schemas
+from tests.verify.bundles_under_test import KINDS, copied, rendered
 from tests.verify.mistakes import MISTAKES
 
 from sextant.operations.verify.cluster_rules import CLUSTER_RULES
