@@ -139,6 +139,21 @@ def test_a_new_engine_gets_a_tenth_first(bundles: dict[str, Bundle]) -> None:
     assert namespace["metadata"]["labels"]["istio-injection"] == "enabled"
 
 
+def test_quotas_leave_room_for_proxies_and_both_versions() -> None:
+    spec = {**DISTILLED, **DELIVERED}
+    shares = {}
+    for mode in ("private-cloud", "container"):
+        body = next(
+            body
+            for body in of_kind(objects(render(order(mode, **spec))), "ResourceQuota")
+            if body["metadata"]["namespace"] == "sextant"
+        )
+        shares[mode] = {name: body["spec"]["hard"][name] for name in ("pods", "limits.cpu")}
+    before, now = shares["private-cloud"], shares["container"]
+    assert int(now["pods"]) >= int(before["pods"]) + 2
+    assert int(now["limits.cpu"]) >= int(before["limits.cpu"]) + 2 * int(now["pods"])
+
+
 def test_what_scales_a_deployment_scales_the_rollout(bundles: dict[str, Bundle]) -> None:
     for name in ("small", "two-machines"):
         targets = {

@@ -32,6 +32,8 @@ SERVING_PRIORITY, BATCH_PRIORITY = 1_000_000, 1_000
 SMALL_CORES, SMALL_BYTES = 4, 8 * GIB
 """For jobs, and for pods that are being replaced."""
 LEAST_LINE_CORES = 1
+PROXY_CORES, PROXY_BYTES = 2, GIB
+"""Limits of a mesh's proxy in each pod (Istio's own defaults, values.yaml of 1.27)."""
 
 
 class Room(msgspec.Struct, frozen=True, kw_only=True):
@@ -61,7 +63,22 @@ def needed(cluster: Cluster, namespace: str) -> Room:
     room = Room(cores=SMALL_CORES, memory_bytes=SMALL_BYTES, pods=10)
     for workload in cluster.workloads_in(namespace):
         room = room.plus(_of_workload(workload))
-    return room.plus(_of_gateway(cluster)) if namespace == cluster.namespace else room
+        if cluster.order.mode == "container" and workload.nodes == 1:
+            room = room.plus(_one_more(workload))
+    if namespace == cluster.namespace:
+        room = room.plus(_of_gateway(cluster))
+        if cluster.order.mode == "container":
+            room = room.plus(_of_gateway(cluster))  # blue and green side by side
+    if _is_meshed(cluster):
+        proxies = Room(cores=PROXY_CORES * room.pods, memory_bytes=PROXY_BYTES * room.pods)
+        room = room.plus(proxies)
+    return room
+
+
+def _one_more(workload: Workload) -> Room:
+    """A new version's first replica, beside all of the old one's."""
+    own = {workload.resource: workload.per_pod} if workload.resource else {}
+    return Room(cores=workload.cpu, memory_bytes=workload.memory_bytes, accelerators=own, pods=1)
 
 
 def _of_workload(workload: Workload) -> Room:
