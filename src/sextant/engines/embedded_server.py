@@ -50,8 +50,8 @@ def main(argv: list[str] | None = None) -> int:
     print(f"sextant: engine answers on {server.listening_address}", file=sys.stderr, flush=True)
     stopped = serve_until_stopped(settings, stop_signals)
     print("sextant: engine stops", file=sys.stderr, flush=True)
-    # Stopped, requests were drained by the gateway; short of cores, those under way would take minutes each and
-    # end as an engine's failure, unbilled. llama.cpp's own teardown waits for idle connections.
+    # Stopped, requests were drained by the gateway; short of cores, those under way would take minutes each
+    # and end as an engine's failure, unbilled. llama.cpp's own teardown waits for idle connections.
     os._exit(0 if stopped else os.EX_TEMPFAIL)
 
 
