@@ -28,7 +28,7 @@ def added_ms(point: Point) -> dict[str, float]:
 
 
 def goals_of(results: Results) -> list[Goal]:
-    """What the issue asks of the long window. The latency is asked at 1,000 requests a second on one H200."""
+    """What is asked of the long window. The latency is asked at 1,000 requests a second on one H200."""
     long = results.long
     found = figures(long) if long else {}
     offered = long.offered_per_s if long else 0.0

@@ -15,7 +15,7 @@ from typing import Any
 @dataclass(frozen=True)
 class Goal:
     """One goal. `at_least` says on which side of `bound` the figure must lie (the bound itself is met).
-    `applies` is False where the issue's own condition is not fulfilled; `note` then says why."""
+    `applies` is False where the goal's own condition is not fulfilled; `note` then says why."""
 
     name: str
     figure: float | None

@@ -108,7 +108,7 @@ def mixed_first_tokens(
 
 
 def goals_of(levels: dict[int, Level]) -> list[Goal]:
-    """The issue's two goals at every concurrency."""
+    """The two goals at every concurrency."""
     goals: list[Goal] = []
     for streams, level in levels.items():
         goals.append(Goal(f"x_bare_{streams}", level.speed_share, SPEED_SHARE))

@@ -40,7 +40,7 @@ def test_no_name_means_two_things() -> None:
         assert len({name for _, own in folded for name in own}) == sum(len(own) for _, own in folded), names
 
 
-def test_the_issue_s_models_and_accelerators_are_there() -> None:
+def test_models_and_accelerators_that_teams_ask_for_are_there() -> None:
     for name in ("V2-Lite", "V2", "V3", "V3.1", "R1", "V3.2", "V4-Flash", "V4-Pro", "sextant-nano"):
         assert CATALOG.model(name).family == "deepseek"
     for size in ("Qwen-1.5B", "Qwen-7B", "Llama-8B", "Qwen-14B", "Qwen-32B", "Llama-70B"):
@@ -165,3 +165,26 @@ def test_units_survive_a_round_trip() -> None:
     split = Layout(prefill=Layout(tp=8, dp=2), decode=Layout(tp=16, attention_dp=16))
     assert msgspec.json.decode(msgspec.json.encode(split), type=Layout) == split
     assert split.count == 32
+
+
+@pytest.mark.parametrize(
+    ("name", "source", "model"),
+    [
+        ("r1", "hf:deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B", "r1-distill-qwen-1_5b"),
+        ("assistant", "hf:deepseek-ai/DeepSeek-R1@main", "deepseek-r1"),
+        (
+            "assistant",
+            "modelscope:org/DeepSeek-R1-Distill-Qwen-7B:Q4_K_M",
+            "r1-distill-qwen-7b",
+        ),
+        ("deepseek-r1", "models/mine.gguf", "deepseek-r1"),
+        ("deepseek-r1", None, "deepseek-r1"),
+    ],
+)
+def test_what_is_loaded_says_more_than_what_it_is_called(name: str, source: str | None, model: str) -> None:
+    assert CATALOG.served(name, (), source).id == model
+
+
+def test_a_model_that_nobody_knows_is_named_by_its_source() -> None:
+    with pytest.raises(NotFound, match="DeepSeek-R9"):
+        CATALOG.served("mine", ("ours",), "hf:deepseek-ai/DeepSeek-R9")

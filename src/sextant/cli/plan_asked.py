@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from sextant.base.errors import BadRequest, Misconfigured, NotFound
+from sextant.base.errors import BadRequest, Misconfigured
 
 if TYPE_CHECKING:
     from sextant.spec.architecture import ModelArchitecture
@@ -183,13 +183,7 @@ def _model(flags: Flags, document: Deployment | None, catalog: Catalog) -> Model
     if document is None:
         raise BadRequest("nothing to plan; name a document or a model: `sextant plan --model deepseek-r1`")
     served = document.spec.served[0]
-    source = (served.source or "").rpartition(":")[2].partition("@")[0].rpartition("/")[2]
-    for name in (served.name, *served.aliases, source):
-        try:
-            return catalog.model(name)
-        except NotFound:
-            continue
-    return catalog.model(source or served.name)
+    return catalog.served(served.name, served.aliases, served.source)
 
 
 def _accelerators(

@@ -186,13 +186,7 @@ def _precision(entry: ModelEntry, engine: LaunchedEngine, model: ModelArchitectu
 
 
 def _architecture(entry: ModelEntry, catalog: Catalog) -> ModelArchitecture:
-    source = (entry.source or "").rpartition(":")[2].partition("@")[0].rpartition("/")[2]
-    for name in (entry.name, *entry.aliases, source):
-        try:
-            return catalog.model(name)
-        except NotFound:
-            continue
-    return catalog.model(source or entry.name)
+    return catalog.served(entry.name, entry.aliases, entry.source)
 
 
 def _architecture_if_known(entry: ModelEntry, catalog: Catalog) -> ModelArchitecture | None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import datetime
 import difflib
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from importlib import resources
 from typing import Any, Literal, TypeVar
 
@@ -66,6 +66,19 @@ class Catalog(msgspec.Struct, frozen=True, kw_only=True):
         """The model of that id or alias, letter case aside. Raises NotFound with the nearest names."""
         found: ModelArchitecture = _named(self.models, name, "model", "sextant catalog models")
         return found
+
+    def served(self, name: str, aliases: Sequence[str], source: str | None) -> ModelArchitecture:
+        """The model that a document serves: what is loaded says more than what callers name it, so the
+        source's last name comes first (`hf:org/NAME@revision:file`), then `name`, then `aliases`. Raises
+        NotFound with the nearest names."""
+        path = (source or "").removeprefix("hf:").removeprefix("modelscope:")
+        loaded = path.partition("@")[0].partition(":")[0].rpartition("/")[2]
+        for one in (loaded, name, *aliases):
+            try:
+                return self.model(one)
+            except NotFound:
+                continue
+        return self.model(loaded or name)
 
     def accelerator(self, name: str) -> Accelerator:
         """The accelerator of that id or alias, letter case aside. Raises NotFound with the nearest names."""
