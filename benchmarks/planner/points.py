@@ -59,7 +59,8 @@ RELEASED = {
     ("vllm", "0.17.0"): (2026, 3),
 }
 """Months of the versions that stand without a date of measurement: of their first dated point, else of their
-release."""
+release. The package index's upload dates of all twelve (looked up 2026-11-22) lie in the same month or, for
+trtllm 1.3.0rc1 and rc5, sglang 0.5.9 and vllm 0.16.0, up to five days before its first day."""
 SAME_TTFT, SAME_TPOT = 0.0006, 0.003
 """Points of one model, engine and pair of lengths that lie closer than these shares are one measurement."""
 
