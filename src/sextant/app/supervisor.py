@@ -2,8 +2,8 @@
 starts again what dies, and stops all of them in the reverse order.
 
 It decides nothing about requests: what it sees of the engines goes into `routes.json`, which gateways poll.
-Neighbours: `child.py` (one process), `remote_watch.py` (an endpoint elsewhere), `plan.py` (what to run),
-`up.py` (the frame around it: lock, first start, ports).
+Neighbours: `members.py` (each process of it), `child.py` (one process), `remote_watch.py` (an endpoint
+elsewhere), `plan.py` (what to run), `up.py` (the frame around it: lock, first start, ports).
 """
 
 from __future__ import annotations
@@ -13,35 +13,26 @@ import contextlib
 import logging
 import os
 import signal
-import sys
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping
-from pathlib import Path
-from typing import Any, Literal
-from urllib.parse import urlsplit
+from collections.abc import Awaitable
+from typing import Any
 
 import msgspec
 
 import sextant
 from sextant.app.bootstrap import FirstRun
-from sextant.app.child import Child, Condition, Program, trim_log
-from sextant.app.engine_metrics import idle_check, render, scrape_all
+from sextant.app.child import Child, trim_log
+from sextant.app.engine_metrics import render, scrape_all
 from sextant.app.entry import DRAIN_GRACE_S
 from sextant.app.events import Changed, Serving, Stopping, Tell
-from sextant.app.model_plan import EnginePlan
+from sextant.app.members import Kind, Member, gateway_probe, members_of
 from sextant.app.plan import Plan, gateway_workers
-from sextant.app.probe import Probe, ProbeFailed, connect_probe, http_probe, ledger_probe
+from sextant.app.probe import ProbeFailed
 from sextant.app.remote_watch import RemoteWatch
 from sextant.app.routes import RouteBook, Verdict
 from sextant.app.state import StateDir, reserve_port, write_private
-from sextant.app.stores import secret_variables
-from sextant.base.config import resolve_secret
 from sextant.base.errors import SextantError
 from sextant.control.settings import ProcessStatus, Status
-from sextant.spec.snapshot import GatewaySettings, TlsFiles
-
-Kind = Literal["ledger", "engine", "gateway", "control"]
-Headers = Callable[[], Mapping[str, str]]
 
 STOP_ORDER: tuple[Kind, ...] = ("control", "gateway", "engine", "ledger")
 START_ATTEMPTS = 3
@@ -50,26 +41,8 @@ GATEWAY_READY_TIMEOUT_S = 10.0
 WRITE_RETRY_S = 1.0
 LOG_LOOK_INTERVAL_S = 10.0
 ENGINE_METRICS_INTERVAL_S = 5.0
-REMOTE_PROBE_TIMEOUT_S = 10.0
-WORK_PROBE_TIMEOUT_S = 60.0
-"""An engine answers between two steps; one step over a long prompt of a large model may take this long."""
 
 _log = logging.getLogger(__name__)
-
-
-class Member(msgspec.Struct):
-    """One supervised thing and what it is for."""
-
-    name: str
-    kind: Kind
-    runner: Child | RemoteWatch
-    engine: EnginePlan | None = None
-    since_ms: int = 0
-    task: asyncio.Task[None] | None = None
-
-    @property
-    def condition(self) -> Condition:
-        return self.runner.condition
 
 
 class Supervisor:
@@ -92,7 +65,7 @@ class Supervisor:
         ]
         ports = [int(held.getsockname()[1]) for held in self._probe_ports]
         self._gateways = gateway_workers(plan, ports)
-        self._members = list(self._make_members())
+        self._members = members_of(plan, state, self._gateways, self._on_change)
 
     async def run(self) -> None:
         """Until SIGTERM, SIGINT or SIGHUP. Raises SextantError; then nothing that was started is left."""
@@ -225,7 +198,7 @@ class Supervisor:
     async def _gateway_ready(self) -> None:
         """Waits for each gateway's own `/ready`: it has seen the routes and reaches the ledger. A Redis that
         knows nobody yet makes them wait for the time of a lease."""
-        probes = [self._gateway_probe(settings, "/ready") for settings in self._gateways.values()]
+        probes = [gateway_probe(self._plan, settings, "/ready") for settings in self._gateways.values()]
         shared = self._plan.gateway.shared_limits
         lease_s = shared.lease_s if shared is not None else 0.0
         deadline = time.monotonic() + GATEWAY_READY_TIMEOUT_S + lease_s
@@ -301,115 +274,6 @@ class Supervisor:
                 gateway = member.kind == "gateway"
                 member.runner.signal(signal.SIGTERM if gateway else signal.SIGKILL)
 
-    # What to start.
-
-    def _make_members(self) -> Iterator[Member]:
-        state, level = self._state, self._plan.log_level
-        store = self._plan.store
-        ledger: tuple[str | Path, ...] = ("--db", state.ledger_db)
-        if not store.is_sqlite:
-            ledger = ("--store", state.ledger_url_file)
-            ledger += ("--password", store.password_ref) if store.password_ref else ()
-        ledger += ("--socket", state.ledger_socket, "--policy", state.policy_file)
-        yield self._child(
-            "ledger",
-            "ledger",
-            _module("sextant.app.ledger_process", *ledger, "--log-level", level),
-            ledger_probe(state.ledger_socket),
-            files={} if store.is_sqlite else {str(state.ledger_url_file): store.url.encode()},
-            env=secret_variables([store.password_ref]),
-        )
-        for engine in self._plan.engines:
-            yield self._engine(engine)
-        for name, settings in self._gateways.items():
-            file = state.run / f"{name}.json"
-            yield self._child(
-                name,
-                "gateway",
-                _module("sextant.app.gateway_process", "--settings", file, "--log-level", level),
-                self._gateway_probe(settings, "/health"),
-                files={str(file): msgspec.json.encode(settings)},
-                env=self._gateway_secrets(),
-                stop_timeout_s=DRAIN_GRACE_S + 5.0,
-            )
-        yield self._child(
-            "control",
-            "control",
-            _module("sextant.app.control_process", "--settings", state.control_file, "--log-level", level),
-            self._listener_probe(
-                self._plan.control_url, "/health", self._plan.control.tls, self._admin_header
-            ),
-            files={str(state.control_file): msgspec.json.encode(self._plan.control)},
-            env=secret_variables(self._plan.control.secret_refs),
-        )
-
-    def _child(self, name: str, kind: Kind, argv: tuple[str, ...], probe: Probe, **options: object) -> Member:
-        program = Program(
-            name=name,
-            argv=argv,
-            log_file=self._state.logs / f"{name}.log",
-            probe=probe,
-            **options,  # type: ignore[arg-type]
-        )
-        return Member(name, kind, Child(program, self._on_change))
-
-    def _engine(self, engine: EnginePlan) -> Member:
-        launch, name = engine.launch, f"engine-{engine.upstream_id}"
-        parts = urlsplit(launch.base_url)
-        origin = f"{parts.scheme}://{parts.netloc}"
-        key = _bearer(launch.api_key_ref)
-        health_headers = key if launch.health_needs_key else dict
-        if not launch.argv:
-            health_headers()  # a missing secret is told at the start, not by a failing probe
-            probe = http_probe(
-                f"{origin}{launch.health_path}", health_headers, timeout_s=REMOTE_PROBE_TIMEOUT_S
-            )
-            return Member(name, "engine", RemoteWatch(name, probe, self._on_change), engine)
-        work_probe = None
-        if launch.metrics_path is not None:  # answered by the engine's own loop, between two decoding steps
-            work_probe = http_probe(f"{origin}{launch.metrics_path}", key, timeout_s=WORK_PROBE_TIMEOUT_S)
-        program = Program(
-            name=name,
-            argv=launch.argv,
-            log_file=self._state.logs / f"{name}.log",
-            probe=http_probe(f"{origin}{launch.health_path}", health_headers),
-            work_probe=work_probe,
-            env=launch.env,
-            files=launch.files,
-            secret_env=launch.secret_env,
-            memory_max_bytes=launch.memory_max_bytes,
-            idle=idle_check(engine.metrics),
-            ready_timeout_s=launch.ready_timeout_s,
-            stop_timeout_s=launch.stop_timeout_s,
-        )
-        return Member(name, "engine", Child(program, self._on_change), engine)
-
-    def _gateway_probe(self, settings: GatewaySettings, path: str) -> Probe:
-        if settings.probe_port:
-            return http_probe(f"http://127.0.0.1:{settings.probe_port}{path}")
-        return self._listener_probe(self._plan.url, path, self._plan.gateway.tls, dict)
-
-    def _listener_probe(self, url: str, path: str, tls: TlsFiles | None, headers: Headers) -> Probe:
-        """A probe of a listener of ours; only a connection where it would ask us for a certificate."""
-        if tls is not None and tls.client_ca_file is not None:
-            parts = urlsplit(url)
-            return connect_probe(parts.hostname or "", parts.port or 443)
-        return http_probe(f"{url}{path}", headers)
-
-    def _admin_header(self) -> Mapping[str, str]:
-        return _bearer(f"file:{self._state.admin_secret}")()
-
-    def _gateway_secrets(self) -> dict[str, str]:
-        """The environment secrets that routes and limits refer to, for the gateways alone."""
-        refs = [upstream.api_key_ref for model in self._plan.models for upstream in model.upstreams]
-        shared = self._plan.gateway.shared_limits
-        return secret_variables([*refs, shared.password_ref if shared is not None else None])
-
-
-def _bearer(ref: str | None) -> Headers:
-    """A maker of the header that carries the secret behind `ref`, read anew each time; no header for None."""
-    return lambda: {} if ref is None else {"Authorization": f"Bearer {resolve_secret(ref)}"}
-
 
 def _start_failed(message: str) -> SextantError:
     return SextantError(message, code="start_failed")
@@ -432,7 +296,3 @@ def _status_of(member: Member) -> ProcessStatus:
 
 def _without_status(reason: str) -> str:
     return reason.partition(": ")[2] or reason
-
-
-def _module(name: str, *arguments: str | Path) -> tuple[str, ...]:
-    return (sys.executable, "-m", name, *map(str, arguments))
