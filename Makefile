@@ -71,13 +71,14 @@ $(CLIENTS_STAMP): $(TEST_STAMP)
 	@rm -f $(VENV)/.clients-* && touch $@
 
 .PHONY: servers
-servers: ## Install what tests need of Debian, when missing: PostgreSQL, Redis, real proxies, OpenSSL, a C compiler.
+servers: | $(BIN)/python ## Install what tests need of Debian, when missing: PostgreSQL, Redis, real proxies, OpenSSL, a C compiler.
 	@.ci/debian-packages nginx:/usr/sbin/nginx haproxy:/usr/sbin/haproxy openssl:/usr/bin/openssl \
 		gcc:/usr/bin/gcc libc6-dev:/usr/include/stdio.h \
 		'postgresql:/usr/lib/postgresql/*/bin/postgres' redis-server:/usr/bin/redis-server util-linux:/usr/bin/setpriv \
-		prometheus:/usr/bin/promtool \
+		prometheus:/usr/bin/promtool prometheus-alertmanager:/usr/bin/amtool \
 		keepalived:/usr/sbin/keepalived nftables:/usr/sbin/nft shellcheck:/usr/bin/shellcheck \
 		systemd:/usr/bin/systemd-analyze
+	@.ci/debian-program trixie docker-compose usr/libexec/docker/cli-plugins/docker-compose $(BIN)/docker-compose
 
 .PHONY: up
 up: $(BASE_STAMP) ## Run the stack in the foreground; ARGS="…" is passed to `sextant up`.

@@ -83,14 +83,35 @@ def nft(bench: Bench, program: str, paths: Sequence[Path]) -> Iterator[tuple[Pat
 
 
 def compose(bench: Bench, program: str, paths: Sequence[Path]) -> Iterator[tuple[Path, str]]:
-    """docker compose reads each file as it would to start it; variables stay as they are."""
-    if said_by((program, "compose", "version"), bench).status:
-        raise CannotRun("docker is here without its compose plugin")
+    """docker compose reads each file as it would to start it, no engine needed; variables stay as they
+    are."""
+    command = _composing(bench, program)
     for path in paths:
-        yield (
-            path,
-            said_by((program, "compose", "-f", path, "config", "-q", "--no-interpolate"), bench).failure,
-        )
+        said = said_by((*command, "-f", path, "config", "-q", "--no-interpolate"), bench)
+        yield path, said.failure
+
+
+def _composing(bench: Bench, program: str) -> tuple[str, ...]:
+    """docker's plugin, or Compose by itself; its first version knew another file format."""
+    alone = program_of("docker-compose")
+    for command in ((program, "compose"), *([(alone,)] if alone is not None else [])):
+        said = said_by((*command, "version", "--short"), bench)
+        if said.status == 0 and re.match(r"v?([2-9]|[1-9]\d)\.", said.text):
+            return command
+    raise CannotRun("Compose 2 or newer is here neither as docker's plugin nor as docker-compose")
+
+
+def github(bench: Bench, program: str, paths: Sequence[Path]) -> Iterator[tuple[Path, str]]:
+    """GitHub's workflows against their published schema, which the program carries with it."""
+    for path in paths:
+        yield path, said_by((program, "--builtin-schema", "vendor.github-workflows", path), bench).failure
+
+
+def gitlab(bench: Bench, program: str, paths: Sequence[Path]) -> Iterator[tuple[Path, str]]:
+    """GitLab's pipelines against theirs."""
+    told = ("--builtin-schema", "vendor.gitlab-ci", "--data-transform", "gitlab-ci")
+    for path in paths:
+        yield path, said_by((program, *told, path), bench).failure
 
 
 def hadolint(bench: Bench, program: str, paths: Sequence[Path]) -> Iterator[tuple[Path, str]]:
@@ -154,11 +175,26 @@ HOST_PROGRAMS: tuple[Validator, ...] = (
     Validator(
         name="docker compose config",
         program="docker",
+        others=("docker-compose",),
         patterns=("**/compose*.y*ml", "**/docker-compose*.y*ml"),
         of="files",
         run=compose,
     ),
     Validator(name="hadolint", program="hadolint", patterns=("**/*Dockerfile*",), of="files", run=hadolint),
+    Validator(
+        name="workflow of GitHub",
+        program="check-jsonschema",
+        patterns=("ci/github*.y*ml", "**/.github/workflows/*.y*ml"),
+        of="files",
+        run=github,
+    ),
+    Validator(
+        name="pipeline of GitLab",
+        program="check-jsonschema",
+        patterns=("ci/gitlab*.y*ml", "**/.gitlab-ci.yml"),
+        of="files",
+        run=gitlab,
+    ),
     Validator(name="amtool", program="amtool", patterns=("**/alertmanager*.y*ml",), of="files", run=amtool),
     Validator(
         name="promtool check config",

@@ -7,6 +7,7 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
@@ -59,6 +60,8 @@ class Validator(msgspec.Struct, frozen=True, kw_only=True):
 
     name: str
     program: str
+    others: tuple[str, ...] = ()
+    """Programs that do as well where the first is not here."""
     patterns: tuple[str, ...]
     of: str
     """What it looks at."""
@@ -72,7 +75,7 @@ def judge(validator: Validator, bench: Bench) -> Outcome:
     paths = sorted({path for pattern in validator.patterns for path in bench.top.glob(pattern)})
     if not paths:
         return Outcome()
-    program = program_of(validator.program)
+    program = next(filter(None, map(program_of, (validator.program, *validator.others))), None)
     if program is None:
         return Outcome(not_run=(NotRun(validator.name, f"{validator.program} is not installed"),))
     try:
@@ -116,8 +119,10 @@ def said_by(
 
 
 def program_of(name: str) -> str | None:
-    """The path of a program, also where an ordinary user's PATH does not look; None: not here."""
-    return shutil.which(name, path=f"{variable('PATH') or ''}:{MORE_PATHS}")
+    """The path of a program, also where an ordinary user's PATH does not look: servers' folders, and that of
+    this Python, where pip puts them; None: not here."""
+    own = Path(sys.executable).parent
+    return shutil.which(name, path=f"{variable('PATH') or ''}:{own}:{MORE_PATHS}")
 
 
 def shown(text: str, bench: Bench) -> str:
