@@ -80,6 +80,10 @@ class GatewayApp:
         meters.gauge("sextant_gateway_tenants_waiting", lambda: self._flow.gates.tenants_waiting)
         meters.gauge("sextant_gateway_ready", lambda: float(self._ready()[0]))
         meters.labelled_gauge("sextant_engine_ready", self._engines_ready)
+        meters.labelled_gauge(
+            "sextant_gateway_snapshot_version", lambda: [(("routes",), float(self.routes.version))]
+        )
+        meters.labelled_gauge("sextant_gateway_upstream_requests", self._upstream_requests)
         meters.labelled_gauge("sextant_model_requests_in_progress", lambda: self._gates("active"))
         meters.labelled_gauge("sextant_model_queue_length", lambda: self._gates("waiting"))
         meters.labelled_gauge("sextant_model_places", lambda: self._gates("places"))
@@ -209,6 +213,15 @@ class GatewayApp:
         for route in self._flow.index.routes:
             name = (route.served.id,)
             found[name] = found.get(name, 0.0) + getattr(route.gate, what)
+        return list(found.items())
+
+    def _upstream_requests(self) -> list[tuple[tuple[str, ...], float]]:
+        """By model and upstream. A request that waits counts too, whatever table is in use by now."""
+        found: dict[tuple[str, ...], float] = {}
+        for route in [run.route for run in self._flow.waiting if run.route is not None]:
+            for target in route.targets:
+                name = (route.served.id, target.upstream.id)
+                found[name] = found.get(name, 0.0) + 1
         return list(found.items())
 
     def _engines_ready(self) -> list[tuple[tuple[str, ...], float]]:

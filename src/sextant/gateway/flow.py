@@ -67,7 +67,7 @@ class Flow:
         self.pool = pool
         self.gates = Gates(limits)
         self.fetcher = Fetcher(limits)
-        self.waiting = Waiting(limits.keepalive_after_s)
+        self.waiting: Waiting[Run] = Waiting(limits.keepalive_after_s)
         self.index = RouteIndex.empty()
 
     async def serve(

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import Protocol
+from collections.abc import Iterator
+from typing import Generic, Protocol, TypeVar
 
 TICKS_PER_INTERVAL = 20
 """A keep-alive is late by at most one twentieth of the interval."""
@@ -22,12 +23,15 @@ class Waiter(Protocol):
     def keep_alive(self) -> None: ...
 
 
-class Waiting:
+Kept = TypeVar("Kept", bound=Waiter)
+
+
+class Waiting(Generic[Kept]):
     """The requests under way, looked over at a fixed pace while there are any."""
 
     def __init__(self, after_s: float) -> None:
         self._after_s = after_s
-        self._waiters: set[Waiter] = set()
+        self._waiters: set[Kept] = set()
         self.discard = self._waiters.discard
         """Forgets a waiter."""
         self._timer: asyncio.TimerHandle | None = None
@@ -35,7 +39,10 @@ class Waiting:
     def __len__(self) -> int:
         return len(self._waiters)
 
-    def add(self, waiter: Waiter) -> None:
+    def __iter__(self) -> Iterator[Kept]:
+        return iter(self._waiters)
+
+    def add(self, waiter: Kept) -> None:
         self._waiters.add(waiter)
         if self._timer is None:
             loop = asyncio.get_running_loop()

@@ -117,6 +117,12 @@ TABLE: tuple[Metric, ...] = (
         "sextant_gateway_client_disconnects", "Clients that left before their answer ended.", "endpoint"
     ),
     _counter("sextant_gateway_keepalives", "Keep-alive comments and blank lines sent."),
+    _gauge(
+        "sextant_gateway_upstream_requests",
+        "Requests that a replica works on or may get, those that wait for a place included; one that may go "
+        "to several counts at each.",
+        *_REPLICA,
+    ),
     _gauge("sextant_gateway_snapshot_version", "Version in use of a snapshot.", "snapshot"),
     _gauge("sextant_gateway_ready", "1 while the gateway can serve."),
     # Transport.
