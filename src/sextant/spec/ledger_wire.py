@@ -8,7 +8,9 @@ A frame is four bytes of length (big-endian, of what follows) and one msgpack me
     Batch(seq, policy_version, rows) ->
     Post(seq, transfers)        ->
     Ask(seq, scopes)            ->
+    Deliver(seq, delivery)      ->
                                 <-        Ack(seq, standings)   after COMMIT and fsync
+                                          Delivered(seq, answer)   to a Deliver, likewise
                                           Refusal(seq, reason, retryable)   nothing of it was kept
 
 The standings are those of the scopes that the message touches or asks for; of a scope that the books do not
@@ -24,10 +26,11 @@ from __future__ import annotations
 import msgspec
 
 from sextant.spec.policy import Standing
+from sextant.spec.sites import SiteAnswer, SiteRow
 from sextant.spec.transfer import Transfer
 from sextant.spec.usage import UsageRow
 
-WIRE_VERSION = 2
+WIRE_VERSION = 3
 FRAME_BYTES_MAX = 4 * 1024 * 1024
 """A longer frame is garbage: the connection is closed."""
 LENGTH_BYTES = 4
@@ -76,6 +79,31 @@ class Post(msgspec.Struct, frozen=True, array_like=True, tag="post"):
 
     seq: int
     transfers: list[Transfer]
+
+
+class Delivery(msgspec.Struct, frozen=True, array_like=True):
+    """Rows of a site, at most `sites.ROWS_MAX`, kept all or none, each once however often they come.
+
+    `tenants` says which tenant here a tenant of the site is; rows of others are held. `follows`: the rows
+    must follow on `after_id`, and are the new end of what has come from the site; false for rows that were
+    held and are given once more."""
+
+    site_id: str
+    arrived_ms: int
+    after_id: str
+    rows: list[SiteRow]
+    tenants: dict[str, str]
+    follows: bool = True
+
+
+class Deliver(msgspec.Struct, frozen=True, array_like=True, tag="deliver"):
+    seq: int
+    delivery: Delivery
+
+
+class Delivered(msgspec.Struct, frozen=True, array_like=True, tag="delivered"):
+    seq: int
+    answer: SiteAnswer
 
 
 class Ack(msgspec.Struct, frozen=True, array_like=True, tag="ack"):

@@ -58,6 +58,10 @@ class Rates(Protocol):
     """One policy's prices, calendars and ways of billing, for every tenant: also for one that it does not
     know, which is free."""
 
+    @property
+    def version(self) -> int:
+        """Of the policy; 0 where there is none."""
+
     def rate(self, row: UsageRow, month_tokens_before: int) -> Rated: ...
 
     def day_and_month(self, tenant_id: str, at_ms: int) -> tuple[int, int]: ...

@@ -35,6 +35,9 @@ from sextant.spec.ledger_wire import (
     Ask,
     BadFrame,
     Batch,
+    Deliver,
+    Delivered,
+    Delivery,
     FrameBuffer,
     Hello,
     Post,
@@ -43,6 +46,7 @@ from sextant.spec.ledger_wire import (
     frame,
 )
 from sextant.spec.policy import Billing, Standing
+from sextant.spec.sites import ROWS_MAX, SiteAnswer
 from sextant.spec.transfer import Transfer
 from sextant.spec.usage import UsageRow
 from sextant.store.books import BadRows, Rates, scopes_of
@@ -60,11 +64,11 @@ IDLE_CHECKPOINT_S = 1.0
 
 Given = TypeVar("Given")
 _log = logging.getLogger(__name__)
-_decode = msgspec.msgpack.Decoder(Hello | Batch | Ask | Post).decode
+_decode = msgspec.msgpack.Decoder(Hello | Batch | Ask | Post | Deliver).decode
 _encode = msgspec.msgpack.Encoder().encode
 
 
-Message = Batch | Ask | Post
+Message = Batch | Ask | Post | Deliver
 
 
 class Ledger(Protocol):
@@ -79,6 +83,8 @@ class Ledger(Protocol):
     def post(self, transfers: Sequence[Transfer], rates: Rates) -> list[Standing]: ...
 
     def ask(self, scopes: Collection[str], rates: Rates) -> list[Standing]: ...
+
+    def deliver(self, delivery: Delivery, rates: Rates) -> SiteAnswer: ...
 
     def checkpoint(self) -> None: ...
 
@@ -99,6 +105,8 @@ class NoRated(msgspec.Struct, frozen=True):
 
 class NoRates:
     """Where nothing has a price: every tenant is free, and its days are those of UTC."""
+
+    version = 0
 
     _nothing = NoRated()
 
@@ -131,14 +139,17 @@ def run_ledger(
     db_path: str | os.PathLike[str],
     socket_path: str | os.PathLike[str],
     rates_for: RatesFor = without_prices,
+    *,
+    numbered: bool = False,
 ) -> None:
     """Serves the ledger file `db_path` on `socket_path` until SIGTERM or SIGINT: then the commit under way
-    ends, the log is checkpointed, and this returns. Raises Misconfigured when another process holds the
+    ends, the log is checkpointed, and this returns. `numbered`: the order of rows is kept, for a forwarder.
+    Raises Misconfigured when another process holds the
     ledger, or the file or the socket cannot be had; LedgerUnavailable when the disk fails, so that a fresh
     start is due."""
     lock_path = Path(db_path).with_name(Path(db_path).name + ".lock")
     _log.info("ledger %s serves %s", db_path, socket_path)
-    run_books(lambda: LedgerFile(db_path), lock_path, Path(socket_path), rates_for)
+    run_books(lambda: LedgerFile(db_path, numbered=numbered), lock_path, Path(socket_path), rates_for)
     _log.info("ledger %s stopped", db_path)
 
 
@@ -270,7 +281,7 @@ class LedgerServer:
             self._commit(batches, rates)
         for client, said in waiting:
             if not isinstance(said, Batch):
-                self._look_up_or_post(client, said, self._rates_for(0))
+                self._answer_one(client, said, self._rates_for(0))
 
     def _commit(self, waiting: list[tuple[_Client, Batch]], rates: Rates) -> None:
         """One transaction for all; if the rows themselves are at fault, one for each, to find whose."""
@@ -301,13 +312,18 @@ class LedgerServer:
         for client, batch in waiting:
             self._send(client, Ack(batch.seq, [by_scope[scope] for scope in scopes_of(batch.rows)]))
 
-    def _look_up_or_post(self, client: _Client, said: Ask | Post, rates: Rates) -> None:
+    def _answer_one(self, client: _Client, said: Ask | Post | Deliver, rates: Rates) -> None:
+        answer: Ack | Delivered
         try:
             if isinstance(said, Ask):
-                standings = self._file.ask(_bounded(said.scopes, SCOPES_MAX, "scopes"), rates)
-            else:
+                scopes = _bounded(said.scopes, SCOPES_MAX, "scopes")
+                answer = Ack(said.seq, self._file.ask(scopes, rates))
+            elif isinstance(said, Post):
                 transfers = _bounded(said.transfers, TRANSFERS_MAX, "transfers")
-                standings = self._file.post(transfers, rates)
+                answer = Ack(said.seq, self._file.post(transfers, rates))
+            else:
+                _bounded(said.delivery.rows, ROWS_MAX, "rows of a site")
+                answer = Delivered(said.seq, self._file.deliver(said.delivery, rates))
         except BadRequest as error:
             self._send(client, Refusal(said.seq, error.message, False))
         except (LedgerUnavailable, apsw.Error) as error:
@@ -315,14 +331,14 @@ class LedgerServer:
             if isinstance(error, apsw.Error):
                 raise
         else:
-            self._send(client, Ack(said.seq, standings))
+            self._send(client, answer)
 
     def _put_off(self, client: _Client, said: Message, error: Exception) -> None:
         reason = error.message if isinstance(error, LedgerUnavailable) else f"the ledger file failed: {error}"
         _log.error("ledger: %s", reason)
         self._send(client, Refusal(said.seq, reason, True))
 
-    def _send(self, client: _Client, message: Ack | Refusal) -> None:
+    def _send(self, client: _Client, message: Ack | Delivered | Refusal) -> None:
         if client not in self._clients:
             return
         if not client.send(message):
@@ -376,7 +392,7 @@ class _Client:
         self.greeted = True
         self.send(Welcome(WIRE_VERSION))
 
-    def send(self, message: Welcome | Ack | Refusal) -> bool:
+    def send(self, message: Welcome | Ack | Delivered | Refusal) -> bool:
         """False when the client has left, or reads so little that too much waits for it."""
         self.unsent += frame(_encode(message))
         return self.send_rest()

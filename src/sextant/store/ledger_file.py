@@ -21,15 +21,18 @@ import msgspec
 from msgspec.structs import astuple, replace
 
 from sextant.base.errors import BadRequest, LedgerUnavailable, Misconfigured
+from sextant.spec.ledger_wire import Delivery
 from sextant.spec.policy import Standing
+from sextant.spec.sites import SiteAnswer
 from sextant.spec.transfer import Transfer
 from sextant.spec.usage import UsageRow
-from sextant.store import books_keeper
+from sextant.store import books_keeper, books_sites
 from sextant.store.books import DAY_SUMS, Account, BadRows, Changes, Rates, Terms
+from sextant.store.books_sites import KnownRow, SiteChanges, SiteEnd
 from sextant.store.ledger_schema import SQLITE_STEPS
 
 SQLITE_VERSION_MIN = (3, 51, 3)
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 REMEMBERED_MAX = 100_000
 """Standings, and tenants' accounts, kept in memory; past it all are read again as they are met."""
 CHECKPOINT_PAGES = 4096
@@ -64,6 +67,18 @@ _FIND_TRANSFERS = f"SELECT * FROM transfer WHERE id {_AMONG}"
 _FIND_NAMED_ACCOUNTS = f"SELECT * FROM account WHERE id {_AMONG}"
 _FIND_ACCOUNTS = (
     f"SELECT * FROM account WHERE tenant_id {_AMONG} AND (credits_nano <> debits_nano OR expires_ms = 0)"
+)
+_FIND_SITE_ROWS = (
+    "SELECT request_id, booked_tenant_id, " + ", ".join(books_sites.CONTENT) + " FROM site_usage "
+    f"WHERE site_id = ? AND request_id {_AMONG}"
+)
+_INSERT_SITE_ROW = f"INSERT INTO site_usage VALUES ({_marks(23)})"
+_BOOK_SITE_ROW = "UPDATE site_usage SET booked_tenant_id = ? WHERE site_id = ? AND request_id = ?"
+_PUT_SITE_END = f"INSERT OR REPLACE INTO site_end VALUES ({_marks(4)})"
+_NUMBER = "INSERT INTO usage_order (request_id, policy_version) VALUES (?, ?)"
+_NUMBER_THE_REST = (
+    "INSERT INTO usage_order (request_id, policy_version) SELECT request_id, 0 FROM usage "
+    "WHERE request_id NOT IN (SELECT request_id FROM usage_order) ORDER BY started_ms, request_id"
 )
 _UNFIT = (apsw.ConstraintError, apsw.MismatchError, ArithmeticError, ValueError)
 """What SQLite and its driver say of values that no table of ours takes."""
@@ -100,12 +115,16 @@ class _Remembered:
 class LedgerFile:
     """The one writing connection to `ledger.db`."""
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        """Opens or creates the file (mode 0600) and migrates it. Raises Misconfigured when SQLite is too old,
-        the file is no ledger, or its schema is newer than this program's; LedgerUnavailable when the disk is
-        full or fails."""
+    def __init__(self, path: str | os.PathLike[str], *, numbered: bool = False) -> None:
+        """Opens or creates the file (mode 0600) and migrates it. `numbered`: the order in which rows are kept
+        is kept too; what was not numbered before is numbered now. Raises Misconfigured when SQLite is too
+        old, the file is no ledger, or its schema is newer than this program's; LedgerUnavailable when the
+        disk is full or fails."""
         check_sqlite_version()
         self._path = Path(path)
+        self._numbered = numbered
+        self._policy_version = 0
+        """Of the rates of the transaction under way."""
         self._remembered = _Remembered()
         self._any_known = False
         """Whether rows of the transaction may be in the books already: after a lost acknowledgement."""
@@ -146,6 +165,11 @@ class LedgerFile:
                 self._db.execute(step)
             if version < SCHEMA_VERSION:
                 self._db.pragma("user_version", SCHEMA_VERSION)
+        if self._numbered and self._count("usage") != self._count("usage_order"):
+            self._db.execute(_NUMBER_THE_REST)
+
+    def _count(self, table: str) -> int:
+        return int(self._db.execute(f"SELECT count(*) FROM {table}").get)
 
     def append(self, rows: Sequence[UsageRow], rates: Rates) -> list[Standing]:
         """All rows in one transaction; durable when this returns the standings of all scopes that they touch.
@@ -175,8 +199,16 @@ class LedgerFile:
         """The present standings of `scopes`. Raises LedgerUnavailable or apsw.Error."""
         return self._transact(lambda terms: books_keeper.ask(self, scopes, terms), rates)
 
+    def deliver(self, delivery: Delivery, rates: Rates) -> SiteAnswer:
+        """Rows of a site, all or none, each once. Raises BadRequest, LedgerUnavailable or apsw.Error."""
+        try:
+            return self._transact(lambda terms: books_sites.keep_delivery(self, delivery, terms), rates)
+        except (*_UNFIT, BadRows) as error:
+            raise BadRequest(f"the books cannot hold these rows: {error}") from error
+
     def _transact(self, work: Callable[[Terms], Kept], rates: Rates) -> Kept:
         """`work` in one transaction, durable when this returns."""
+        self._policy_version = rates.version
         try:
             self._db.execute("BEGIN IMMEDIATE")
             kept = work(Terms(rates, time.time_ns() // 1000))
@@ -238,7 +270,29 @@ class LedgerFile:
         ):
             if rows:
                 self._db.executemany(sql, rows)
+        if self._numbered and changes.usage:
+            self._db.executemany(_NUMBER, [(values[0], self._policy_version) for values in changes.usage])
         self._remembered.note(changes)
+
+    def site_rows(self, site_id: str, request_ids: Collection[str]) -> dict[str, KnownRow]:
+        wanted = msgspec.json.encode(list(request_ids)).decode()
+        found = self._db.execute(_FIND_SITE_ROWS, (site_id, wanted))
+        return {values[0]: KnownRow(values[1], tuple(values[2:])) for values in found}
+
+    def site_end(self, site_id: str) -> SiteEnd:
+        found = list(
+            self._db.execute("SELECT number, request_id FROM site_end WHERE site_id = ?", (site_id,))
+        )
+        return SiteEnd(*found[0]) if found else SiteEnd()
+
+    def write_site(self, changes: SiteChanges) -> None:
+        for sql, rows in (
+            (_INSERT_SITE_ROW, changes.fresh),
+            (_BOOK_SITE_ROW, changes.released),
+            (_PUT_SITE_END, changes.ends),
+        ):
+            if rows:
+                self._db.executemany(sql, rows)
 
     def _among(self, sql: str, values: Collection[str]) -> list[tuple[Any, ...]]:
         """The rows that `sql` finds for a JSON list of `values`."""

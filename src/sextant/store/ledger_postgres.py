@@ -21,15 +21,18 @@ import psycopg
 from psycopg import errors
 
 from sextant.base.errors import BadRequest, LedgerUnavailable, Misconfigured
+from sextant.spec.ledger_wire import Delivery
 from sextant.spec.policy import Standing
+from sextant.spec.sites import SiteAnswer
 from sextant.spec.transfer import Transfer
 from sextant.spec.usage import UsageRow
-from sextant.store import books_keeper
+from sextant.store import books_keeper, books_sites
 from sextant.store.books import DAY_SUMS, Account, BadRows, Changes, Rates, Terms
+from sextant.store.books_sites import KnownRow, SiteChanges, SiteEnd
 from sextant.store.bounded_connection import BoundedConnection
 from sextant.store.ledger_schema import POSTGRES_STEPS
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 """As in a ledger file, which has the same tables."""
 CONNECT_TIMEOUT_S = 2
 STATEMENT_TIMEOUT_MS = 4_000
@@ -86,6 +89,16 @@ _ADD_PAID = (
 _ADD_ACCOUNT = f"INSERT INTO account VALUES ({_marks(6)}) ON CONFLICT (id, currency) DO UPDATE SET " + _added(
     "account", "debits_nano", "credits_nano"
 )
+_FIND_SITE_ROWS = (
+    "SELECT request_id, booked_tenant_id, " + ", ".join(books_sites.CONTENT) + " FROM site_usage "
+    "WHERE site_id = %s AND request_id = ANY(%s) FOR UPDATE"
+)
+_INSERT_SITE_ROW = f"INSERT INTO site_usage VALUES ({_marks(23)})"
+_BOOK_SITE_ROW = "UPDATE site_usage SET booked_tenant_id = %s WHERE site_id = %s AND request_id = %s"
+_PUT_SITE_END = (
+    f"INSERT INTO site_end VALUES ({_marks(4)}) ON CONFLICT (site_id) DO UPDATE SET "
+    "number = excluded.number, request_id = excluded.request_id, arrived_ms = excluded.arrived_ms"
+)
 
 
 class LedgerDatabase:
@@ -124,6 +137,13 @@ class LedgerDatabase:
     def ask(self, scopes: Collection[str], rates: Rates) -> list[Standing]:
         """The present standings of `scopes`. Raises LedgerUnavailable."""
         return self._transact(lambda terms: books_keeper.ask(self, scopes, terms), rates)
+
+    def deliver(self, delivery: Delivery, rates: Rates) -> SiteAnswer:
+        """Rows of a site, all or none, each once. Raises BadRequest or LedgerUnavailable."""
+        try:
+            return self._transact(lambda terms: books_sites.keep_delivery(self, delivery, terms), rates)
+        except BadRows as error:
+            raise BadRequest(f"the books cannot hold these rows: {error}") from error
 
     def checkpoint(self) -> None:
         """The server's own business."""
@@ -241,6 +261,26 @@ class LedgerDatabase:
                 for sql, rows in statements:
                     if rows:
                         cursor.executemany(sql, rows)
+
+    def site_rows(self, site_id: str, request_ids: Collection[str]) -> dict[str, KnownRow]:
+        found = self._db.execute(_FIND_SITE_ROWS, (site_id, list(request_ids)))
+        return {values[0]: KnownRow(values[1], tuple(values[2:])) for values in found}
+
+    def site_end(self, site_id: str) -> SiteEnd:
+        query = "SELECT number, request_id FROM site_end WHERE site_id = %s FOR UPDATE"
+        found = self._db.execute(query, (site_id,)).fetchone()
+        return SiteEnd(*found) if found else SiteEnd()
+
+    def write_site(self, changes: SiteChanges) -> None:
+        statements = (
+            (_INSERT_SITE_ROW, changes.fresh),
+            (_BOOK_SITE_ROW, changes.released),
+            (_PUT_SITE_END, changes.ends),
+        )
+        with self._db.cursor() as cursor:
+            for sql, rows in statements:
+                if rows:
+                    cursor.executemany(sql, rows)
 
 
 def connected(url: str) -> BoundedConnection:

@@ -1,4 +1,5 @@
-"""Money moved by people: control's way to the ledger, for top-ups, packages, credits and adjustments.
+"""Control's way to the ledger: money moved by people (top-ups, packages, credits, adjustments), and what
+sites have used.
 
 A thread at a time, a connection a call: such calls are rare. The ledger process alone writes the books, so
 this speaks its protocol; a transfer has an id of its own, and posting it again after an unknown end changes
@@ -22,6 +23,9 @@ from sextant.spec.ledger_wire import (
     Ack,
     Ask,
     BadFrame,
+    Deliver,
+    Delivered,
+    Delivery,
     FrameBuffer,
     Hello,
     Post,
@@ -30,14 +34,15 @@ from sextant.spec.ledger_wire import (
 )
 from sextant.spec.ledger_wire import frame as framed
 from sextant.spec.policy import Standing
+from sextant.spec.sites import SiteAnswer
 from sextant.spec.transfer import Transfer
 
 DEADLINE_S = 5.0
 """Longest silence of the ledger."""
 READ_BYTES = 64 * 1024
 
-Expected = TypeVar("Expected", Welcome, Ack)
-_decode = msgspec.msgpack.Decoder(Welcome | Ack | Refusal).decode
+Expected = TypeVar("Expected", Welcome, Ack, Delivered)
+_decode = msgspec.msgpack.Decoder(Welcome | Ack | Delivered | Refusal).decode
 _encode = msgspec.msgpack.Encoder().encode
 
 
@@ -52,14 +57,19 @@ class LedgerPosting:
         """Keeps all transfers or none, each once however often it is posted; durable when this returns the
         standings of the tenants concerned. Raises BadRequest (no such account, not enough left, an id that is
         another transfer's) or LedgerUnavailable: then post the same again."""
-        return self._call(Post(1, list(transfers)))
+        return self._call(Post(1, list(transfers)), Ack).standings
 
     def ask(self, scopes: Sequence[str]) -> list[Standing]:
         """The present standings of `scopes` (`tenant:ID`, `project:ID`, `key:ID`), version 0 for those the
         books do not know. Raises LedgerUnavailable."""
-        return self._call(Ask(1, list(scopes)))
+        return self._call(Ask(1, list(scopes)), Ack).standings
 
-    def _call(self, message: Post | Ask) -> list[Standing]:
+    def deliver(self, delivery: Delivery) -> SiteAnswer:
+        """Keeps a site's rows, all or none, each once however often they come; durable when this returns.
+        Raises BadRequest (rows that no book can hold) or LedgerUnavailable: then deliver the same again."""
+        return self._call(Deliver(1, delivery), Delivered).answer
+
+    def _call(self, message: Post | Ask | Deliver, answer: type[Expected]) -> Expected:
         try:
             with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
                 connection.settimeout(self._deadline_s)
@@ -68,7 +78,7 @@ class LedgerPosting:
                 connection.sendall(framed(_encode(Hello(WIRE_VERSION, f"posting-{os.getpid()}"))))
                 answers.next(Welcome)
                 connection.sendall(framed(_encode(message)))
-                return answers.next(Ack).standings
+                return answers.next(answer)
         except (OSError, BadFrame, msgspec.DecodeError) as error:
             raise LedgerUnavailable(
                 f"the ledger at {self._socket_path} does not answer: {error or type(error).__name__}; "

@@ -153,6 +153,54 @@ _FINAL = "".join(
     for change in ("update", "delete")
 )
 
+_SITES_3 = """
+    CREATE TABLE site_usage (
+        site_id TEXT NOT NULL,
+        request_id TEXT NOT NULL,
+        tenant_id TEXT NOT NULL,
+        project_id TEXT NOT NULL,
+        key_id TEXT NOT NULL,
+        model TEXT NOT NULL,
+        endpoint TEXT NOT NULL,
+        outcome TEXT NOT NULL,
+        started_ms INTEGER NOT NULL,
+        duration_ms INTEGER NOT NULL,
+        ttft_ms INTEGER NOT NULL,
+        input_tokens INTEGER NOT NULL,
+        output_tokens INTEGER NOT NULL,
+        cached_tokens INTEGER NOT NULL,
+        reasoning_tokens INTEGER NOT NULL,
+        estimated INTEGER NOT NULL,
+        cost_nano INTEGER NOT NULL,
+        list_nano INTEGER NOT NULL,
+        currency TEXT NOT NULL,
+        policy_version INTEGER NOT NULL,
+        number INTEGER NOT NULL,
+        arrived_ms INTEGER NOT NULL,
+        booked_tenant_id TEXT NOT NULL,
+        PRIMARY KEY (site_id, request_id)
+    ) STRICT, WITHOUT ROWID;
+    CREATE INDEX site_usage_held ON site_usage (site_id, tenant_id) WHERE booked_tenant_id = '';
+    CREATE TABLE site_end (
+        site_id TEXT NOT NULL PRIMARY KEY,
+        number INTEGER NOT NULL,
+        request_id TEXT NOT NULL,
+        arrived_ms INTEGER NOT NULL
+    ) STRICT, WITHOUT ROWID;
+"""
+"""What sites have sent: their rows as they are, an empty `booked_tenant_id` for one that waits for a tenant;
+and the last row of each site up to which all are here."""
+
+_ORDER_3 = """
+    CREATE TABLE usage_order (
+        number INTEGER PRIMARY KEY,
+        request_id TEXT NOT NULL,
+        policy_version INTEGER NOT NULL
+    ) STRICT;
+"""
+"""The order in which rows were kept, where they are forwarded to a centre. A site keeps a file of its own, so
+PostgreSQL has no such table."""
+
 SQLITE_STEPS = (
     _TO_1,
     f"""
@@ -163,6 +211,7 @@ SQLITE_STEPS = (
     CREATE INDEX usage_by_start ON usage (started_ms);
     {_FINAL}
     """,
+    _SITES_3 + _ORDER_3,
 )
 """What brings a ledger file from version n to n + 1."""
 
@@ -177,8 +226,14 @@ _POSTGRES_FINAL = """
     for table in ("usage", "transfer")
 )
 
-_POSTGRES_TABLES = _TABLES_2.replace(") STRICT, WITHOUT ROWID", ")").replace("INTEGER", "BIGINT")
 
-POSTGRES_STEPS = (f"{_POSTGRES_TABLES} CREATE INDEX usage_by_start ON usage (started_ms); {_POSTGRES_FINAL}",)
+def _in_postgres(tables: str) -> str:
+    return tables.replace(") STRICT, WITHOUT ROWID", ")").replace("INTEGER", "BIGINT")
+
+
+POSTGRES_STEPS = (
+    f"{_in_postgres(_TABLES_2)} CREATE INDEX usage_by_start ON usage (started_ms); {_POSTGRES_FINAL}",
+    _in_postgres(_SITES_3),
+)
 """What makes version 2, the first one in PostgreSQL, and later steps from n to n + 1. Names without a schema
 are found by the session's search path."""

@@ -1,0 +1,74 @@
+"""What a site sends to its centre and hears back: rows of its ledger as they are, in their order.
+
+Amounts are the site's own, in integer billionths: the centre keeps them and rates nothing again. Neighbours:
+`ledger_wire.py` (how the centre's control hands a batch to its ledger), `usage.py` (a row before it is
+rated).
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+
+ROWS_MAX = 500
+"""Rows in one batch."""
+BATCH_BYTES_MAX = 1024 * 1024
+"""A batch when it is unpacked; `ROWS_MAX` rows of the longest names take less."""
+COUNT_MAX = 2**40
+AMOUNT_NANO_MAX = 2**62
+
+Text = Annotated[str, msgspec.Meta(max_length=200)]
+Id = Annotated[str, msgspec.Meta(min_length=1, max_length=100, pattern="^[!-~]+$")]
+Count = Annotated[int, msgspec.Meta(ge=0, le=COUNT_MAX)]
+Nano = Annotated[int, msgspec.Meta(ge=0, le=AMOUNT_NANO_MAX)]
+Number = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
+Ms = Annotated[int, msgspec.Meta(ge=-(2**45), le=2**45)]
+
+
+class SiteRow(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False):
+    """One rated row of a site's ledger. `number` is its place in the site's order; `policy_version` is that
+    of the prices that rated it, 0 where the site does not know it; times are those of the site's clock."""
+
+    number: Annotated[int, msgspec.Meta(ge=1, le=2**53)]
+    request_id: Id
+    tenant_id: Id
+    project_id: Text
+    key_id: Text
+    model: Text
+    endpoint: Text
+    outcome: Annotated[str, msgspec.Meta(max_length=20)]
+    started_ms: Ms
+    duration_ms: Count
+    ttft_ms: Annotated[int, msgspec.Meta(ge=-1, le=COUNT_MAX)]
+    input_tokens: Count
+    output_tokens: Count
+    cached_tokens: Count
+    reasoning_tokens: Count
+    estimated: bool
+    cost_nano: Nano
+    list_nano: Nano
+    currency: Annotated[str, msgspec.Meta(pattern="^[A-Z]{3}$")]
+    policy_version: Number = 0
+
+
+class SiteBatch(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Rows that follow, in the site's order, on the row `after_id`, which the centre must have; an empty
+    `after_id` begins at the first row. Without rows it asks where the centre stands."""
+
+    after_id: Annotated[str, msgspec.Meta(max_length=100)] = ""
+    rows: Annotated[list[SiteRow], msgspec.Meta(max_length=ROWS_MAX)] = []
+
+
+class SiteAnswer(msgspec.Struct, frozen=True):
+    """Where the centre stands after a batch: it has every row of the site up to `through`, whose id is
+    `through_id`; 0 and empty for none. The counts are of this batch: `booked` were new and have a tenant,
+    `held` were new and wait for one, `known` were there, `differing` were there with another content, which
+    stays. A batch that does not follow on a row that the centre has changes nothing."""
+
+    through: int = 0
+    through_id: str = ""
+    booked: int = 0
+    held: int = 0
+    known: int = 0
+    differing: int = 0
