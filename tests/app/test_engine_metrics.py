@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
-from sextant.app import engine_metrics
+from sextant.app import engine_metrics, pages
 from sextant.app.engine_metrics import Reading, Target, read_metrics, render, scrape, scrape_all, target_of
 from sextant.app.state import reserve_port
 from sextant.engines.adapters import ADAPTERS
@@ -154,7 +154,7 @@ async def test_a_page_is_had(answer: bytes) -> None:
         assert (await scrape(target)).values == {"sextant_engine_requests_running": 3.0}
 
 
-LONG = engine_metrics.SCRAPE_BYTES_MAX + 1
+LONG = pages.PAGE_BYTES_MAX + 1
 
 
 @pytest.mark.parametrize(
@@ -194,7 +194,7 @@ async def test_a_page_that_hangs_is_given_up_and_the_others_are_had() -> None:
     assert first.failed == "no answer within 0.3 s"
     assert second.values
     assert (await scrape(well)).failed  # nobody listens any more
-    unreadable = Target("m", "m-0", "https://127.0.0.1:1/metrics", VLLM)
+    unreadable = Target("m", "m-0", "ftp://127.0.0.1:1/metrics", VLLM)
     assert "expected http://" in (await scrape(unreadable)).failed
 
 

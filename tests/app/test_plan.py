@@ -13,7 +13,7 @@ import pytest
 from sextant.app import placing
 from sextant.app.events import Event
 from sextant.app.model_plan import EMBEDDED_CONCURRENCY_MAX
-from sextant.app.placing import place_models
+from sextant.app.placing import Ports, embedded_of, place_models
 from sextant.app.plan import (
     Overrides,
     Plan,
@@ -45,8 +45,8 @@ def plan(tmp_path: Path, text: str | None, **flags: object) -> Plan:
     overrides = msgspec.convert(flags, Overrides)
     state = StateDir(tmp_path / "state")
     told: list[Event] = []
-    with contextlib.ExitStack() as stack:
-        places = place_models(document, state, told.append, stack)
+    with contextlib.closing(Ports()) as ports:
+        places = place_models(document.spec.served, state, told.append, ports, embedded=embedded_of(document))
     return make_plan(document, state, overrides, places)
 
 

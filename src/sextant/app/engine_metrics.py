@@ -9,7 +9,6 @@ it serves. `scrape_all` asks, bounded in time and bytes; `render` makes the Prom
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import math
 import re
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
@@ -22,14 +21,13 @@ from prometheus_client.metrics_core import Metric as Family
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 
+from sextant.app.pages import exchange
 from sextant.base.config import resolve_secret
 from sextant.base.errors import Misconfigured
 from sextant.engines.protocol import Launch
 from sextant.telemetry.table import TABLE, Metric
 
 SCRAPE_TIMEOUT_S = 2.0
-SCRAPE_BYTES_MAX = 2 * 1024 * 1024
-"""vLLM's text is about 100 KB; a longer one than this is not read."""
 SCRAPES_AT_ONCE = 16
 LINE_CHARS_MAX = 2048
 LINES_MAX = 4096
@@ -231,50 +229,9 @@ def _distribution(
 
 
 async def _get(target: Target) -> bytes:
-    """The page. HTTP/1.0, so that an answer is whole and its end is the connection's."""
-    parts = urlsplit(target.url)
-    if parts.scheme != "http" or not parts.hostname:
-        raise ValueError(
-            f"the metrics of {target.upstream} are at {target.url!r}, expected http://host:port/…"
-        )
-    key = f"Authorization: Bearer {resolve_secret(target.api_key_ref)}\r\n" if target.api_key_ref else ""
-    reader, writer = await asyncio.open_connection(parts.hostname, parts.port or 80, limit=SCRAPE_BYTES_MAX)
-    try:
-        head = f"GET {parts.path or '/'} HTTP/1.0\r\nHost: {parts.netloc}\r\nAccept: text/plain\r\n{key}\r\n"
-        writer.write(head.encode("latin-1"))
-        found = re.match(rb"HTTP/1\.[01] (\d{3})[ \r\n]", await reader.readline())
-        if found is None:
-            raise ValueError("the answer is not HTTP")
-        length = await _skip_head(reader)
-        if found[1] != b"200":
-            raise ValueError(f"the metrics page was answered {found[1].decode()}")
-        if length is not None and length > SCRAPE_BYTES_MAX:
-            raise ValueError(f"the metrics page has {length:,} bytes, at most {SCRAPE_BYTES_MAX:,} are read")
-        return await _body(reader, length)
-    finally:
-        writer.close()
-        with contextlib.suppress(OSError):
-            await writer.wait_closed()
-
-
-async def _skip_head(reader: asyncio.StreamReader) -> int | None:
-    """Reads to the end of the head; the content length it gives. Raises ValueError for a chunked answer."""
-    length: int | None = None
-    while (line := await reader.readline()) not in (b"\r\n", b"\n", b""):
-        name, _, value = line.decode("latin-1").partition(":")
-        if name.lower() == "content-length":
-            length = int(value)
-        elif name.lower() == "transfer-encoding":
-            raise ValueError(f"the metrics page came {value.strip()}, although asked in HTTP/1.0")
-    return length
-
-
-async def _body(reader: asyncio.StreamReader, length: int | None) -> bytes:
-    if length is not None:
-        return await reader.readexactly(length)
-    body = bytearray()
-    while piece := await reader.read(64 * 1024):
-        body += piece
-        if len(body) > SCRAPE_BYTES_MAX:
-            raise ValueError(f"the metrics page is longer than {SCRAPE_BYTES_MAX:,} bytes")
-    return bytes(body)
+    """The page. Raises what `exchange` does."""
+    headers = {"Authorization": f"Bearer {resolve_secret(target.api_key_ref)}"} if target.api_key_ref else {}
+    status, page = await exchange(target.url, headers, what="the metrics page")
+    if status != 200:
+        raise ValueError(f"the metrics page was answered {status}")
+    return page

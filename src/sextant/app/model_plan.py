@@ -43,6 +43,8 @@ class EnginePlan(msgspec.Struct, frozen=True):
     launch: Launch
     metrics: Target | None = None
     """Where its own metrics are read."""
+    file: str = ""
+    """The model's file or folder on this machine; empty where the engine brings it or runs elsewhere."""
 
 
 class Placement(msgspec.Struct, frozen=True):
@@ -61,13 +63,12 @@ class Placement(msgspec.Struct, frozen=True):
 
 
 def plan_model(
-    entry: ModelEntry, place: Placement, state: StateDir, *, taken: Container[str] = ()
+    entry: ModelEntry, place: Placement, state: StateDir, upstream_id: str
 ) -> tuple[ServedModel, EnginePlan]:
-    """The model as served, and its engine. `taken` are upstream ids in use.
+    """The model as served, and its engine.
 
     Raises Misconfigured when the engine cannot do it, with the reason and the way out.
     """
-    upstream_id = _upstream_id(entry.name, taken)
     engine = entry.engine
     if isinstance(engine, EmbeddedEngine):
         return _embedded(entry, engine, place, state, upstream_id)
@@ -76,8 +77,8 @@ def plan_model(
     return _launched(entry, engine, place, state, upstream_id)
 
 
-def _upstream_id(name: str, taken: Container[str]) -> str:
-    """A name for the replica that can stand in a file's name."""
+def upstream_id_of(name: str, taken: Container[str]) -> str:
+    """A name for a replica of the model `name`: none of `taken`, and one that can stand in a file's name."""
     plain = re.sub(r"[^A-Za-z0-9._-]", "-", name)
     number, found = 1, f"{plain}-0"
     while found in taken:
@@ -117,7 +118,7 @@ def _embedded(
         quirks=embedded.quirks_of(facts),
         concurrent_requests=min(bound, EMBEDDED_CONCURRENCY_MAX),
     )
-    return served, _engine(entry, upstream_id, launch)
+    return served, _engine(entry, upstream_id, launch, facts)
 
 
 def _remote(
@@ -144,7 +145,7 @@ def _remote(
         quirks=msgspec.structs.replace(quirks, compliant=engine.compliant),
         media_urls=engine.media_urls,
     )
-    return served, _engine(entry, upstream_id, launch)
+    return served, _engine(entry, upstream_id, launch, None)
 
 
 def _launched(
@@ -190,12 +191,13 @@ def _launched(
     if engine.kind == "llamacpp" and not entry.concurrent_requests:
         bound = REQUESTS_PER_SLOT * (engine.max_sequences or llamacpp.SLOTS)
         served = msgspec.structs.replace(served, concurrent_requests=bound)
-    return served, _engine(entry, upstream_id, launch)
+    return served, _engine(entry, upstream_id, launch, facts)
 
 
-def _engine(entry: ModelEntry, upstream_id: str, launch: Launch) -> EnginePlan:
+def _engine(entry: ModelEntry, upstream_id: str, launch: Launch, facts: ModelFacts | None) -> EnginePlan:
     names = adapter_of(entry.engine.kind).metric_names
-    return EnginePlan(upstream_id, entry.name, launch, target_of(entry.name, upstream_id, launch, names))
+    target = target_of(entry.name, upstream_id, launch, names)
+    return EnginePlan(upstream_id, entry.name, launch, target, facts.path if facts is not None else "")
 
 
 def _served(entry: ModelEntry, place: Placement, launch: Launch, upstream_id: str) -> ServedModel:

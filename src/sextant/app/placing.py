@@ -6,12 +6,13 @@ Flow 2 (deploy), between the document and `plan.py`. The only part of planning t
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
 import os
+import socket
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -55,28 +56,66 @@ LEAK_MARGIN_BYTES = 2**30
 GGUF_ENGINES = ("embedded", "llamacpp")
 
 
+class Ports:
+    """Ports on the loopback address for engines, held as long as their engines may start."""
+
+    def __init__(self) -> None:
+        self._held: dict[int, socket.socket] = {}
+
+    def take(self, kind: str) -> int:
+        """A port for an engine of this kind; held where that engine can bind a held one."""
+        option = binding_of(kind)
+        held = reserve_port("127.0.0.1", option)
+        port = int(held.getsockname()[1])
+        if option == "none":
+            held.close()
+        else:
+            self._held[port] = held
+        return port
+
+    def release(self, port: int) -> None:
+        """The engine on `port` has ended and will not start again."""
+        held = self._held.pop(port, None)
+        if held is not None:
+            held.close()
+
+    def close(self) -> None:
+        for port in tuple(self._held):
+            self.release(port)
+
+
 def place_models(
-    document: Deployment, state: StateDir, tell: Tell, stack: contextlib.ExitStack
+    entries: Sequence[ModelEntry], state: StateDir, tell: Tell, ports: Ports, *, embedded: int
 ) -> list[Placement]:
-    """One placement for each model of the document. Ports stay reserved until `stack` ends.
+    """One placement for each model; its port is held in `ports`. So many of all models have an `embedded`
+    engine.
 
     Raises SextantError when a model cannot be had, read or held by this machine, with the way out.
     """
-    places = []
-    embedded = sum(isinstance(entry.engine, EmbeddedEngine) for entry in document.spec.served)
+    places: list[Placement] = []
     threads = (
         max(1, default_threads() // embedded) if embedded > 1 else 0
     )  # all together, no more than one alone
     left_bytes = memory_free_bytes()
-    for entry in document.spec.served:
-        place, taken_bytes = _place(entry, state, tell, stack, left_bytes)
-        left_bytes -= taken_bytes
-        places.append(msgspec.structs.replace(place, threads=threads))
+    try:
+        for entry in entries:
+            place, taken_bytes = _place(entry, state, tell, ports, left_bytes)
+            left_bytes -= taken_bytes
+            places.append(msgspec.structs.replace(place, threads=threads))
+    except BaseException:
+        for place in places:
+            ports.release(place.port)
+        raise
     return places
 
 
+def embedded_of(document: Deployment) -> int:
+    """How many of its models have an embedded engine."""
+    return sum(isinstance(entry.engine, EmbeddedEngine) for entry in document.spec.served)
+
+
 def _place(
-    entry: ModelEntry, state: StateDir, tell: Tell, stack: contextlib.ExitStack, free_bytes: int
+    entry: ModelEntry, state: StateDir, tell: Tell, ports: Ports, free_bytes: int
 ) -> tuple[Placement, int]:
     """The placement, and the memory that it takes of `free_bytes`."""
     engine = entry.engine
@@ -84,7 +123,7 @@ def _place(
         return Placement(created_s=int(time.time())), 0
     path = files_of(entry, state, tell, free_bytes)
     if path is None:
-        return Placement(_port(engine.kind, stack), created_s=int(time.time())), 0
+        return Placement(ports.take(engine.kind), created_s=int(time.time())), 0
     facts = inspect(path)
     for warning in facts.warnings:
         tell(Warned(f"{entry.name}: {warning}"))
@@ -99,19 +138,7 @@ def _place(
             context_tokens=found.context_tokens,
             memory_max_bytes=int(LEAK_FACTOR * taken_bytes) + LEAK_MARGIN_BYTES,
         )
-    return msgspec.structs.replace(place, port=_port(engine.kind, stack)), taken_bytes
-
-
-def _port(kind: str, stack: contextlib.ExitStack) -> int:
-    """A port for an engine, held until `stack` ends where the engine can bind a held one."""
-    option = binding_of(kind)
-    held = reserve_port("127.0.0.1", option)
-    port = int(held.getsockname()[1])
-    if option == "none":
-        held.close()
-    else:
-        stack.enter_context(held)
-    return port
+    return msgspec.structs.replace(place, port=ports.take(engine.kind)), taken_bytes
 
 
 def _refuse(facts: ModelFacts) -> None:

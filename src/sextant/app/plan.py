@@ -14,7 +14,7 @@ from pathlib import Path
 import msgspec
 
 from sextant.app.control_plan import alert_settings, oidc_settings
-from sextant.app.model_plan import EnginePlan, Placement, plan_model
+from sextant.app.model_plan import EnginePlan, Placement, plan_model, upstream_id_of
 from sextant.app.state import StateDir
 from sextant.base.errors import Misconfigured
 from sextant.control.settings import ControlSettings
@@ -118,24 +118,16 @@ def make_plan(
     Raises Misconfigured when this installation cannot do it, with the reason and the way out.
     """
     gateway, control = document.spec.gateway, document.spec.control
-    models: list[ServedModel] = []
-    engines: list[EnginePlan] = []
-    for entry, place in zip(document.spec.served, places, strict=True):
-        taken = {engine.upstream_id for engine in engines}
-        served, engine = plan_model(entry, place, state, taken=taken)
-        models.append(_of_one_worker(served, gateway.workers))
-        engines.append(engine)
+    ids: list[str] = []
+    for entry in document.spec.served:
+        ids.append(upstream_id_of(entry.name, ids))
+    models, engines = plan_models(document, state, list(zip(places, ids, strict=True)))
     at = listeners(document, overrides)
-    warnings = [
-        *_crowded(models, gateway.limits.struct().concurrent_requests),
-        *_shared_in_clear(document),
-        *_more_elsewhere(document),
-        *at.warnings,
-    ]
+    warnings = [*warnings_of(document, models), *_shared_in_clear(document), *at.warnings]
     limits = document.spec.limits
     return Plan(
-        models=tuple(models),
-        engines=tuple(engines),
+        models=models,
+        engines=engines,
         gateway=GatewaySettings(
             host=at.host,
             port=at.port,
@@ -160,11 +152,6 @@ def make_plan(
             status_file=str(state.status_file),
             store=document.spec.store.struct(),
             engine_metrics_file=str(state.engine_metrics_file),
-            model_files={
-                entry.name: place.facts.path
-                for entry, place in zip(document.spec.served, places, strict=True)
-                if place.facts is not None
-            },
             tls=control.tls.struct() if control.tls else None,
             oidc=oidc_settings(control.oidc),
             alerts=alert_settings(document.spec.alerts),
@@ -174,6 +161,25 @@ def make_plan(
         workers=gateway.workers,
         warnings=tuple(warnings),
     )
+
+
+def plan_models(
+    document: Deployment, state: StateDir, places: Sequence[tuple[Placement, str]]
+) -> tuple[tuple[ServedModel, ...], tuple[EnginePlan, ...]]:
+    """The models of `document` as served, and their engines. `places` has what was found for each and the id
+    of its replica, in their order. Raises Misconfigured."""
+    made = [
+        plan_model(entry, place, state, upstream_id)
+        for entry, (place, upstream_id) in zip(document.spec.served, places, strict=True)
+    ]
+    workers = document.spec.gateway.workers
+    return tuple(_of_one_worker(served, workers) for served, _ in made), tuple(engine for _, engine in made)
+
+
+def warnings_of(document: Deployment, models: Sequence[ServedModel]) -> list[str]:
+    """What should be said of these models in this document."""
+    places = document.spec.gateway.limits.struct().concurrent_requests
+    return [*_crowded(models, places), *_more_elsewhere(document)]
 
 
 def bundled_model_path(name: str) -> Path:

@@ -291,6 +291,7 @@ def _status_of(member: Member) -> ProcessStatus:
         since_ms=member.since_ms,
         model=member.engine.model_id if member.engine else "",
         upstream=member.engine.upstream_id if member.engine else "",
+        file=member.engine.file if member.engine else "",
     )
 
 

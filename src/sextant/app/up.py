@@ -14,7 +14,7 @@ import msgspec
 
 from sextant.app.bootstrap import FirstRun, bootstrap, forget_first_run, store_id
 from sextant.app.events import Event, Serving, Stopped, Tell, Warned
-from sextant.app.placing import place_models
+from sextant.app.placing import Ports, embedded_of, place_models
 from sextant.app.plan import Overrides, Plan, listeners, make_plan
 from sextant.app.state import StateDir, check_port_free
 from sextant.app.stores import databases_of, note_store
@@ -36,7 +36,9 @@ def run_up(document: Deployment, state: StateDir, overrides: Overrides, tell: Te
         at = listeners(document, overrides)
         check_port_free(at.host, at.port, "--port")
         check_port_free(at.control_host, at.control_port, "--control-port")
-        plan = make_plan(document, state, overrides, place_models(document, state, tell, stack))
+        ports = stack.enter_context(contextlib.closing(Ports()))
+        places = place_models(document.spec.served, state, tell, ports, embedded=embedded_of(document))
+        plan = make_plan(document, state, overrides, places)
         for warning in plan.warnings:
             tell(Warned(warning))
         note_store(state, plan.store)

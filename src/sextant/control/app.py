@@ -33,7 +33,7 @@ from sextant.control.people import add_grants, add_people
 from sextant.control.prices import add_prices
 from sextant.control.reports import add_invoices, add_usage
 from sextant.control.sessions import add_sessions
-from sextant.control.settings import ControlSettings, ProcessStatus, read_status
+from sextant.control.settings import Applied, ControlSettings, ProcessStatus, read_status
 from sextant.control.tenants import add_projects, add_tenants
 from sextant.spec.snapshot import RouteTable, ServedModel
 from sextant.store.accounts import Accounts
@@ -70,6 +70,7 @@ class StatusShown(msgspec.Struct, frozen=True):
     url: str
     control_url: str
     processes: tuple[ProcessStatus, ...]
+    applied: Applied | None = None
 
 
 class ModelShown(ServedModel, frozen=True):
@@ -137,7 +138,8 @@ def _add_deployment(app: FastAPI, office: Office) -> None:
     @tells(Whole("models", ModelShown))
     def models(_allowed: ReadDeployment) -> Response:
         """The models that the gateway serves, with their replicas and their files on this machine."""
-        files = settings.model_files
+        found = read_status(Path(settings.status_file))
+        files = {one.model: one.file for one in found.processes if one.file} if found is not None else {}
         served = [
             ModelShown(**msgspec.structs.asdict(model), file=files.get(model.id, ""))
             for model in _routes(settings).models

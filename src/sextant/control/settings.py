@@ -66,8 +66,6 @@ class ControlSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Where accounts and ledger are kept; with PostgreSQL the two files are not there."""
     engine_metrics_file: str = ""
     """Where the supervisor keeps the engines' own metrics, as Prometheus text."""
-    model_files: dict[str, str] = {}
-    """Model to its file or folder, where it is on this machine."""
     tls: TlsFiles | None = None
     oidc: OidcSettings | None = None
     alerts: AlertSettings = AlertSettings()
@@ -92,6 +90,22 @@ class ProcessStatus(msgspec.Struct, frozen=True):
     since_ms: int
     model: str = ""
     upstream: str = ""
+    file: str = ""
+    """The model's file or folder, where it is on this machine."""
+    serves: bool = True
+    """False for an engine that is being tried before it takes over, and for one whose last requests end."""
+
+
+class Applied(msgspec.Struct, frozen=True):
+    """The document that runs, when it came by `sextant apply`."""
+
+    name: str
+    """`metadata.name`."""
+    since_ms: int
+    revision: str = ""
+    """The commit it came from; empty for a file."""
+    origin: str = ""
+    """The repository, without credentials, or the file."""
 
 
 class Status(msgspec.Struct, frozen=True):
@@ -103,10 +117,13 @@ class Status(msgspec.Struct, frozen=True):
     url: str
     control_url: str
     processes: tuple[ProcessStatus, ...]
+    applied: Applied | None = None
+    """None while what runs is what `sextant up` was given."""
 
     @property
     def ready(self) -> bool:
-        return bool(self.processes) and all(process.state == "ready" for process in self.processes)
+        serving = [process.state for process in self.processes if process.serves]
+        return bool(serving) and all(state == "ready" for state in serving)
 
 
 def read_status(path: Path) -> Status | None:
