@@ -21,6 +21,15 @@ from sextant.render.kubernetes.sites import (
     replication_alert,
     replication_files,
 )
+from sextant.render.kubernetes.training import (
+    SPOT,
+    Job,
+    administrators_objects,
+    job_objects,
+    job_of,
+    training_needs,
+    training_notes,
+)
 from sextant.render.kubernetes.upkeep import copies_of
 from sextant.spec.bundle import Bundle, File, Need, Step
 from sextant.spec.document import ModelEntry, Site
@@ -52,6 +61,7 @@ def bundle(order: Order) -> Bundle:
     )
     rpo_s = min(order.deployment.spec.continuity.rpo_s or order.defaults.rpo_s, RPO_MOST_S)
     bundles = (cluster_bundle(here), cluster_bundle(there))
+    job = _training(here, there, (private, public))
     joins = (
         yaml_file("private/manifests/80-replication.yaml", replication_alert(here, rpo_s)),
         yaml_file("private/optional/chaos.yaml", *experiments(here, str(public.address))),
@@ -59,13 +69,15 @@ def bundle(order: Order) -> Bundle:
         *replication_files(rpo_s),
         *_far_copies(there),
         *_mesh_files(here, there, private, public),
+        *_training_files(job),
     )
     files = (
         *(_below("private", file) for file in bundles[0].files),
         *(_below("public", file) for file in bundles[1].files),
         *joins,
     )
-    return _joined(order, bundles, files, (private, public))
+    whole = _joined(order, bundles, files, (private, public))
+    return whole if job is None else _with_training(whole, job)
 
 
 def _joined(
@@ -177,6 +189,57 @@ def _far_copies(there: Cluster) -> tuple[File, ...]:
     return (yaml_file("public/cluster/60-private-copies.yaml", *found),) if found else ()
 
 
+def _training(here: Cluster, there: Cluster, sites: tuple[Site, Site]) -> Job | None:
+    """The training of the document, at its site. Raises Unsupported for a site that is not one of the two."""
+    told = here.order.deployment.spec.training
+    if told is None:
+        return None
+    named = told.site or sites[1].name
+    for cluster, site in zip((here, there), sites, strict=True):
+        if site.name == named:
+            return job_of(cluster, told)
+    raise Unsupported(
+        f"spec.training.site: there is no site `{named}`; expected {sites[0].name} or {sites[1].name}"
+    )
+
+
+def _training_files(job: Job | None) -> tuple[File, ...]:
+    if job is None:
+        return ()
+    site = job.cluster.site
+    return (
+        yaml_file(f"{site}/cluster/45-training.yaml", *administrators_objects(job)),
+        yaml_file(f"{site}/training/10-job.yaml", *job_objects(job)),
+    )
+
+
+def _with_training(whole: Bundle, job: Job) -> Bundle:
+    site, namespace = job.cluster.site, job.part.namespace
+    kind = "jobs.batch" if job.training.queue == "kueue" else "jobs.batch.volcano.sh"
+    start = Step(
+        f"At the {site} site: begin the training.",
+        (
+            f"kubectl apply --server-side --field-manager=sextant -f {site}/training/",
+            f"kubectl -n {namespace} get {kind},pods",
+        ),
+        "It waits until all of its machines are there. To begin anew after a change: delete the job, "
+        "checkpoints stay.",
+    )
+    stop = Step(
+        f"At the {site} site: end the training.",
+        (f"kubectl -n {namespace} delete {kind} {job.part.name} --ignore-not-found",),
+        "Checkpoints go with the namespace, in the next steps: copy what is to be kept.",
+    )
+    return msgspec.structs.replace(
+        whole,
+        needs=(*whole.needs, *training_needs(job)),
+        install=(*whole.install, start),
+        uninstall=(stop, *whole.uninstall),
+        notes=(*whole.notes, *training_notes(job)),
+        diagram=f"{whole.diagram}\n  spot[training on {SPOT} machines] -->|checkpoints| volume[(volume)]",
+    )
+
+
 def _below(folder: str, file: File) -> File:
     return msgspec.structs.replace(file, path=f"{folder}/{file.path}")
 
@@ -250,7 +313,6 @@ def _notes(order: Order) -> tuple[str, ...]:
         "What may leave is a tenant's privacy policy: without one, MODEL-public is reached unmasked. Set "
         "`sextant tenant set TENANT --privacy …` before callers are let in.",
         "The public site is planned like the private one: every model has its planned replicas at both.",
-        "Spot pools for training, and its checkpoints, are not in this version.",
         "The experiments in optional/chaos.yaml have been checked against no schema.",
         *(() if mesh == "istio" else ("Without a mesh nothing fails over between the sites by itself.",)),
     )

@@ -16,7 +16,7 @@ from sextant.render.dumping import yaml_text
 from sextant.spec.engine_sections import LaunchedEngine
 from sextant.spec.rendering import Order, ServedModel
 
-NOT_SERVED = ("profile", "scaling", "continuity", "delivery", "sites", "workload")
+NOT_SERVED = ("profile", "scaling", "continuity", "delivery", "sites", "workload", "training")
 """Sections of the document that `sextant up` has no use for."""
 REMOTE_CONTEXT_TOKENS = 65_536
 """What the document's remote engines take where nothing says more."""

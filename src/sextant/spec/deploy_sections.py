@@ -15,6 +15,7 @@ from sextant.spec.fields import (
     Cron,
     FilePath,
     Host,
+    ImageName,
     Interface,
     Name,
     Positive,
@@ -84,6 +85,52 @@ class Continuity(Section):
     backup: Backup | None = Field(None, description="Backups; unset: none.")
     rpo_s: Annotated[int, Field(ge=1, le=604_800)] | None = Field(
         None, description="Most data, in seconds, that may be lost; unset: as the profile says, else 300."
+    )
+
+
+class Training(Section):
+    """A training job on machines that the provider may take away, at one site of a hybrid. What it runs is
+    yours: the bundle gives it machines, a queue, a volume for checkpoints and time to write one."""
+
+    site: Name | None = Field(None, description="Which site's machines; unset: the public one's.")
+    image: ImageName = Field(
+        description="Image of the trainer, which must run without root.",
+        examples=["registry.example.com/ml/trainer:3.2"],
+    )
+    command: Annotated[tuple[Argument, ...], items(least=1, most=256)] = Field(
+        description="What it runs on each machine. `$(NODE_RANK)`, `$(NODES)`, `$(LEADER_ADDRESS)`, "
+        "`$(CHECKPOINT_FOLDER)`, `$(CHECKPOINT_EVERY_S)` and `$(CHECKPOINT_GRACE_S)` are filled in. It "
+        "begins with the newest checkpoint, and writes one when it is told to stop (SIGTERM).",
+        examples=[["torchrun", "train.py", "--resume", "$(CHECKPOINT_FOLDER)"]],
+    )
+    on_stop: Annotated[tuple[Argument, ...], items(most=256)] = Field(
+        (), description="A command that makes the trainer write a checkpoint, for one that ignores SIGTERM."
+    )
+    vendor: Literal["nvidia", "amd", "intel", "huawei"] = Field(
+        "nvidia", description="Who made the accelerators."
+    )
+    nodes: Annotated[int, Field(ge=1, le=1024)] = Field(
+        1, description="Machines, all of which start together."
+    )
+    accelerators_per_node: Annotated[int, Field(ge=1, le=64)] = Field(
+        8, description="Accelerators of each machine."
+    )
+    checkpoint_minutes: Annotated[int, Field(ge=1, le=1440)] = Field(
+        15, description="How often the trainer is told to write a checkpoint: as much work is lost at most."
+    )
+    checkpoint_gib: Annotated[int, Field(ge=1, le=1_000_000)] = Field(
+        description="Size of the volume that checkpoints are kept on."
+    )
+    notice_s: Annotated[int, Field(ge=20, le=3600)] = Field(
+        120,
+        description="How long before a machine is taken away the provider says so: 120 at AWS, 30 at Google "
+        "Cloud and Azure.",
+    )
+    attempts: Annotated[int, Field(ge=1, le=1000)] = Field(
+        6, description="Failures of its own after which the job has failed; machines taken away do not count."
+    )
+    queue: Literal["kueue", "volcano"] = Field(
+        "kueue", description="What makes it wait until all of its machines are there."
     )
 
 

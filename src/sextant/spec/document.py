@@ -18,7 +18,7 @@ from pydantic_core import PydanticCustomError
 from sextant.base.errors import BadDocument
 from sextant.spec import checking, problems, reading
 from sextant.spec.control_sections import Alerts, Oidc
-from sextant.spec.deploy_sections import Continuity, Delivery, Mode, Profile, Scaling
+from sextant.spec.deploy_sections import Continuity, Delivery, Mode, Profile, Scaling, Training
 from sextant.spec.engine_sections import EmbeddedEngine, Engine
 from sextant.spec.fields import (
     PATTERNS,
@@ -247,6 +247,9 @@ class Spec(Section):
     scaling: Scaling = Field(Scaling(), description="How a rendered deployment grows and shrinks.")
     continuity: Continuity = Field(Continuity(), description="Standby and backups of a rendered deployment.")
     delivery: Delivery = Field(Delivery(), description="How the rendered bundle is made and where it goes.")
+    training: Training | None = Field(
+        None, description="Training on a hybrid's machines that may be taken away; unset: none."
+    )
 
     @property
     def served(self) -> tuple[ModelEntry, ...]:
@@ -366,6 +369,20 @@ def _conflict_of_delivery(spec: Spec) -> Conflict | None:
             f"{spec.scaling.cpu_percent_low} is not below cpu_percent_high, {spec.scaling.cpu_percent_high}",
             "less than cpu_percent_high, or replicas come and go without end",
             f"`cpu_percent_low: {max(1, spec.scaling.cpu_percent_high // 2)}`",
+        )
+    if spec.training is not None and spec.mode != "hybrid":
+        return (
+            "spec.training",
+            f"the mode is {spec.mode}, which trains nothing",
+            "`mode: hybrid`, whose sites may have machines that are taken away",
+            "delete the section, or write `mode: hybrid`",
+        )
+    if spec.training is not None and spec.training.image.endswith(":latest"):
+        return (
+            "spec.training.image",
+            f"`{spec.training.image}` is another image tomorrow",
+            "a tag that stays, or a digest",
+            "for example `registry.example.com/trainer:3.2`",
         )
     shares = sum(quota.percent for quota in spec.delivery.quotas)
     if shares > 100:

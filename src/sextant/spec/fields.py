@@ -22,6 +22,7 @@ _MEDIA_HOST = r"^\.?[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])
 _CRON = r"^(\S+ ){4}\S+$"
 _REGISTRY = r"^[a-z0-9]([a-z0-9.-]*[a-z0-9])?(:[0-9]{1,5})?(/[a-z0-9._-]+)*$"
 _BACKUP = r"^[^\s@]+$"
+_IMAGE = r"^[a-z0-9][a-z0-9./:_-]*(:[A-Za-z0-9_][A-Za-z0-9_.-]*|@sha256:[0-9a-f]{64})$"
 _INTERFACE = r"^[A-Za-z0-9._-]{1,15}$"
 PATTERNS = {
     _NAME: "1 to 63 lower-case letters, digits, `-` and `.`, starting and ending with a letter or digit",
@@ -36,6 +37,7 @@ PATTERNS = {
     _CRON: "five fields of cron, such as `0 2 * * *`",
     _REGISTRY: "a registry's host, with a port and a path if need be, such as `registry.example.com/mirror`",
     _BACKUP: "where backups go, without credentials, such as `s3:https://s3.example.com/backups`",
+    _IMAGE: "an image with its tag or digest, such as `registry.example.com/trainer:3.2`",
     _INTERFACE: "a network interface of Linux, such as `eth0`",
 }
 """What the patterns mean, for error messages and the reference page."""
@@ -163,6 +165,7 @@ MediaHost = Annotated[str, Field(min_length=3, max_length=253, pattern=_MEDIA_HO
 Cron = Annotated[str, Field(max_length=100, pattern=_CRON)]
 Registry = Annotated[str, Field(max_length=255, pattern=_REGISTRY)]
 BackupPlace = Annotated[str, Field(min_length=1, max_length=1024, pattern=_BACKUP)]
+ImageName = Annotated[str, Field(max_length=512, pattern=_IMAGE)]
 Interface = Annotated[str, Field(pattern=_INTERFACE)]
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
 Positive = Annotated[float, Field(gt=0)]

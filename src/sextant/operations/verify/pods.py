@@ -12,8 +12,11 @@ MEBIBYTES = {"Mi": 1, "Gi": 1024, "Ti": 1024 * 1024}
 
 def pods_of(body: Object) -> Iterator[tuple[Object, int]]:
     """Templates of pods with how many of each one replica has."""
-    if body["kind"] in TEMPLATED:
-        yield body["spec"]["template"], 1
+    if body["kind"] == "Job" and "tasks" in body["spec"]:  # Volcano's
+        for task in body["spec"]["tasks"]:
+            yield task["template"], task["replicas"]
+    elif body["kind"] in TEMPLATED:
+        yield body["spec"]["template"], body["spec"].get("parallelism", 1)
     elif body["kind"] == "LeaderWorkerSet":
         group = body["spec"]["leaderWorkerTemplate"]
         yield group["leaderTemplate"], 1

@@ -69,7 +69,7 @@ def _secrets(spec: Object) -> Iterator[str]:
             yield source["secret"]["name"]
     for container in [*spec.get("initContainers", ()), *spec["containers"]]:
         for variable in container.get("env", ()):
-            if "valueFrom" in variable:
+            if "secretKeyRef" in variable.get("valueFrom", {}):
                 yield variable["valueFrom"]["secretKeyRef"]["name"]
         for source in container.get("envFrom", ()):
             yield source["secretRef"]["name"]
@@ -172,5 +172,5 @@ def _let_in(objects: list[Object], space: str, selector: Object, port: int) -> b
         if body["kind"] == "NetworkPolicy" and body["metadata"]["namespace"] == space
         if body["spec"]["podSelector"].get("matchLabels", {"": ""}).items() <= selector.items()
         for rule in body["spec"].get("ingress", ())
-        for allowed in rule.get("ports", ())
+        for allowed in rule.get("ports", ({"port": port},))  # a rule that names none lets all in
     )

@@ -5,6 +5,8 @@ Made once from the order (`cluster_of`), then handed to every builder of this pa
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import msgspec
 
 from sextant.base.errors import Unsupported
@@ -75,6 +77,19 @@ class Workload(msgspec.Struct, frozen=True, kw_only=True):
             if self.nodes > 1
             else ("apps/v1", "Deployment")
         )
+
+    @property
+    def node_selector(self) -> dict[str, str]:
+        """Labels of nodes that have its accelerators."""
+        label, _, value = (self.device.node_label if self.device is not None else "").partition("=")
+        return {label: value} if label else {}
+
+    @property
+    def tolerations(self) -> tuple[Mapping[str, str], ...]:
+        """Of what such nodes are tainted with."""
+        if self.device is None or not self.device.taint:
+            return ()
+        return ({"key": self.device.taint, "operator": "Exists", "effect": "NoSchedule"},)
 
     @property
     def cpu(self) -> int:

@@ -204,16 +204,9 @@ def _probes(workload: Workload) -> Object:
 
 def _placing(cluster: Cluster, workload: Workload) -> Placing:
     device = workload.device
-    selector: dict[str, str] = {}
-    tolerations: tuple[Mapping[str, Any], ...] = ()
-    if device is not None and device.node_label:
-        key, _, value = device.node_label.partition("=")
-        selector[key] = value
-    if device is not None and device.taint:
-        tolerations = ({"key": device.taint, "operator": "Exists", "effect": "NoSchedule"},)
     return Placing(
-        node_selector=selector,
-        tolerations=tolerations,
+        node_selector=workload.node_selector,
+        tolerations=workload.tolerations,
         priority_class=f"{cluster.namespace}-serving",
         runtime_class=device.runtime_class if device is not None else "",
         apart=workload.share is None,

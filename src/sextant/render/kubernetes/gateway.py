@@ -21,7 +21,7 @@ from sextant.render.kubernetes.engines import engine_secret
 from sextant.render.kubernetes.identity import TLS_SECRET
 from sextant.render.kubernetes.objects import Object, cores, gibibytes, made
 from sextant.render.kubernetes.pods import Placing, Volume, container, pod, resources, scratch
-from sextant.render.own_document import Place, serving_document
+from sextant.render.own_document import NOT_SERVED, Place, serving_document
 from sextant.spec.bundle import Need
 from sextant.spec.engine_sections import EmbeddedEngine
 from sextant.spec.stores import SQLITE
@@ -257,7 +257,7 @@ def _files(cluster: Cluster) -> list[str]:
 def _references(cluster: Cluster) -> set[str]:
     """References to secrets in what the replicas run of the user's document."""
     spec = cluster.order.deployment.spec
-    shown = spec.model_dump(mode="json", exclude={"workload", "sites", "delivery", "continuity", "scaling"})
+    shown = spec.model_dump(mode="json", exclude=set(NOT_SERVED))
     served = [each.entry.model_dump(mode="json") for each in cluster.order.served]
     return {text for text in _texts([shown, served]) if _REFERENCE.fullmatch(text)}
 

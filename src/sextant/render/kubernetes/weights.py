@@ -175,7 +175,6 @@ def _fetch_job(cluster: Cluster, workload: Workload) -> Object:
 def _node_cache(cluster: Cluster, workload: Workload) -> Object:
     """One pod on every node that serves the model: it has the engine's image, and copies the weights."""
     part = cluster.part("node-cache", namespace=workload.part.namespace, model=workload.part.model)
-    device = workload.device
     volumes = (
         claimed("weights", WEIGHTS_PATH, claim=WEIGHTS_CLAIM),
         claimed("weights-cache", CACHE_PATH, claim=CACHE_CLAIM, read_only=False),
@@ -186,10 +185,10 @@ def _node_cache(cluster: Cluster, workload: Workload) -> Object:
         "resources": resources("500m", "512Mi", "64Mi"),
         "volumeMounts": [volume.mount for volume in volumes],
     }
-    label, _, value = (device.node_label if device is not None else "").partition("=")
     placing = Placing(
-        node_selector={label: value} if label else {},
-        tolerations=({"operator": "Exists", "effect": "NoSchedule"},),
+        node_selector=workload.node_selector,
+        # As the engine's: where that may not run, its weights need not be.
+        tolerations=workload.tolerations,
         priority_class=f"{cluster.namespace}-serving",
         spread=False,
     )
