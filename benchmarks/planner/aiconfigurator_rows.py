@@ -9,6 +9,7 @@ refused, with the reason. Published rows are asked with the layout that the plan
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import logging
 import random
@@ -112,7 +113,8 @@ def main() -> None:
         if time.monotonic() > until:
             break
         answers[name] = estimate(row)
-    Path(out).write_text(json.dumps({"aiconfigurator": "0.12.0", "answers": answers}), encoding="utf-8")
+    about = {"aiconfigurator": "0.12.0", "points_sha256": hashlib.sha256(source.read_bytes()).hexdigest()}
+    Path(out).write_text(json.dumps({**about, "answers": answers}, indent=1), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
 """Predicted against published throughput, row by row: `python -m benchmarks.planner.published [--keep]`.
+Exit code 1 where the goal is missed.
 
 The calibration has none of these rows, so "predicted" is out of sample. "Left out" takes from it what the
 other rows say: each column that a row records has an effect of its own, all of one prior size (a Gaussian
@@ -18,6 +19,8 @@ from typing import Any
 
 import msgspec
 
+from benchmarks.goals import Goal, exit_code, last_line
+from benchmarks.planner.page import keep_section
 from benchmarks.planner.points import NEWEST
 from sextant.planner.calibration import forests
 from sextant.planner.phases import Point
@@ -29,7 +32,6 @@ from sextant.spec.planning import Layout
 
 ROOT = Path(__file__).parents[2]
 DATA = ROOT / "src/sextant/spec/data/published.toml"
-TABLE = ROOT / "benchmarks/results/planner.md"
 PEER = Path(__file__).parent / "data/aiconfigurator_published.json"
 PREFILL_RANKS = 32
 OLDEST_MONTHS = 9
@@ -201,17 +203,19 @@ def _peer(row: dict[str, Any], answer: dict[str, Any]) -> float | str:
     return float(in_flight * row["output_tokens"] / (ttft_s + row["output_tokens"] * tpot_s))
 
 
-def main() -> None:
+def main() -> int:
     """Prints the table; with `--keep` adds it to `benchmarks/results/planner.md`."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--keep", action="store_true")
     asked = parser.parse_args()
-    text, _ = table()
+    text, scores = table()
     print(text)
     if asked.keep:
-        with TABLE.open("a", encoding="utf-8") as file:
-            file.write(f"\n## Published throughput\n\n{text}\n")
+        keep_section("Published throughput", text)
+    goals = [Goal("published rows, left out: geometric error", scores["left_out"], GOAL, at_least=False)]
+    print(last_line("planner-published", scores, goals))
+    return exit_code(goals)
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,11 @@ import msgspec
 import numpy as np
 
 from benchmarks.goals import Goal
+from benchmarks.planner.page import keep_section
 
 RESULTS = Path(__file__).parents[1] / "results"
+ALL_POINTS = 2000
+"""A file with fewer measurements is the slice that is shipped, on which goals are not stated."""
 PEER = "aiconfigurator 0.12.0"
 GEOMETRIC, WITHIN_25 = 1.25, 0.75
 BAND_LEAST, BAND_MOST, BAND_WIDTH = 0.75, 0.85, 1.6
@@ -23,11 +27,13 @@ class Tables(msgspec.Struct, frozen=True, kw_only=True):
 
     text: str
     figures: dict[str, Any]
+    goals: tuple[Goal, ...]
 
 
 def tables(data: Any, found: dict[str, Any], answers: dict[str, Any]) -> Tables:
     """The tables of one run; `answers` are the peer's, by row of the file."""
     peer = _beside(data, found, answers) if answers else {}
+    goals = _goals(found, complete=len(data.points) >= ALL_POINTS)
     configurations = len({one.configuration for one in data.points})
     text = "\n".join(
         [
@@ -38,21 +44,19 @@ def tables(data: Any, found: dict[str, Any], answers: dict[str, Any]) -> Tables:
             "",
             *_bands(found),
             "",
-            *_goals(found),
+            "| goal | figure | bound | verdict |",
+            "|---|---|---|---|",
+            *(f"| {one.name} | {one.figure} | {one.bound} | {one.verdict} |" for one in goals),
         ]
     )
-    return Tables(text=text, figures={"held_out": _plain(found), "peer": peer})
+    return Tables(text=text, figures={"held_out": _plain(found), "peer": peer}, goals=goals)
 
 
 def keep(made: Tables) -> None:
-    """Writes `planner.md` and `planner.json` anew; `published.py` and `fits.py` add to the first."""
+    """Writes `planner.json` and its section of `planner.md` anew."""
     figures = json.dumps(made.figures, indent=1)
     (RESULTS / "planner.json").write_text(figures + "\n", encoding="utf-8")
-    (RESULTS / "planner.md").write_text(
-        "# The planner against measurements\n\nCommand: `make bench-planner POINTS=serving_silicon.csv "
-        f"ARGS=--keep`.\n\n## Serving points\n\n{made.text}\n",
-        encoding="utf-8",
-    )
+    keep_section("Serving points", made.text)
 
 
 def score(error: Any) -> dict[str, float]:
@@ -85,8 +89,8 @@ def _bands(found: dict[str, Any]) -> list[str]:
     return lines
 
 
-def _goals(found: dict[str, Any]) -> list[str]:
-    goals = []
+def _goals(found: dict[str, Any], *, complete: bool) -> tuple[Goal, ...]:
+    goals: list[Goal] = []
     for name, parts in found.items():
         band = parts["bands"]
         goals += [
@@ -96,8 +100,8 @@ def _goals(found: dict[str, Any]) -> list[str]:
             Goal(f"{name}: 80 % band holds at most", band["covered"], BAND_MOST, at_least=False),
             Goal(f"{name}: median width of the band", band["median_width"], BAND_WIDTH, at_least=False),
         ]
-    lines = ["| goal | figure | bound | verdict |", "|---|---|---|---|"]
-    return lines + [f"| {one.name} | {one.figure} | {one.bound} | {one.verdict} |" for one in goals]
+    note = "" if complete else f"stated on all points; this file has fewer than {ALL_POINTS}"
+    return tuple(replace(one, applies=complete, note=note) for one in goals)
 
 
 def _beside(data: Any, found: dict[str, Any], answers: dict[str, Any]) -> dict[str, Any]:
