@@ -33,6 +33,8 @@ class Server:
 
     root: Path
     systemctl: Path
+    within: tuple[str, ...] = ()
+    """What every command is run by: another network, for example."""
 
     @property
     def state(self) -> Path:
@@ -56,7 +58,7 @@ class Server:
     def run(self, script: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
         """A script of a bundle, without a terminal."""
         return subprocess.run(
-            [script, *arguments],
+            [*self.within, script, *arguments],
             env=self.environment,
             stdin=subprocess.DEVNULL,
             capture_output=True,

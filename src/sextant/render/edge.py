@@ -71,14 +71,13 @@ def _files(ground: Ground, placed: engines.Placed) -> tuple[File, ...]:
     ready_s = int(placed.ready_s) + READY_S
     names = tuple(unit.name for _, unit in placed.units)
     started = ("sextant.target", *names, "sextant.service", watchdog.TIMER)
-    weights = engines.WEIGHTS if ground.launched else ""
     return (
         *units.slices(),
         units.target(ground),
         units.serving_unit(ground, after=names, ready_s=ready_s),
         *(units.engine_unit(ground, unit) for _, unit in placed.units),
         *watchdog.watchdog_files(ground, ready_s=ready_s),
-        *kit.kit_files(ground, kit.Kit(weights_folder=weights)),
+        *kit.kit_files(ground, kit.Kit()),
         text_file("sextant.yaml", documents.served_document(ground)),
         text_file("units.list", "\n".join(f"all {name}" for name in started)),
     )
@@ -97,6 +96,7 @@ def _settings(ground: Ground, placed: engines.Placed, files: Sequence[File]) -> 
         measure=True,
         engine_variables=placed.variables,
         models=documents.models_of_kit(ground),
+        weights_folder=engines.WEIGHTS if ground.launched else "",
         users=("sextant", *(("sextant-engine",) if placed.units else ())),
         programs=("openssl", "sha256sum"),
     )

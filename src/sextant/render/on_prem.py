@@ -81,7 +81,7 @@ def _files(ground: Ground, servers: _Servers) -> tuple[File, ...]:
         *front.front_files(ground, placed.balances),
         *firewall.firewall_files(ground, _rules(ground, servers)),
         *(standby.standby_files(ground, servers.pair) if servers.pair else ()),
-        *kit.kit_files(ground, kit.Kit(weights_folder=engines.WEIGHTS if ground.launched else "")),
+        *kit.kit_files(ground, kit.Kit()),
         text_file("sextant.yaml", documents.served_document(ground)),
         text_file("units.list", "\n".join(_started(servers))),
     )
@@ -129,6 +129,7 @@ def _settings(ground: Ground, servers: _Servers, files: Sequence[File]) -> Setti
         tls=True,
         engine_variables=placed.variables,
         models=documents.models_of_kit(ground),
+        weights_folder=engines.WEIGHTS if ground.launched else "",
         users=("sextant", "sextant-front", *(("sextant-engine",) if placed.units else ())),
         programs=(program, "nft", *(("keepalived",) if servers.pair else ())),
         roles=servers.roles,

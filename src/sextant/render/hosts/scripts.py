@@ -37,6 +37,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Environment variables that carry the engines' key."""
     models: tuple[str, ...] = ()
     """Files that must stand in models/."""
+    weights_folder: str = ""
+    """Where weights of launched engines are; empty: there are none."""
     users: tuple[str, ...] = ("sextant",)
     programs: tuple[str, ...] = ()
     """That must be on the server's PATH or in /usr/sbin."""
@@ -69,6 +71,7 @@ def _settings(settings: Settings) -> str:
         "measure": _word(settings.measure),
         "engine_variables": " ".join(settings.engine_variables),
         "models": " ".join(settings.models),
+        "weights_folder": settings.weights_folder,
         "users": " ".join(settings.users),
         "programs": " ".join(settings.programs),
         "roles": " ".join(settings.roles),
@@ -144,6 +147,7 @@ fi
 mkdir -p "$etc/tls" "$state"
 chmod 0700 "$state"
 own sextant "$state"
+bring_all "$here"
 [ -z "$trust" ] || cp "$trust" "$etc/trusted.pub"
 if [ -n "$cert" ]; then
     cp "$cert" "$etc/tls/server.pem"
@@ -211,6 +215,7 @@ old=$(in_use)
 release=$(setting release "$kit") version=$(setting version "$kit") models=$(setting models "$kit")
 [ -n "$release" ] || die "$kit is no bundle of ours: its settings.sh names no release"
 stage "$kit" "$wheels" "$etc/trusted.pub"
+bring_all "$kit"
 if [ "$staged" = "$old" ]; then
     say "$old is in use already."
     exit 0

@@ -69,7 +69,11 @@ find_python() {
     die "no Python 3.11 or newer with its venv module; install it (Debian: apt-get install python3-venv)"
 }
 
-# verify_kit DIR KEY: every file is as SHA256SUMS says, no other file is there, and the list is signed.
+# What is large and shared by releases: it is brought to its own place, not into a release.
+apart='weights|cache|images'
+
+# verify_kit DIR KEY: every file is as SHA256SUMS says, no other file is there, and the list is signed. Files of
+# $apart are left to `bring`.
 verify_kit() {
     if [ ! -e "$1/SHA256SUMS" ]; then
         [ "$signed" = no ] || die "$1 has no SHA256SUMS: it was not signed; run ./sign.sh where it was made"
@@ -80,11 +84,66 @@ verify_kit() {
         openssl pkeyutl -verify -pubin -inkey "$2" -rawin -in "$1/SHA256SUMS" -sigfile "$1/SHA256SUMS.sig" \
             >/dev/null 2>&1 || die "the signature of $1 does not fit the key $2; nothing was changed"
     fi
-    listed=$(sed 's/^[0-9a-f]* [ *]//' "$1/SHA256SUMS" | LC_ALL=C sort)
-    found=$(cd "$1" && find . ! -type d ! -path ./SHA256SUMS ! -path ./SHA256SUMS.sig | sed 's|^\./||' | LC_ALL=C sort)
-    [ "$listed" = "$found" ] || die "$1 does not hold exactly the files of its SHA256SUMS; nothing was changed"
-    (cd "$1" && sha256sum --check --quiet --strict SHA256SUMS) ||
-        die "$1 is damaged or was changed; copy it again; nothing was changed"
+    kept=$(grep -vE "^[0-9a-f]* [ *]($apart)/" "$1/SHA256SUMS")
+    odd=$(printf '%s\n' "$kept" | odd_in "$1" "$apart")
+    [ -z "$odd" ] || die "$1 does not hold exactly the files of its SHA256SUMS ($odd); nothing was changed"
+    damaged=$(printf '%s\n' "$kept" | damaged_in "$1")
+    [ -z "$damaged" ] || die "$1 is damaged or was changed ($damaged); copy it again; nothing was changed"
+}
+
+# odd_in DIR [LEFT OUT]: names of files below it that are not among the checksums on standard input, or only there.
+odd_in() {
+    {
+        sed 's/^[0-9a-f]* [ *]//'
+        (cd "$1" && find . ! -type d ! -path ./SHA256SUMS ! -path ./SHA256SUMS.sig) | sed 's|^\./||' | grep -vE "^(${2:-/})/"
+    } | LC_ALL=C sort | uniq -u | head -n 3 | tr '\n' ' ' | sed 's/ $//'
+}
+
+# damaged_in DIR: names of files below it that are not as the checksums on standard input say.
+damaged_in() {
+    said=$(cd "$1" && sha256sum --check --quiet --strict 2>&1) && return 0
+    names=$(printf '%s\n' "$said" | sed -n 's/: FAILED.*//p' | head -n 3 | tr '\n' ' ')
+    printf '%s\n' "${names:-SHA256SUMS itself }" | sed 's/ $//'
+}
+
+# bring KIT PART PLACE OWNER: copies weights/ or cache/ of a verified kit beside their place, looks whether they
+# arrived whole, and only then moves them in; what was there stays as NAME.before.
+bring() {
+    [ -d "$1/$2" ] || return 0
+    sums=$(sed -n "s|^\([0-9a-f]* [ *]\)$2/|\1|p" "$base/releases/$staged/bundle/SHA256SUMS")
+    [ -n "$sums" ] || die "$1/$2 is not in SHA256SUMS; nothing was installed"
+    if [ -d "$3" ] && [ -z "$(printf '%s\n' "$sums" | damaged_in "$3")" ]; then return 0; fi
+    say "Bringing $2 to $3 …"
+    mkdir -p "$3"
+    arrived=$3/.arriving
+    rm -rf "$arrived"
+    cp -R "$1/$2" "$arrived"
+    damaged=$(printf '%s\n' "$sums" | damaged_in "$arrived")
+    [ -n "$damaged" ] || damaged=$(printf '%s\n' "$sums" | odd_in "$arrived")
+    damaged=$(printf '%s' "$damaged" | sed "s|[^ ][^ ]*|$2/&|g")
+    if [ -n "$damaged" ]; then
+        rm -rf "$arrived"
+        die "$1 is damaged or was changed ($damaged); copy it again; nothing was installed"
+    fi
+    chmod -R u+rwX,go+rX "$arrived"
+    for one in "$arrived"/*; do
+        there=$3/${one##*/}
+        rm -rf "$there.before"
+        [ ! -e "$there" ] || mv "$there" "$there.before"
+        mv "$one" "$there"
+    done
+    rm -rf "$arrived"
+    own "$4" "$3"
+}
+
+# bring_all KIT: after `stage`.
+bring_all() {
+    [ -z "$weights_folder" ] || bring "$1" weights "$root$weights_folder" root
+    bring "$1" cache "$state/models" sextant
+    [ -d "$1/images" ] || return 0
+    damaged=$(grep -E " [ *]images/" "$base/releases/$staged/bundle/SHA256SUMS" | damaged_in "$1")
+    [ -z "$damaged" ] || die "$1 is damaged or was changed ($damaged); copy it again; nothing was installed"
+    for image in "$1"/images/*.tar; do docker load --quiet --input "$image"; done
 }
 
 # setting NAME KIT: read, not run, since the kit may not have been verified yet.
@@ -116,9 +175,10 @@ make_runtime() {
     say "Installing Sextant $version into $venv …"
     "$python" -m venv "$venv"
     if [ -d "$1" ]; then
-        "$venv/bin/python" -m pip --disable-pip-version-check install --quiet --no-index --no-deps "$1"/*.whl
+        "$venv/bin/python" -m pip --disable-pip-version-check install --quiet --no-index --no-deps "$1"/*.whl ||
+            die "the wheels in $1 do not fit $("$python" --version) on this $(uname -m) machine; they were collected by $(cat "$here/kit/collected-by" 2>/dev/null || echo another one)"
         "$venv/bin/python" -m pip --disable-pip-version-check check >/dev/null ||
-            die "the wheels in $1 do not go together; collect them again with kit/collect.sh"
+            die "the wheels in $1 do not go together; collect them again with collect.sh"
     else
         "$venv/bin/python" -m pip --disable-pip-version-check install --quiet "sextant-llm==$version"
     fi
@@ -133,7 +193,8 @@ stage() {
     incoming=$base/incoming
     rm -rf "$incoming" "$new"
     mkdir -p "$base/releases"
-    cp -R "$1" "$incoming"
+    mkdir "$incoming"
+    find "$1" -mindepth 1 -maxdepth 1 | grep -vE "/($apart)\$" | while read -r part; do cp -R "$part" "$incoming/"; done
     verify_kit "$incoming" "$3"
     for model in $models; do
         [ -e "$incoming/models/$model" ] || die "models/$model is missing in $1; put it there"

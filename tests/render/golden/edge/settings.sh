@@ -2,7 +2,7 @@
 # shellcheck shell=sh disable=SC2034
 name=bank
 version=1.0.0
-release=1.0.0-079ce79db7
+release=1.0.0-0fafbf770f
 url=http://127.0.0.1:8000
 ready_s=120
 signed=yes
@@ -11,6 +11,7 @@ tls=no
 measure=yes
 engine_variables=''
 models=''
+weights_folder=''
 users=sextant
 programs='openssl sha256sum'
 roles=''

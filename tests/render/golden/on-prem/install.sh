@@ -57,6 +57,7 @@ fi
 mkdir -p "$etc/tls" "$state"
 chmod 0700 "$state"
 own sextant "$state"
+bring_all "$here"
 [ -z "$trust" ] || cp "$trust" "$etc/trusted.pub"
 if [ -n "$cert" ]; then
     cp "$cert" "$etc/tls/server.pem"

@@ -2,7 +2,7 @@
 # shellcheck shell=sh disable=SC2034
 name=bank
 version=1.0.0
-release=1.0.0-5309b0172f
+release=1.0.0-2e60416ed7
 url=http://127.0.0.1:8000
 ready_s=120
 signed=no
@@ -11,6 +11,7 @@ tls=yes
 measure=no
 engine_variables=''
 models=''
+weights_folder=''
 users='sextant sextant-front'
 programs='nginx nft keepalived'
 roles='server-0 server-1'

@@ -28,6 +28,7 @@ old=$(in_use)
 release=$(setting release "$kit") version=$(setting version "$kit") models=$(setting models "$kit")
 [ -n "$release" ] || die "$kit is no bundle of ours: its settings.sh names no release"
 stage "$kit" "$wheels" "$etc/trusted.pub"
+bring_all "$kit"
 if [ "$staged" = "$old" ]; then
     say "$old is in use already."
     exit 0
