@@ -2,12 +2,15 @@
 
 from hypothesis import settings
 
+from fresh_accounts import _accounts_template, accounts_database
 from servers import _postgres, _redis, database, postgres, private_redis, redis_server, redis_url
 from stack import stack
 
 __all__ = [
+    "_accounts_template",
     "_postgres",
     "_redis",
+    "accounts_database",
     "database",
     "postgres",
     "private_redis",

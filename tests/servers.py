@@ -184,10 +184,10 @@ class Postgres(Server):
             folder=self.folder,
         )
 
-    def create_database(self) -> str:
-        """The URL of a new, empty database, with its password."""
+    def create_database(self, like: str = "") -> str:
+        """The URL of a new database, with its password: empty, or a copy of the one at the URL `like`."""
         name = f"test_{secrets.token_hex(6)}"
-        self.sql(f"CREATE DATABASE {name}")
+        self.sql(f"CREATE DATABASE {name} TEMPLATE {like.rpartition('/')[2] or 'template1'}")
         return f"postgresql://sextant:{PASSWORD}@127.0.0.1:{self.port}/{name}"
 
     def drop_database(self, url: str) -> None:

@@ -11,6 +11,7 @@ import argon2
 import msgspec
 from starlette.testclient import TestClient
 
+from fresh_accounts import copy_accounts
 from ledger_under_test import serving
 from sextant.control.app import build_app
 from sextant.control.settings import ControlSettings, ProcessStatus, Status
@@ -22,11 +23,11 @@ from sextant.store.passwords import Passwords
 class Control:
     """The app over real files, and a client with the credential of an owner."""
 
-    def __init__(self, folder: Path, url: str = "", **more: Any) -> None:
+    def __init__(self, folder: Path, **more: Any) -> None:
         self.settings = ControlSettings(
             host="127.0.0.1",
             port=1,
-            accounts_db=url or str(folder / "accounts.db"),
+            accounts_db=str(folder / "accounts.db"),
             ledger_db=str(folder / "ledger.db"),
             ledger_socket=str(folder / "ledger.sock"),
             policy_file=str(folder / "policy.json"),
@@ -34,8 +35,8 @@ class Control:
             status_file=str(folder / "status.json"),
             **more,
         )
+        copy_accounts(folder / "accounts.db")
         self.accounts = Accounts(self.settings.accounts_db)
-        self.accounts.migrate()
         self.accounts.passwords = Passwords(argon2.profiles.CHEAPEST)
         _, secret = self.accounts.create_service_token("test")
         self.door = build_app(self.settings, self.accounts)

@@ -20,6 +20,7 @@ import pytest
 import sqlalchemy as sa
 
 from billing_under_test import book, ms, policy, row, tenant, top_up
+from fresh_accounts import copy_accounts
 from operations.alert_receivers import Receiver, certificate, dripping, mail_server, receiving
 from sextant.base.errors import BadRequest, NotFound
 from sextant.operations.alert_channels import Channels, SmtpServer, Undelivered, Webhook, send_webhook
@@ -37,7 +38,7 @@ from sextant.spec.money import nano_of
 from sextant.store.accounts import Accounts
 from sextant.store.budgets import BudgetBook, BudgetTerms
 from sextant.store.ledger_reading import ledger_view
-from store.accounts_under_test import STORES, store_url
+from store.accounts_under_test import STORES, migrated_url
 
 NOON = ms("2026-11-10T12:00")
 INSIDE = Channels(private_webhooks=True)
@@ -59,17 +60,18 @@ def clock() -> Clock:
 
 @pytest.fixture
 def accounts(tmp_path: Path) -> Iterator[Accounts]:
-    yield from made(str(tmp_path / "state" / "accounts.db"))
+    path = tmp_path / "state" / "accounts.db"
+    copy_accounts(path)
+    yield from made(str(path))
 
 
 @pytest.fixture(params=STORES)
 def either(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Accounts]:
-    yield from made(store_url(request, tmp_path))
+    yield from made(migrated_url(request, tmp_path))
 
 
 def made(url: str) -> Iterator[Accounts]:
     accounts = Accounts(url)
-    accounts.migrate()
     accounts.create_tenant("acme")
     accounts.create_tenant("other")
     yield accounts

@@ -7,6 +7,8 @@ from pathlib import Path
 import argon2
 import pytest
 
+from fresh_accounts import copy_accounts
+
 STORES = ("sqlite", "postgresql")
 
 
@@ -25,7 +27,16 @@ class Clock:
 
 
 def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """Where the accounts of a test live, by its `store` parameter."""
+    """Where the accounts of a test live, by its `store` parameter: nothing is there yet."""
     if request.param == "sqlite":
         return str(tmp_path / "state" / "accounts.db")
     return str(request.getfixturevalue("database"))
+
+
+def migrated_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The same with accounts that are migrated already."""
+    if request.param == "sqlite":
+        path = tmp_path / "state" / "accounts.db"
+        copy_accounts(path)
+        return str(path)
+    return str(request.getfixturevalue("accounts_database"))

@@ -13,7 +13,7 @@ from pathlib import Path
 import msgspec
 import pytest
 import sqlalchemy as sa
-from accounts_under_test import STORES, Clock, store_url
+from accounts_under_test import STORES, Clock, migrated_url, store_url
 from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.config import Config
@@ -46,14 +46,29 @@ def accounts(path: Path) -> Iterator[Accounts]:
 
 @pytest.fixture(params=STORES)
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Nothing is there yet, on SQLite and on PostgreSQL."""
     return store_url(request, tmp_path)
 
 
 @pytest.fixture
-def either(url: str) -> Iterator[Accounts]:
-    """On SQLite and on PostgreSQL."""
+def first(url: str) -> Iterator[Accounts]:
+    """At their first start."""
     made = Accounts(url, Clock())
     made.migrate()
+    yield made
+    made.close()
+
+
+@pytest.fixture(params=STORES)
+def migrated(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Migrated accounts are there."""
+    return migrated_url(request, tmp_path)
+
+
+@pytest.fixture
+def either(migrated: str) -> Iterator[Accounts]:
+    """On SQLite and on PostgreSQL."""
+    made = Accounts(migrated, Clock())
     yield made
     made.close()
 
@@ -65,10 +80,10 @@ def test_a_new_file_has_the_default_tenant_and_is_private(accounts: Accounts, pa
     assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
 
 
-def test_migrating_again_changes_nothing(either: Accounts, url: str) -> None:
-    record, _ = either.create_key(DEFAULT_TENANT, "laptop")
-    before = either.policy_snapshot()
-    either.migrate()
+def test_migrating_again_changes_nothing(first: Accounts, url: str) -> None:
+    record, _ = first.create_key(DEFAULT_TENANT, "laptop")
+    before = first.policy_snapshot()
+    first.migrate()
     again = Accounts(url)
     again.migrate()
     assert again.policy_snapshot() == before
@@ -76,8 +91,8 @@ def test_migrating_again_changes_nothing(either: Accounts, url: str) -> None:
     again.close()
 
 
-def test_the_migrations_make_exactly_the_declared_tables(either: Accounts) -> None:
-    with either.engine.connect() as db:
+def test_the_migrations_make_exactly_the_declared_tables(first: Accounts) -> None:
+    with first.engine.connect() as db:
         assert compare_metadata(MigrationContext.configure(db), budget.metadata) == []
 
 
@@ -218,11 +233,11 @@ def test_a_service_token_is_verified_until_it_is_revoked_or_expires(either: Acco
         either.revoke_service_token(other.id)
 
 
-def test_several_writers_wait_for_each_other(either: Accounts, url: str) -> None:
+def test_several_writers_wait_for_each_other(either: Accounts, migrated: str) -> None:
     before = either.policy_snapshot().version
 
     def make(number: int) -> str:
-        mine = Accounts(url)
+        mine = Accounts(migrated)
         try:
             return mine.create_key(DEFAULT_TENANT, f"key {number}")[0].id
         finally:

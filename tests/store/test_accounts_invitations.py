@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from accounts_under_test import CHEAP, STORES, Clock, store_url
+from accounts_under_test import CHEAP, STORES, Clock, migrated_url
 
 from sextant.base.errors import Forbidden
 from sextant.store.accounts import Accounts
@@ -22,8 +22,7 @@ NEW = "new@corp.example"
 
 @pytest.fixture(params=STORES)
 def either(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Accounts]:
-    made = Accounts(store_url(request, tmp_path), Clock())
-    made.migrate()
+    made = Accounts(migrated_url(request, tmp_path), Clock())
     made.passwords = Passwords(CHEAP)
     made.create_tenant("acme", TenantChange())
     yield made

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from accounts_under_test import STORES, Clock, store_url
+from accounts_under_test import STORES, Clock, migrated_url
 
 from sextant.base.errors import BadRequest, LedgerUnavailable, NotFound
 from sextant.gateway.app import DIALECTS
@@ -27,8 +27,7 @@ HOUR_MS = 3_600_000
 
 @pytest.fixture(params=STORES)
 def accounts(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Accounts]:
-    made = Accounts(store_url(request, tmp_path), Clock())
-    made.migrate()
+    made = Accounts(migrated_url(request, tmp_path), Clock())
     yield made
     made.close()
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
-from accounts_under_test import CHEAP, STORES, Clock, store_url
+from accounts_under_test import CHEAP, STORES, Clock, migrated_url
 
 from sextant.base.errors import BadRequest, NotFound, Overloaded, RateLimited, Unauthenticated
 from sextant.store import passwords, sign_in
@@ -25,8 +25,7 @@ EMAIL = "ann@example.com"
 
 @pytest.fixture(params=STORES)
 def accounts(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Accounts]:
-    made = Accounts(store_url(request, tmp_path), Clock())
-    made.migrate()
+    made = Accounts(migrated_url(request, tmp_path), Clock())
     made.passwords = passwords.Passwords(CHEAP)
     made.create_service_token("keeps the deployment owned")
     made.create_person(NewPerson(EMAIL, "Ann", made.passwords.hash(PASSWORD), "auditor"))
