@@ -102,6 +102,13 @@ SAMPLES: dict[tuple[str, str], Any] = {
     ("POST", "/v1/budgets"): {"scope": "tenant:{tenant}", "amount_nano": 1, "emails": ["a@example.com"]},
     ("GET", "/v1/budgets/{budget_id}"): None,
     ("DELETE", "/v1/budgets/{budget_id}"): None,
+    ("GET", "/v1/sites"): None,
+    ("POST", "/v1/sites"): {"id": "fresh", "tenants": {"default": "{tenant}"}},
+    ("GET", "/v1/sites/{site_id}"): None,
+    ("PATCH", "/v1/sites/{site_id}"): {"tenants": {"default": "{tenant}"}},
+    ("POST", "/v1/sites/{site_id}/credential"): None,
+    ("DELETE", "/v1/sites/{site_id}/credential"): None,
+    ("POST", "/v1/sites/{site_id}/usage"): {"after_id": "", "rows": []},
     ("GET", "/v1/people"): None,
     ("POST", "/v1/people"): {
         "email": "another@{tenant}.example",
@@ -170,6 +177,7 @@ class World:
             "person": person.id,
             "grant": person.grants[0].id,
             "token": token.id,
+            "site": accounts.create_site(f"{prefix}site")[0].id,
             "invitation": accounts.invite(
                 NewInvitation(f"{prefix}new@example.com", "member", tenant), mailed=False
             ).record.id,
@@ -178,9 +186,9 @@ class World:
     def absent(self) -> dict[str, str]:
         """Names of a tenant that has none of it."""
         one = self.names["acme"]
+        chosen = ("tenant", "tier", "plan", "project", "site")
         return {
-            name: f"absent-{name}" if name in ("tenant", "tier", "plan", "project") else f"{value[:-4]}0000"
-            for name, value in one.items()
+            name: f"absent-{name}" if name in chosen else f"{value[:-4]}0000" for name, value in one.items()
         } | {"currency": "USD"}
 
 
@@ -229,6 +237,7 @@ def call(client: TestClient, method: str, path: str, names: dict[str, str]) -> h
         "token",
         "budget",
         "invitation",
+        "site",
     ):
         target = target.replace(f"{{{name}_id}}", names[name])
     return client.request(method, target, json=_filled(SAMPLES[method, path], names))

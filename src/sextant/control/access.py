@@ -24,6 +24,8 @@ class Caller(msgspec.Struct, frozen=True):
     person: PersonRecord | None = None
     session: str = ""
     csrf_token: str = ""
+    site_id: str = ""
+    """Of a site that sends its usage: it has no roles, and may do nothing else."""
 
     @property
     def visible(self) -> frozenset[str] | None:
@@ -80,6 +82,18 @@ class Needs:
                 f"this needs a role that may {self.verb} a {self.noun}{where}; yours: {_roles(caller)}"
             )
         return Allowed(caller, frozenset(tenants))
+
+
+class OfSite(Needs):
+    """The permission of a site's own route: the caller is the site that the path names, nobody else."""
+
+    def __call__(self, request: Request) -> Allowed:
+        caller: Caller = request.state.caller
+        if not caller.site_id:
+            raise Forbidden("this is for sites; it needs a site's credential (sxsite-…)")
+        if caller.site_id != request.path_params["site_id"]:
+            raise Forbidden(f"this credential is that of the site {caller.site_id}")
+        return Allowed(caller, frozenset())
 
 
 def _roles(caller: Caller) -> str:

@@ -58,14 +58,19 @@ class Body(Generic[T]):
     def __init__(self, kind: type[T]) -> None:
         self.kind = kind
 
-    async def __call__(self, request: Request) -> T:
+    async def read(self, request: Request) -> bytes:
+        """The body as it came. Raises BodyTooLarge."""
         data = bytearray()
         async for part in request.stream():
             data += part
             if len(data) > BODY_BYTES_MAX:
                 raise BodyTooLarge(f"the body has more than {BODY_BYTES_MAX} bytes")
+        return bytes(data)
+
+    async def __call__(self, request: Request) -> T:
+        data = await self.read(request)
         try:
-            return msgspec.json.decode(bytes(data), type=self.kind)
+            return msgspec.json.decode(data, type=self.kind)
         except msgspec.ValidationError as error:
             said = str(error)
             raise WrongBody(_readable(said), field=_field_of(said)) from None

@@ -34,6 +34,7 @@ from sextant.control.prices import add_prices
 from sextant.control.reports import add_invoices, add_usage
 from sextant.control.sessions import add_sessions
 from sextant.control.settings import Applied, ControlSettings, ProcessStatus, read_status
+from sextant.control.sites import add_sites
 from sextant.control.tenants import add_projects, add_tenants
 from sextant.spec.snapshot import RouteTable, ServedModel
 from sextant.store.accounts import Accounts
@@ -47,6 +48,7 @@ _NOUNS: tuple[Callable[[FastAPI, Office], None], ...] = (
     add_usage,
     add_invoices,
     add_budgets,
+    add_sites,
     add_people,
     add_grants,
     add_invitations,

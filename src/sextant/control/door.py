@@ -2,9 +2,9 @@
 those by which one signs in.
 
 A credential is a service token (`Authorization: Bearer sxadmin-…`), a session as a bearer token
-(`sxsession-…`), or a session in a cookie. What a cookie brings along must prove, for anything but a read,
-that our own page sent it: the header `X-CSRF-Token`. Secrets are looked up by their SHA-256, so how long a
-wrong one takes says nothing about a right one.
+(`sxsession-…`), a site's (`sxsite-…`), or a session in a cookie. What a cookie brings along must prove, for
+anything but a read, that our own page sent it: the header `X-CSRF-Token`. Secrets are looked up by their
+SHA-256, so how long a wrong one takes says nothing about a right one.
 """
 
 from __future__ import annotations
@@ -82,6 +82,9 @@ class AdminDoor:
             if person is None:
                 return None
             return Caller(f"person:{person.id}", person.name, person.grants, person, secret)
+        if secret.startswith("sxsite-"):
+            site = self._accounts.verify_site(secret)
+            return None if site is None else Caller(f"site:{site.id}", site.name, (), site_id=site.id)
         token = self._accounts.verify_service_token(secret)
         return None if token is None else Caller(f"token:{token.id}", token.name, token.grants)
 

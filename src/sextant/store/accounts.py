@@ -26,6 +26,7 @@ from sextant.store.accounts_invitations import InvitationAccounts
 from sextant.store.accounts_keys import KeyAccounts, key_policies
 from sextant.store.accounts_prices import PriceAccounts, load_builtin, plans_of, tiers_of
 from sextant.store.accounts_schema import api_key, policy_version, project, tenant
+from sextant.store.accounts_sites import SiteAccounts
 from sextant.store.accounts_tenants import (
     DEFAULT_TENANT,
     ProjectRecord,
@@ -43,7 +44,7 @@ MIGRATION_LOCK = 7_165_012_004
 """PostgreSQL's advisory lock that one migrating process at a time holds: an arbitrary number of ours."""
 
 
-class Accounts(TenantAccounts, KeyAccounts, PriceAccounts, InvitationAccounts):
+class Accounts(TenantAccounts, KeyAccounts, PriceAccounts, InvitationAccounts, SiteAccounts):
     """The accounts database in a SQLite file or at a `postgresql://` URL. Call `migrate` once before anything
     else."""
 

@@ -231,6 +231,18 @@ oidc_attempt = sa.Table(
     _ms("expires_ms"),
 )
 
+site = sa.Table(
+    "site",
+    metadata,
+    _id(primary_key=True),
+    _name(),
+    sa.Column("sha256", sa.String(64), nullable=True, unique=True),
+    _ms("created_ms"),
+    _ms("credential_ms"),
+    _json("tenants"),
+)
+"""Who sends usage here. `tenants`: JSON of the site's tenants to those here; no `sha256`: no credential."""
+
 audit = sa.Table(
     "audit",
     metadata,

@@ -1,0 +1,194 @@
+"""Sites in the admin API: their credentials, batches as they should and should not be, held usage."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from control_under_test import Control, control_with_ledger
+from starlette.testclient import TestClient
+
+from sextant.control.answers import BODY_BYTES_MAX
+from sextant.spec.sites import ROWS_MAX
+from sextant.store.accounts_tenants import TenantChange
+from sextant.store.ledger_reading import ledger_view
+
+
+def row(number: int, **changes: Any) -> dict[str, Any]:
+    return {
+        "number": number,
+        "request_id": f"r{number}",
+        "tenant_id": "default",
+        "project_id": "default.default",
+        "key_id": "key_a",
+        "model": "nano",
+        "endpoint": "chat.completions",
+        "outcome": "ok",
+        "started_ms": 1_795_000_000_000,
+        "duration_ms": 1200,
+        "ttft_ms": 80,
+        "input_tokens": 100,
+        "output_tokens": 20,
+        "cached_tokens": 0,
+        "reasoning_tokens": 0,
+        "estimated": False,
+        "cost_nano": 1000,
+        "list_nano": 1000,
+        "currency": "CNY",
+        **changes,
+    }
+
+
+class Centre:
+    """Control with two sites, and a client for the first."""
+
+    def __init__(self, control: Control) -> None:
+        self.control = control
+        control.accounts.create_tenant("plants", TenantChange())
+        self.credential = self.make("shanghai", {"default": "plants"})
+        self.other = self.make("beijing", {"default": "plants"})
+
+    def make(self, site_id: str, tenants: dict[str, str]) -> str:
+        made = self.control.client.post("/v1/sites", json={"id": site_id, "tenants": tenants})
+        assert made.status_code == 201, made.text
+        return str(made.json()["credential"])
+
+    def as_site(self, credential: str = "") -> TestClient:
+        return self.control.with_token(credential or self.credential)
+
+    def send(self, *rows: dict[str, Any], after: str = "", credential: str = "") -> Any:
+        body = {"after_id": after, "rows": list(rows)}
+        return self.as_site(credential).post("/v1/sites/shanghai/usage", json=body)
+
+    def rows(self) -> int:
+        return int(self.control.client.get("/v1/sites/shanghai").json()["rows"])
+
+
+@pytest.fixture
+def centre(tmp_path: Path) -> Iterator[Centre]:
+    with control_with_ledger(tmp_path) as control:
+        yield Centre(control)
+
+
+def test_a_batch_is_taken_once_and_a_replay_changes_nothing(centre: Centre) -> None:
+    packed = gzip.compress(json.dumps({"after_id": "", "rows": [row(1), row(2)]}).encode())
+    for expected in ((2, 0), (0, 2)):
+        answer = centre.as_site().post(
+            "/v1/sites/shanghai/usage", content=packed, headers={"Content-Encoding": "gzip"}
+        )
+        assert answer.status_code == 200, answer.text
+        said = answer.json()
+        assert (said["through"], said["through_id"]) == (2, "r2")
+        assert (said["booked"], said["known"]) == expected
+    shown = centre.control.client.get("/v1/sites").json()["sites"]
+    assert [(one["id"], one["through"], one["rows"]) for one in shown] == [
+        ("beijing", 0, 0),
+        ("shanghai", 2, 2),
+    ]
+    asked = {"by": "tenant,key", "since_ms": 1_794_900_000_000, "until_ms": 1_795_100_000_000}
+    usage = centre.control.client.get("/v1/usage", params=asked).json()
+    [line] = usage["totals"]
+    assert (line["tenant_id"], line["key_id"], line["cost_nano"]) == ("plants", "shanghai/key_a", 2000)
+    with ledger_view(centre.control.settings.ledger_db) as view:
+        assert view.query("SELECT request_id, tenant_id, cost_nano FROM usage ORDER BY 1") == [
+            ("shanghai/r1", "plants", 1000),
+            ("shanghai/r2", "plants", 1000),
+        ]
+
+
+def test_only_the_sites_own_live_credential_sends(centre: Centre) -> None:
+    owner = centre.control.secret
+    for credential, status in (
+        ("sxsite-nobodys", 401),
+        (centre.other, 403),
+        (owner, 403),
+    ):
+        answer = centre.send(row(1), credential=credential)
+        assert answer.status_code == status, answer.text
+    client, old = centre.control.client, centre.credential
+    centre.credential = client.post("/v1/sites/shanghai/credential").json()["credential"]
+    assert centre.send(row(1), credential=old).status_code == 401
+    assert centre.send(row(1)).status_code == 200
+    assert client.delete("/v1/sites/shanghai/credential").json()["credential_ms"] == 0
+    assert centre.send(row(2), after="r1").status_code == 401
+    assert centre.rows() == 1
+    trail = [one["action"] for one in client.get("/v1/audit").json()["audit"]]
+    assert {"site.create", "site.credential", "site.revoke"} <= set(trail)
+
+
+def test_a_sites_credential_does_nothing_else(centre: Centre) -> None:
+    client = centre.as_site()
+    for path in ("/v1/tenants", "/v1/keys", "/v1/sites", "/v1/sites/shanghai", "/v1/usage", "/metrics"):
+        assert client.get(path).status_code == 403, path
+    assert client.post("/v1/sites/shanghai/credential").status_code == 403
+    assert client.patch("/v1/sites/shanghai", json={"tenants": {}}).status_code == 403
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "said"),
+    [
+        ({"rows": [row(1, cost_nano=-1)]}, 422, "cost_nano"),
+        ({"rows": [row(1, cost_nano=1.5)]}, 422, "cost_nano"),
+        ({"rows": [row(1, currency="yuan")]}, 422, "currency"),
+        ({"rows": [row(1, request_id="")]}, 422, "request_id"),
+        ({"rows": [row(1, request_id="two words")]}, 422, "request_id"),
+        ({"rows": [row(0)]}, 422, "number"),
+        ({"rows": [{**row(1), "secret": "x"}]}, 422, "secret"),
+        ({"rows": [{"number": 1}]}, 422, "request_id"),
+        ({"rows": [row(n) for n in range(1, ROWS_MAX + 2)]}, 422, "rows"),
+        ({"rows": "many"}, 422, "rows"),
+    ],
+)
+def test_a_malformed_batch_is_refused_whole(
+    centre: Centre, body: dict[str, Any], status: int, said: str
+) -> None:
+    answer = centre.as_site().post("/v1/sites/shanghai/usage", json=body)
+    assert answer.status_code == status and said in answer.text, answer.text
+    assert centre.rows() == 0
+
+
+@pytest.mark.parametrize(
+    ("content", "encoding", "status"),
+    [
+        (b" " * (BODY_BYTES_MAX + 1), "identity", 413),
+        (gzip.compress(b" " * (BODY_BYTES_MAX + 1)), "gzip", 413),
+        (gzip.compress(b"{}")[:-5], "gzip", 422),
+        (b"no gzip", "gzip", 422),
+        (b"{}", "br", 422),
+        (b"{", "identity", 422),
+    ],
+)
+def test_a_body_that_is_too_large_or_broken_is_refused(
+    centre: Centre, content: bytes, encoding: str, status: int
+) -> None:
+    headers = {"Content-Encoding": encoding}
+    answer = centre.as_site().post("/v1/sites/shanghai/usage", content=content, headers=headers)
+    assert answer.status_code == status, answer.text
+
+
+def test_rows_of_a_tenant_that_nobody_named_wait_and_are_seen(centre: Centre) -> None:
+    strangers = [row(number, tenant_id="stranger") for number in range(1, ROWS_MAX + 1)]
+    assert centre.send(*strangers).json()["held"] == ROWS_MAX
+    assert centre.send(row(ROWS_MAX + 1, tenant_id="stranger"), after=f"r{ROWS_MAX}").json()["held"] == 1
+    client = centre.control.client
+    held = client.get("/v1/sites/shanghai").json()["held"]
+    assert held == [
+        {
+            "tenant_id": "stranger",
+            "currency": "CNY",
+            "rows": ROWS_MAX + 1,
+            "tokens": 120 * (ROWS_MAX + 1),
+            "cost_nano": 1000 * (ROWS_MAX + 1),
+        }
+    ]
+    refused = client.patch("/v1/sites/shanghai", json={"tenants": {"stranger": "nobody"}})
+    assert refused.status_code == 404
+    named = client.patch("/v1/sites/shanghai", json={"tenants": {"stranger": "plants"}})
+    assert named.status_code == 200 and named.json()["held"] == []
+    with ledger_view(centre.control.settings.ledger_db) as view:
+        query = "SELECT count(*), sum(cost_nano) FROM usage WHERE tenant_id = 'plants'"
+        assert view.query(query) == [(ROWS_MAX + 1, 1000 * (ROWS_MAX + 1))]
