@@ -21,6 +21,7 @@ from tests.render.orders import DISTILLED, order
 from tests.render.schema_check import folder
 from tests.render.test_container_bundle import DELIVERED
 
+from sextant.operations.verify.running import program_of
 from sextant.render import render
 from sextant.render.containers.pipelines import DOCUMENT
 from sextant.spec.document import parse_document
@@ -43,7 +44,7 @@ REVIEWED = (
 )
 IMAGES = ("sextant", "mlflow", "ci")
 DIGEST = "sha256:" + "5a" * 32
-HADOLINT = shutil.which("hadolint")
+HADOLINT = program_of("hadolint")
 SHELLCHECK = shutil.which("shellcheck")
 SCHEMAS = folder()
 

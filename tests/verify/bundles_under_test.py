@@ -21,6 +21,14 @@ KINDS: dict[str, str] = {
     "nginx": document("on-prem", **{**with_hosts(DISTILLED, *HOSTS), **PAIR}),
     "haproxy": document("on-prem", **EMBEDDED, delivery={"front": "haproxy"}),
     "edge": document("edge", **EMBEDDED),
+    "container": document(
+        "container",
+        **DISTILLED,
+        delivery={
+            "registry": "registry.example.com/llm",
+            "repository_url": "https://git.example.com/platform/sextant.git",
+        },
+    ),
 }
 
 

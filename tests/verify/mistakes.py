@@ -9,6 +9,7 @@ from typing import Any
 
 from tests.verify.bundles_under_test import change_objects, sign_again
 
+from sextant.operations.verify.hardening import DECLARED
 from sextant.operations.verify.pods import containers_of
 
 Object = dict[str, Any]
@@ -44,14 +45,14 @@ def _accelerators(container: Object, count: int) -> None:
         container["resources"][side]["nvidia.com/gpu"] = count
 
 
-def among_objects(found_by: str, plant: Planted) -> Mistake:
+def among_objects(found_by: str, plant: Planted, *, kind: str = "cluster") -> Mistake:
     """A mistake in a cluster's objects."""
 
     def planted(bundle: Path) -> None:
         change_objects(bundle, plant)
         sign_again(bundle)
 
-    return Mistake("cluster", found_by, planted)
+    return Mistake(kind, found_by, planted)
 
 
 def in_text(kind: str, found_by: str, path: str, old: str, new: str) -> Mistake:
@@ -296,7 +297,41 @@ AMONG_OBJECTS: dict[str, tuple[str, Planted]] = {
         lambda all_: _set(_first(all_, "PrometheusRule")["spec"]["groups"][0]["rules"][0], "expr", "sum(x"),
     ),
 }
+BESIDE: dict[str, tuple[str, Planted]] = {
+    "root in a namespace that does not say why": (
+        "SX-V008",
+        lambda all_: _first(all_, "Namespace", "sextant-build")["metadata"].pop("annotations"),
+    ),
+    "a namespace that trusts its pods and does not say why": (
+        "SX-V010",
+        lambda all_: _set(_first(all_, "Namespace", "logging")["metadata"], "annotations", {DECLARED: " "}),
+    ),
+    "the network of the host, where only root was declared": (
+        "SX-V008",
+        lambda all_: _set(_pod(all_, "Job", "build"), "hostNetwork", True),
+    ),
+    "a capability that the declared level does not have": (
+        "SX-V008",
+        lambda all_: _set(
+            _pod(all_, "Job", "build")["containers"][0],
+            "securityContext",
+            {"allowPrivilegeEscalation": False, "capabilities": {"add": ["SYS_ADMIN"]}},
+        ),
+    ),
+    "logs without a quota": (
+        "SX-V010",
+        lambda all_: all_.remove(
+            next(
+                body
+                for body in all_
+                if body["kind"] == "ResourceQuota" and body["metadata"]["namespace"] == "logging"
+            )
+        ),
+    ),
+}
+"""In the parts beside a deployment, which the mode container has."""
 MISTAKES: dict[str, Mistake] = {
+    **{name: among_objects(by, plant, kind="container") for name, (by, plant) in BESIDE.items()},
     **{name: among_objects(found_by, plant) for name, (found_by, plant) in AMONG_OBJECTS.items()},
     "a file changed by hand": on_disk(
         "cluster", "SX-V101", lambda bundle: (bundle / "README.md").write_text("mine")
@@ -351,6 +386,33 @@ MISTAKES: dict[str, Mistake] = {
         "hosts/server-0/keepalived.conf",
         "advert_int 0.1",
         "advert_int fast",
+    ),
+    "a Dockerfile that runs as root": in_text(
+        "container", "hadolint", "images/sextant/Dockerfile", "USER 65532:65532", "USER root"
+    ),
+    "a Dockerfile with an image that moves": in_text(
+        "container", "hadolint", "images/mlflow/Dockerfile", ":3.13-slim-trixie AS build", ":latest AS build"
+    ),
+    "a key that Compose does not know": in_text(
+        "container", "docker compose config", "compose/compose.yml", "cap_drop:", "cap_dropped:"
+    ),
+    "a volume that Compose is not told of": in_text(
+        "container", "docker compose config", "compose/compose.yml", "- state:/var", "- statt:/var"
+    ),
+    "alerts for a receiver that is not there": in_text(
+        "container", "amtool", "compose/alertmanager.yml", "receiver: nobody", "receiver: somebody"
+    ),
+    "a scrape that Prometheus cannot read": in_text(
+        "container", "promtool check config", "compose/prometheus.yml", "scrape_configs:", "scrape_config:"
+    ),
+    "an alert in a file that Prometheus cannot read": in_text(
+        "container", "promtool check rules", "compose/alerts.yml", "absent(", "absent(("
+    ),
+    "a job of GitHub without a machine": in_text(
+        "container", "workflow of GitHub", "ci/github.yml", "runs-on:", "runs_on:"
+    ),
+    "a job of GitLab without a script": in_text(
+        "container", "pipeline of GitLab", "ci/gitlab.yml", "script:", "scripts:"
     ),
     "a rule that nft cannot read": in_text("nginx", "nft -c", "front/sextant.nft", "tcp dport", "tcp port"),
 }

@@ -27,12 +27,10 @@ LARGE = "deepseek-ai/DeepSeek-R1"
 HALLS = {"nvidia": "H200", "amd": "MI300X"}
 HELD = ("on-prem", "edge", "private-cloud", "saas", "hybrid", "container")
 """The modes of the matrix."""
+REPOSITORY = "https://git.example.com/platform/sextant.git"
 NOT_YET = "are not in this version"
-OFFLINE = (
-    "kubectl apply --dry-run=server", "schemas", "SX-V010", "docker compose config", "hadolint",
-)  # fmt: skip
-"""What may be left undone in a matrix: no cluster is here, some kinds have no schema at hand, parts beside a
-deployment are not held to walls, and two programs are no packages of Debian's."""
+OFFLINE = ("kubectl apply --dry-run=server", "schemas")
+"""What may be left undone in a matrix: no cluster is here, and some kinds have no schema at hand."""
 
 
 class Wanted(msgspec.Struct, frozen=True):
@@ -70,6 +68,8 @@ def wanted(cell: Cell, model: str, profile: str | None) -> Wanted:
         }
     if profile is not None:
         spec["profile"] = profile
+    if cell.mode == "container" and profile != "finance":
+        spec["delivery"] = {"registry": "registry.example.com/llm", "repository_url": REPOSITORY}
     name = f"{cell.mode}-{cell.engine}-{cell.vendor}-{model.rpartition('-')[2]}-{profile}"
     return Wanted(name, cell.mode, document(cell.mode, **wanted_by(cell.mode, spec)))
 

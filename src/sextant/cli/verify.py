@@ -53,6 +53,7 @@ def verify(
                 "faults": report.faults,
                 "ran": report.ran,
                 "not_run": report.not_run,
+                "noted": report.noted,
                 "unpinned": report.unpinned,
                 "complete": report.complete,
             }
@@ -74,6 +75,8 @@ def show(report: Report) -> None:
         console.print(f"ran      {ran.check}: {ran.count} {ran.of}", markup=False)
     for each in report.not_run:
         console.print(f"not run  {each.check}: {each.why}", markup=False)
+    for note in report.noted:
+        console.print(f"declared {note.rule}  {note.what}: {note.why}", markup=False)
     for image in report.unpinned:
         console.print(f"by tag   {image}", markup=False)
     left = (

@@ -295,9 +295,14 @@ def _notes(cluster: Cluster) -> tuple[str, ...]:
     rooted = [each.part.name for each in cluster.workloads if each.user == 0]
     notes = [
         "Neither Argo, Istio, Kaniko, Elastic's operator nor either pipeline has run this bundle. Objects "
-        "pass the schemas of their custom resources, Dockerfiles hadolint; pipelines are only read as YAML.",
-        "Kaniko's makers have archived it; its last release is named. It runs as root in its container, in a "
-        "namespace of its own; the pipelines' other jobs do not.",
+        "pass the schemas of their custom resources, Dockerfiles hadolint, the compose file Compose's own "
+        "check, pipelines the schemas that GitHub's and GitLab's are published with.",
+        "Kaniko's makers archived it in June 2025; its last release is named, and can be locked by digest. A "
+        "fork that is maintained (Chainguard's) takes its place where the registry of the document keeps it "
+        "under Kaniko's name. It runs as root in its container, in a namespace of its own, which says why; "
+        "the pipelines' other jobs do not.",
+        "In Kubernetes, alerts reach nobody until the cluster's Alertmanager is named in "
+        "observability/prometheus.yaml; compose/alertmanager.yml shows them and sends none.",
         "Signatures are made and not asked for: a policy that admits signed images alone is the cluster's "
         "(Sigstore's policy-controller, Kyverno).",
         "Actions of GitHub are named by version, not by digest.",

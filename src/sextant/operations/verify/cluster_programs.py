@@ -14,6 +14,9 @@ from sextant.operations.verify.running import Bench, CannotRun, program_of, said
 from sextant.operations.verify.subject import APPLIED, Subject
 
 ACTION = "put right what it names, in the document where that is its source"
+BY_SCHEMA = "schema"
+ALERT_RULES = "promtool check rules"
+DRY_RUN = "kubectl apply --dry-run=server"
 ANSWER_S = 10.0
 APPLY_S = 60.0
 NO_NAMESPACE = re.compile(r"namespaces .*not found")
@@ -43,7 +46,7 @@ def judge_objects(subject: Subject, schemas: Schemas | None, why_not: str) -> Ou
             if said is None:
                 kind = f"{body['apiVersion']} {body['kind']}"
                 unknown[kind] = unknown.get(kind, 0) + 1
-            faults += [Fault("schema", f"{named(body)}: {each}", ACTION, path) for each in said or ()]
+            faults += [Fault(BY_SCHEMA, f"{named(body)}: {each}", ACTION, path) for each in said or ()]
     left = tuple(
         NotRun("schemas", f"no schema for {many} of {kind}") for kind, many in sorted(unknown.items())
     )
@@ -63,7 +66,7 @@ def judge_alerts(subject: Subject, bench: Bench) -> Outcome:
         return Outcome()
     program = program_of("promtool")
     if program is None:
-        return Outcome(not_run=(NotRun("promtool check rules", "promtool is not installed"),))
+        return Outcome(not_run=(NotRun(ALERT_RULES, "promtool is not installed"),))
     faults = []
     for number, (path, body) in enumerate(rules):
         file = bench.root / f"rules-{number}.json"
@@ -71,11 +74,11 @@ def judge_alerts(subject: Subject, bench: Bench) -> Outcome:
         try:
             said = said_by((program, "check", "rules", file), bench).failure
         except CannotRun as error:
-            return Outcome(not_run=(NotRun("promtool check rules", str(error)),))
+            return Outcome(not_run=(NotRun(ALERT_RULES, str(error)),))
         if said:
             text = f"{named(body)}: {shown(said, bench)}"
-            faults.append(Fault("promtool check rules", text, "put the expression right", path))
-    return Outcome(faults=tuple(faults), ran=(Ran("promtool check rules", len(rules), "objects"),))
+            faults.append(Fault(ALERT_RULES, text, "put the expression right", path))
+    return Outcome(faults=tuple(faults), ran=(Ran(ALERT_RULES, len(rules), "objects"),))
 
 
 def ask_cluster(subject: Subject, bench: Bench) -> Outcome:
@@ -83,13 +86,12 @@ def ask_cluster(subject: Subject, bench: Bench) -> Outcome:
     folders = list(_applied(subject, bench))
     if not folders:
         return Outcome()
-    check = "kubectl apply --dry-run=server"
     program = program_of("kubectl")
     if program is None:
-        return Outcome(not_run=(NotRun(check, "kubectl is not installed"),))
+        return Outcome(not_run=(NotRun(DRY_RUN, "kubectl is not installed"),))
     if len(subject.clusters) > 1:
         why = "the bundle is for several clusters and kubectl knows one at a time; see the README"
-        return Outcome(not_run=(NotRun(check, why),))
+        return Outcome(not_run=(NotRun(DRY_RUN, why),))
     try:
         question = (program, "get", "--raw=/version", "--request-timeout=5s")
         answer = said_by(
@@ -99,7 +101,7 @@ def ask_cluster(subject: Subject, bench: Bench) -> Outcome:
             timeout_s=ANSWER_S,
         )
         if answer.status:
-            return Outcome(not_run=(NotRun(check, "no cluster answers kubectl"),))
+            return Outcome(not_run=(NotRun(DRY_RUN, "no cluster answers kubectl"),))
         faults: list[Fault] = []
         for folder in folders:
             command = (program, "apply", "--server-side", "--dry-run=server", "-f", folder)
@@ -107,13 +109,13 @@ def ask_cluster(subject: Subject, bench: Bench) -> Outcome:
             missing = [line for line in said.text.splitlines() if NO_NAMESPACE.search(line)]
             if missing and said.status:
                 why = f"the cluster has no such namespace yet: apply {APPLIED[0]} first ({missing[0][:200]})"
-                return Outcome(faults=tuple(faults), not_run=(NotRun(check, why),))
+                return Outcome(faults=tuple(faults), not_run=(NotRun(DRY_RUN, why),))
             if said.failure:
                 path = folder.relative_to(bench.top).as_posix()
-                faults.append(Fault(check, shown(said.failure, bench), ACTION, path))
+                faults.append(Fault(DRY_RUN, shown(said.failure, bench), ACTION, path))
     except CannotRun as error:
-        return Outcome(not_run=(NotRun(check, str(error)),))
-    return Outcome(faults=tuple(faults), ran=(Ran(check, len(folders), "folders"),))
+        return Outcome(not_run=(NotRun(DRY_RUN, str(error)),))
+    return Outcome(faults=tuple(faults), ran=(Ran(DRY_RUN, len(folders), "folders"),))
 
 
 def _applied(subject: Subject, bench: Bench) -> Iterator[Path]:

@@ -51,7 +51,8 @@ CLUSTER_RULES: tuple[Rule, ...] = (
     ),
     Rule(
         "SX-V008",
-        "Pods are as Pod Security's `restricted` wants them, with read-only roots.",
+        "Pods are as Pod Security's `restricted` wants them, with read-only roots, but for what their "
+        "namespace declares with its reason.",
         f"take the privilege away; {AGAIN}",
         hardening.pods_with_privileges,
     ),
@@ -63,7 +64,8 @@ CLUSTER_RULES: tuple[Rule, ...] = (
     ),
     Rule(
         "SX-V010",
-        "Every namespace has quota, defaults, restricted pods, and denies traffic by default.",
+        "Every namespace has quota, defaults, restricted pods or a declared reason, and denies traffic by "
+        "default.",
         AGAIN,
         hardening.namespaces_without_walls,
     ),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,8 @@ from sextant.spec.document import parse_document
 FINDERS = (find_keys, find_in_urls, find_named)
 VERSION = re.compile(r"v?1\.(\d{1,3})(?:\.\d{1,3})?")
 DOCUMENT = "sextant.yaml"
+NOT_SERVED = "SX-V107"
+"""The rule about versions of APIs, which wants to know the cluster's."""
 AGAIN = "change the document and render again, or take the change back"
 
 
@@ -105,7 +107,7 @@ def versions_not_served(subject: Subject, kubernetes: str) -> Iterator[Fault]:
                     said = f"{body['apiVersion']} is served from Kubernetes 1.{row['since']} on"
                 else:
                     continue
-                yield Fault("SX-V107", f"{named(body)}: {said}", row["instead"], path)
+                yield Fault(NOT_SERVED, f"{named(body)}: {said}", row["instead"], path)
 
 
 def minor_of(kubernetes: str) -> int:
@@ -120,3 +122,13 @@ def _table() -> list[dict[str, Any]]:
     place = resources.files("sextant.spec").joinpath("data", "kubernetes_apis.toml")
     rows: list[dict[str, Any]] = tomllib.loads(place.read_text(encoding="utf-8"))["api"]
     return rows
+
+
+FILE_RULES: Mapping[str, Callable[[Subject], Iterable[Fault]]] = {
+    "SX-V101": manifest_kept,
+    "SX-V103": secrets_written_out,
+    "SX-V104": documents_that_cannot_serve,
+    "SX-V105": units_unknown,
+    "SX-V106": scripts_that_go_on,
+}
+"""By the id that each one's faults carry."""

@@ -40,6 +40,14 @@ class NotRun(msgspec.Struct, frozen=True):
     why: str
 
 
+class Noted(msgspec.Struct, frozen=True):
+    """What a rule lets through because the bundle declares it, with the reason that it gives."""
+
+    rule: str
+    what: str
+    why: str
+
+
 class Cluster(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that one cluster is given, looked at together."""
 
@@ -49,8 +57,6 @@ class Cluster(msgspec.Struct, frozen=True, kw_only=True):
     """None: it is not known what was planned."""
     folder: str = ""
     """Of the bundle; empty: its top."""
-    beside: tuple[str, ...] = ()
-    """Namespaces of parts beside the deployment, such as somebody else's log store."""
     optional: tuple[Object, ...] = ()
     """Those of the objects that are alternatives, which nobody applies with the rest."""
 
@@ -71,6 +77,7 @@ class Outcome(msgspec.Struct, frozen=True):
     faults: tuple[Fault, ...] = ()
     ran: tuple[Ran, ...] = ()
     not_run: tuple[NotRun, ...] = ()
+    noted: tuple[Noted, ...] = ()
     unpinned: tuple[str, ...] = ()
     """Images that are named by tag and not by digest: allowed, and listed."""
 
@@ -83,6 +90,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     faults: tuple[Fault, ...]
     ran: tuple[Ran, ...]
     not_run: tuple[NotRun, ...]
+    noted: tuple[Noted, ...]
     unpinned: tuple[str, ...]
 
     @property

@@ -12,6 +12,8 @@ EXPOSURE_MOST = 2.5
 """Of `systemd-analyze security`, where 10 is worst: no unit of ours may be more exposed."""
 VALID = "Configuration file is valid"
 OBJECT = re.compile(r"^apiVersion:", re.MULTILINE)
+WANTED = re.compile(r"\$\{(\w+):?\?")
+"""Variables that a compose file cannot do without."""
 INTERFACE = re.compile(r"^(\s*interface\s+)\S+", re.MULTILINE)
 
 
@@ -83,12 +85,14 @@ def nft(bench: Bench, program: str, paths: Sequence[Path]) -> Iterator[tuple[Pat
 
 
 def compose(bench: Bench, program: str, paths: Sequence[Path]) -> Iterator[tuple[Path, str]]:
-    """docker compose reads each file as it would to start it, no engine needed; variables stay as they
-    are."""
+    """docker compose reads each file as it would to start it, no engine needed; variables that must be there
+    get a value, since without them it would not look whether volumes and networks are defined."""
     command = _composing(bench, program)
     for path in paths:
-        said = said_by((*command, "-f", path, "config", "-q", "--no-interpolate"), bench)
-        yield path, said.failure
+        wanted = sorted(set(WANTED.findall(path.read_text("utf-8", errors="replace"))))
+        told = bench.root / "compose.env"
+        told.write_text("".join(f"{name}=x\n" for name in wanted), encoding="utf-8")
+        yield path, said_by((*command, "--env-file", told, "-f", path, "config", "-q"), bench).failure
 
 
 def _composing(bench: Bench, program: str) -> tuple[str, ...]:
@@ -129,9 +133,16 @@ def amtool(bench: Bench, program: str, paths: Sequence[Path]) -> Iterator[tuple[
 def prometheus(bench: Bench, program: str, paths: Sequence[Path]) -> Iterator[tuple[Path, str]]:
     """Prometheus' check of its configuration; what that names elsewhere is not looked for."""
     for path in paths:
+        # Not a configuration but an object of the operator's, which schemas judge.
         if OBJECT.search(path.read_text("utf-8", errors="replace")):
-            continue  # an object of the operator's, which schemas judge
+            continue
         yield path, said_by((program, "check", "config", "--syntax-only", path), bench).failure
+
+
+def alerts(bench: Bench, program: str, paths: Sequence[Path]) -> Iterator[tuple[Path, str]]:
+    """Prometheus' check of rules in files of their own."""
+    for path in paths:
+        yield path, said_by((program, "check", "rules", path), bench).failure
 
 
 def _certificate(bench: Bench) -> None:
@@ -202,5 +213,12 @@ HOST_PROGRAMS: tuple[Validator, ...] = (
         patterns=("**/prometheus.y*ml",),
         of="files",
         run=prometheus,
+    ),
+    Validator(
+        name="promtool check rules",
+        program="promtool",
+        patterns=("compose/alerts.yml",),
+        of="files",
+        run=alerts,
     ),
 )

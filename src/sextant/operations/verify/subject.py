@@ -22,6 +22,8 @@ APPLIED = ("cluster/", "manifests/")
 """Folders of a cluster's own files, in the order in which they are applied; others are of parts beside."""
 OPTIONAL = "optional/"
 """Folder of alternatives, which nobody applies with the rest."""
+UNREADABLE = "SX-V102"
+"""The rule that every file can be read as what its name says."""
 OURS = "sextant.dev/"
 """API group of the deployment document, which no cluster knows."""
 
@@ -52,7 +54,7 @@ def read_subject(folder: Path) -> Subject:
             objects[path] = tuple(_objects(path, text))
         except (ValueError, yaml.YAMLError, RecursionError) as error:
             said = " ".join(str(error).split())[:200]
-            faults.append(Fault("SX-V102", f"cannot be read: {said}", "render the bundle again", path))
+            faults.append(Fault(UNREADABLE, f"cannot be read: {said}", "render the bundle again", path))
     return Subject(
         folder=folder,
         manifest=manifest,
@@ -77,7 +79,7 @@ def _texts(folder: Path) -> tuple[dict[str, str], list[Fault]]:
                 raise ValueError(f"larger than {FILE_BYTES} bytes")
             texts[path] = place.read_text(encoding="utf-8")
         except (OSError, ValueError) as error:
-            faults.append(Fault("SX-V102", f"cannot be read: {error}", "render the bundle again", path))
+            faults.append(Fault(UNREADABLE, f"cannot be read: {error}", "render the bundle again", path))
     return texts, faults
 
 
@@ -118,11 +120,6 @@ def _clusters(objects: Mapping[str, tuple[Object, ...]], manifest: Mapping[str, 
             needs=_told(manifest, "needs", tuple[Need, ...]) or (),
             planned=_told(manifest, "planned", tuple[Planned, ...]),
             folder=folder,
-            beside=tuple(
-                str(body["metadata"].get("name"))
-                for path, body in inside
-                if body["kind"] == "Namespace" and not path.startswith(APPLIED)
-            ),
             optional=tuple(body for path, body in inside if path.startswith(OPTIONAL)),
         )
 

@@ -6,6 +6,7 @@ did not run is said, and why; it never counts as passed.
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,14 +14,22 @@ from pathlib import Path
 from sextant.base.config import variable
 from sextant.base.errors import Misconfigured
 from sextant.operations.verify import file_rules
-from sextant.operations.verify.cluster_programs import Schemas, ask_cluster, judge_alerts, judge_objects
+from sextant.operations.verify.cluster_programs import (
+    ALERT_RULES,
+    BY_SCHEMA,
+    DRY_RUN,
+    Schemas,
+    ask_cluster,
+    judge_alerts,
+    judge_objects,
+)
 from sextant.operations.verify.cluster_rules import CLUSTER_RULES
 from sextant.operations.verify.findings import Fault, NotRun, Outcome, Ran, Report, judged
-from sextant.operations.verify.hardening import images_without_digest
+from sextant.operations.verify.hardening import images_without_digest, privileges_declared
 from sextant.operations.verify.host_programs import HOST_PROGRAMS
 from sextant.operations.verify.running import judge, set_up
 from sextant.operations.verify.schemas import PlainSchemas, StrictSchemas
-from sextant.operations.verify.subject import Subject, read_subject
+from sextant.operations.verify.subject import UNREADABLE, Subject, read_subject
 
 SCHEMAS_VARIABLE = "SEXTANT_K8S_SCHEMAS"
 
@@ -51,7 +60,24 @@ def verify(
         faults=tuple(fault for outcome in outcomes for fault in outcome.faults),
         ran=tuple(ran for outcome in outcomes for ran in outcome.ran),
         not_run=tuple(each for outcome in outcomes for each in outcome.not_run),
+        noted=tuple(each for outcome in outcomes for each in outcome.noted),
         unpinned=tuple(image for outcome in outcomes for image in outcome.unpinned),
+    )
+
+
+def every_check() -> frozenset[str]:
+    """The names that faults may carry: rules of ours by id, validators by name."""
+    return frozenset(
+        (
+            *(rule.id for rule in CLUSTER_RULES),
+            *file_rules.FILE_RULES,
+            UNREADABLE,
+            file_rules.NOT_SERVED,
+            *(validator.name for validator in HOST_PROGRAMS),
+            BY_SCHEMA,
+            ALERT_RULES,
+            DRY_RUN,
+        )
     )
 
 
@@ -70,17 +96,17 @@ def open_schemas(folder: Path | None, version: str | None = None) -> tuple[Schem
 def _by_rules(subject: Subject, kubernetes: str | None) -> Outcome:
     faults = [*subject.faults, *_over_files(subject, kubernetes)]
     unpinned: set[str] = set()
-    not_run = []
+    not_run, noted = [], []
     for cluster in subject.clusters:
         faults += judged(CLUSTER_RULES, cluster)
+        with contextlib.suppress(AttributeError, IndexError, KeyError, TypeError, ValueError):
+            # An object that cannot be judged is a fault by SX-V008 already.
+            noted += list(privileges_declared(cluster))
         unpinned |= images_without_digest(cluster)
     if subject.clusters and subject.clusters[0].planned is None:
         not_run.append(
             NotRun("SX-V013", "the manifest keeps no plan: it is of an older version; render again")
         )
-    if beside := sorted(name for cluster in subject.clusters for name in cluster.beside):
-        why = f"{', '.join(beside)}: of parts beside the deployment, whose namespaces are not held to walls"
-        not_run.append(NotRun("SX-V010", why))
     if subject.clusters and kubernetes is None:
         not_run.append(
             NotRun("SX-V107", "the cluster's version is not known; `sextant verify --k8s VERSION`")
@@ -90,15 +116,16 @@ def _by_rules(subject: Subject, kubernetes: str | None) -> Outcome:
         count = sum(len(cluster.objects) for cluster in subject.clusters)
         ran.append(Ran("rules over clusters", count, "objects"))
     return Outcome(
-        faults=tuple(faults), ran=tuple(ran), not_run=tuple(not_run), unpinned=tuple(sorted(unpinned))
+        faults=tuple(faults),
+        ran=tuple(ran),
+        not_run=tuple(not_run),
+        noted=tuple(noted),
+        unpinned=tuple(sorted(unpinned)),
     )
 
 
 def _over_files(subject: Subject, kubernetes: str | None) -> Iterator[Fault]:
-    yield from file_rules.manifest_kept(subject)
-    yield from file_rules.secrets_written_out(subject)
-    yield from file_rules.documents_that_cannot_serve(subject)
-    yield from file_rules.units_unknown(subject)
-    yield from file_rules.scripts_that_go_on(subject)
+    for find in file_rules.FILE_RULES.values():
+        yield from find(subject)
     if kubernetes is not None:
         yield from file_rules.versions_not_served(subject, kubernetes)

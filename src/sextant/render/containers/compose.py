@@ -26,9 +26,36 @@ _PLACE = "/etc/sextant"
 
 _PROMETHEUS = """\
 global: {scrape_interval: 15s, evaluation_interval: 15s}
+rule_files: [alerts.yml]
+alerting: {alertmanagers: [{static_configs: [{targets: ["alertmanager:9093"]}]}]}
 scrape_configs:
 - job_name: gateway
   static_configs: [{targets: ["gateway:8000"], labels: {service: gateway}}]
+"""
+_ALERTS = """\
+groups:
+- name: sextant
+  rules:
+  - alert: SextantGatewayAway
+    expr: absent(sextant_gateway_ready) or sum(sextant_gateway_ready) == 0
+    for: 2m
+    labels: {severity: critical}
+    annotations: {summary: "The gateway cannot serve."}
+  - alert: SextantErrors
+    expr: sum(rate(sextant_gateway_errors_total[5m])) > 0.05 * sum(rate(sextant_gateway_requests_total[5m]))
+    for: 5m
+    labels: {severity: warning}
+    annotations: {summary: "More than one request in twenty ends in an error."}
+  - alert: SextantUsageNotDurable
+    expr: sum(sextant_ledger_pending_rows) > 1000
+    for: 5m
+    labels: {severity: critical}
+    annotations: {summary: "Usage waits to be written: is the disk full?"}
+"""
+_ALERTMANAGER = """\
+# Alerts are shown at http://127.0.0.1:9093 and sent to nobody; name a receiver of your own here.
+route: {receiver: nobody, group_by: [alertname], group_wait: 30s, group_interval: 5m, repeat_interval: 4h}
+receivers: [{name: nobody}]
 """
 _FILEBEAT = """\
 filebeat.inputs:
@@ -59,6 +86,8 @@ def compose_files(cluster: Cluster) -> tuple[File, ...]:
         yaml_file(f"{FOLDER}/compose.yml", _compose(order, engines), comment=_SAID),
         text_file(f"{FOLDER}/sextant.yml", _document(order, engines)),
         text_file(f"{FOLDER}/prometheus.yml", _PROMETHEUS),
+        text_file(f"{FOLDER}/alerts.yml", _ALERTS),
+        text_file(f"{FOLDER}/alertmanager.yml", _ALERTMANAGER),
         text_file(f"{FOLDER}/filebeat.yml", _FILEBEAT),
         text_file(f"{FOLDER}/logstash.conf", _LOGSTASH),
         *(text_file(f"{FOLDER}/grafana/{name}", text) for name, text in grafana.items()),
@@ -221,8 +250,18 @@ def _watching(order: Order) -> dict[str, Any]:
         "prometheus": {
             **_hardened(images.reference("prometheus"), user=65534, memory="2g", networks=both),
             "command": ["--config.file=/etc/prometheus/prometheus.yml", "--storage.tsdb.path=/prometheus"],
-            "volumes": ["./prometheus.yml:/etc/prometheus/prometheus.yml:ro", "prometheus:/prometheus"],
+            "volumes": [
+                "./prometheus.yml:/etc/prometheus/prometheus.yml:ro",
+                "./alerts.yml:/etc/prometheus/alerts.yml:ro",
+                "prometheus:/prometheus",
+            ],
             "ports": [_own(9090, 9090)],
+        },
+        "alertmanager": {
+            **_hardened(images.reference("alertmanager"), user=65534, memory="256m", networks=both),
+            "command": ["--config.file=/etc/alertmanager/alertmanager.yml", "--storage.path=/tmp/data"],
+            "volumes": ["./alertmanager.yml:/etc/alertmanager/alertmanager.yml:ro"],
+            "ports": [_own(9093, 9093)],
         },
         "grafana": {
             **_hardened(images.reference("grafana"), user=472, memory="512m", networks=both),

@@ -71,8 +71,8 @@ QUERIES: tuple[tuple[str, str, tuple[str, ...]], ...] = (
 def log_files(cluster: Cluster) -> tuple[File, ...]:
     """The stack, and the searches as Kibana imports them."""
     part = cluster.part("logs", namespace=NAMESPACE)
-    # Filebeat reads the node's files, and there is one on each node.
-    wall = Wall(level="privileged", cores=256, memory_gib=512, storage_gib=1024, pods=1000)
+    why = "Filebeat, one on each node, reads the node's own log files, as root with one capability."
+    wall = Wall(level="privileged", why=why, cores=256, memory_gib=512, storage_gib=1024, pods=1000)
     here: Object = {"podSelector": {}}
     operator = {"namespaceSelector": {"matchLabels": {_NAME: OPERATOR_NAMESPACE}}}
     inside = {

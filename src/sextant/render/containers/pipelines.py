@@ -225,10 +225,10 @@ def _kaniko(order: Order) -> tuple[File, ...]:
         return ()
     space = build_namespace(order)
     part = Part(instance=order.name, namespace=space, component="build")
-    wall = Wall(level="baseline", cores=8, memory_gib=16, storage_gib=64, pods=8)
+    why = "Kaniko unpacks images as root inside its container; no other pod of this bundle may."
+    wall = Wall(level="baseline", why=why, cores=8, memory_gib=16, storage_gib=64, pods=8)
     policy = allowed(part, egress=[dict(NAMES), {"ports": [{"port": 443, "protocol": "TCP"}]}])
     jobs = [_job(order, part, name, place) for name, place in (("sextant", SEXTANT), ("ci", CI))]
-    why = "Kaniko unpacks images as root inside its container; no other pod of this bundle may."
     return (yaml_file("build/kaniko.yaml", *walled(part, wall), account(part), policy, *jobs, comment=why),)
 
 

@@ -19,6 +19,8 @@ class Wall(msgspec.Struct, frozen=True, kw_only=True):
 
     level: Literal["restricted", "baseline", "privileged"] = "restricted"
     """Of Pod Security."""
+    why: str = ""
+    """Why they are trusted further than `restricted`; kept at the namespace, for whoever looks there."""
     cores: int
     memory_gib: int
     storage_gib: int
@@ -30,6 +32,8 @@ def walled(part: Part, wall: Wall) -> tuple[Object, ...]:
     namespace = cluster_wide("v1/Namespace", part.namespace, part.instance)
     for mode in ("enforce", "audit", "warn"):
         namespace["metadata"]["labels"][f"pod-security.kubernetes.io/{mode}"] = wall.level
+    if wall.why:
+        namespace["metadata"]["annotations"] = {"sextant.dev/not-restricted": wall.why}
     hard = {"pods": str(wall.pods)}
     amounts = {
         "cpu": str(wall.cores),
