@@ -156,7 +156,9 @@ def test_the_report_is_one_file_that_fetches_nothing(tmp_path: Path) -> None:
     assert run(*R1, "--html", str(file), "--price-usd", "30000").exit_code == 0
     text = file.read_text()
     drawings = re.findall(r"<svg.*?</svg>", text, re.S)
-    assert len(drawings) == 5  # memory, latency, cost over time, three years by mode, sensitivity
+    # Memory, latency, cost over time, three years by mode, and what moves each mode: bought, reserved, hybrid,
+    # on demand, and two APIs.
+    assert len(drawings) == 4 + 6
     for drawing in drawings:
         ElementTree.fromstring(drawing)
     assert not re.search(r"""(src|href)=|url\(|@import""", text)

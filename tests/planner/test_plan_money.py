@@ -6,9 +6,9 @@ import msgspec
 import pytest
 
 from sextant.base.errors import Misconfigured
-from sextant.planner.cost import Have, api_usd_per_mtok, capital_usd, cost_of, ways_of
+from sextant.planner.cost import Have, api_usd_per_mtok, capital_usd, cost_of, unit_of, ways_of
 from sextant.planner.energy import cap_saving, energy_of
-from sextant.planner.money import money_of
+from sextant.planner.money import Swing, money_of
 from sextant.spec.facts import load_catalog
 from sextant.spec.hardware import Accelerator, HourPrices
 from sextant.spec.hardware_prices import FACTS, Prices, load_prices
@@ -104,7 +104,8 @@ def test_a_missing_price_is_named_and_nothing_is_guessed() -> None:
     unknown = {way.mode for way in money.ways if way.total_usd is None}
     assert unknown == {"on-prem", "private-cloud", "hybrid", "edge", "container"}
     assert all(way.missing for way in money.ways if way.total_usd is None)
-    assert money.break_evens == () and money.swings == () and money.spot_training is None
+    assert money.break_evens == () and money.spot_training is None
+    assert {one.mode for one in money.sensitivity} == {"saas"}
 
 
 def test_bought_where_nothing_is_rented() -> None:
@@ -149,12 +150,95 @@ def test_break_even_is_where_both_cost_the_same() -> None:
 
 
 def test_what_moves_the_sum_most_comes_first_and_what_is_stated_does_not_move() -> None:
-    swings = money_of(have()).swings
-    assert swings[0].assumption == "price_usd"
-    widths = [swing.high_usd - swing.low_usd for swing in swings]
-    assert widths == sorted(widths, reverse=True) and widths[-1] >= 0
-    said = {s.assumption for s in money_of(have(costs=StatedCosts(pue=1.1, price_usd=3e4))).swings}
+    swings = swings_of(have())["on-prem"]
+    assert next(iter(swings)) == "price_usd"
+    widths = [abs(swing.high_usd - swing.low_usd) for swing in swings.values()]
+    assert widths == sorted(widths, reverse=True) and widths[-1] > 0
+    said = swings_of(have(costs=StatedCosts(pue=1.1, price_usd=3e4)))["on-prem"]
     assert "pue" not in said and "price_usd" not in said and "power_usd_per_kwh" in said
+
+
+def test_every_mode_with_a_price_says_what_moves_it() -> None:
+    load = Workload(requests_per_s=2.0, input_tokens=1000, output_tokens=500, swing=4.0)
+    found = swings_of(have(load=load))
+    assert set(found) == {"on-prem", "private-cloud", "hybrid", "container", "saas"}
+    assert set(found["private-cloud"]) == {"usd_per_h"}
+    rent = found["private-cloud"]["usd_per_h"]
+    assert (rent.low, rent.high) == (1.99, 3.15)
+    assert rent.high_usd / rent.low_usd == pytest.approx(3.15 / 1.99)
+    assert {"price_usd", "usd_per_h", "peak_hours_share"} <= set(found["hybrid"])
+    assert {"usd_per_h", "peak_hours_share"} == set(found["container"])
+    assert found["saas"]["requests_per_s"].high_usd == pytest.approx(
+        3 * found["saas"]["requests_per_s"].low_usd
+    )
+    stated = swings_of(have(load=load, costs=StatedCosts(usd_per_h=2.0)))
+    assert "private-cloud" in stated and stated["private-cloud"] == {}
+
+
+def test_hits_and_peak_hours_move_an_api_that_charges_by_them() -> None:
+    given = have()
+    question = msgspec.structs.replace(given.question, architecture=CATALOG.model("deepseek-v4-pro"))
+    found = swings_of(msgspec.structs.replace(given, question=question))["saas"]
+    hits, peak = found["prefix_hit_share"], found["api_peak_share"]
+    assert hits.high_usd < hits.low_usd  # the more is found, the less is paid
+    assert peak.high_usd == pytest.approx(2 * peak.low_usd)
+
+
+def swings_of(given: Have) -> dict[str, dict[str, Swing]]:
+    """Mode, and of the first of its ways each assumption with its swing."""
+    found: dict[str, dict[str, Swing]] = {}
+    for one in money_of(given).sensitivity:
+        found.setdefault(one.mode, {swing.assumption: swing for swing in one.swings})
+    return found
+
+
+def test_what_serves_together_is_bought_and_rented_together() -> None:
+    load = Workload(requests_per_s=1.0, input_tokens=1000, output_tokens=500, swing=3.0)
+    given = msgspec.structs.replace(have(load=load), count=32, replica=8)
+    hybrid = next(way for way in ways_of(given) if way.mode == "hybrid")
+    assert hybrid.how.startswith("16 bought") and "16 rented" in hybrid.how  # two of four, not 10.7 cards
+    whole = next(way for way in ways_of(msgspec.structs.replace(given, replica=32)) if way.mode == "hybrid")
+    assert whole.how.startswith("32 bought") and "0 rented" in whole.how
+
+
+def test_the_unit_of_a_split_is_its_smallest_proportion() -> None:
+    assert unit_of(Layout(tp=8, pp=2, dp=4)) == 16
+    split = Layout(prefill=Layout(tp=8, dp=16), decode=Layout(tp=8, dp=48))
+    assert unit_of(split) == 32
+
+
+def test_the_bought_part_of_a_hybrid_draws_what_the_mean_load_takes() -> None:
+    """Half of the cards at twice the share: more than half of the power, as idle cards are left out."""
+    costs = StatedCosts(price_usd=30_000, usd_per_h=2.0, power_usd_per_kwh=0.1, pue=1.0)
+    load = Workload(requests_per_s=2.0, input_tokens=1000, output_tokens=500, swing=2.0)
+    prices = load_prices("[fact.maintenance_share_per_year]\nvalue = 0\n[fact.peak_hours_share]\nvalue = 0")
+    hybrid = next(way for way in ways_of(have(costs=costs, load=load, prices=prices)) if way.mode == "hybrid")
+    watts = 4 * 700 * (0.12 + 0.48 * 1.0) * 1.4
+    assert hybrid.usd_per_month is not None
+    assert hybrid.usd_per_month.value == pytest.approx(watts / 1000 * 730 * 0.1)
+
+
+def test_a_rent_of_nothing_costs_nothing() -> None:
+    given = have(costs=StatedCosts(usd_per_h=0.0))
+    cost = cost_of(PRICES)(given.question, given.accelerator, Layout(tp=8), given.speed)
+    assert cost.usd_per_h is not None and cost.usd_per_h.value == cost.usd_per_h.high == 0.0
+    assert money_of(given).spot_training is None
+
+
+def test_on_demand_follows_the_swing_and_reserved_does_not() -> None:
+    costs = StatedCosts(usd_per_h=2.0)
+    load = Workload(requests_per_s=1.0, input_tokens=1000, output_tokens=500, swing=4.0)
+    ways = {way.mode: way for way in ways_of(have("h200", costs=costs, load=load)) if way.mode != "saas"}
+    reserved, container = ways["private-cloud"].usd_per_month, ways["container"].usd_per_month
+    assert reserved is not None and reserved.value == pytest.approx(8 * 2.0 * 730)
+    assert container is not None and container.value == pytest.approx((2 + 6 * 0.2) * 2.0 * 730)
+
+
+def test_the_edge_is_for_what_one_circuit_feeds() -> None:
+    edge = next(way for way in ways_of(have()) if way.mode == "edge")
+    assert edge.total_usd is None and "3,680 W" in edge.missing[0]
+    small = next(way for way in ways_of(have("jetson-thor")) if way.mode == "edge")
+    assert small.total_usd is not None
 
 
 def test_spot_training_pays_for_its_interruptions() -> None:

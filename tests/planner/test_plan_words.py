@@ -14,8 +14,9 @@ from fake_speed import fake_predict
 from sextant.cli.plan import tools_of
 from sextant.cli.plan_answer import Answer, answer
 from sextant.cli.plan_asked import described
+from sextant.cli.plan_explain import explained
 from sextant.cli.plan_html import page
-from sextant.cli.plan_view import explained, money_lines, warnings_of
+from sextant.cli.plan_view import money_lines, warnings_of
 from sextant.cli.plan_words import sentence
 from sextant.planner.memory import GIB
 from sextant.planner.options import Tools

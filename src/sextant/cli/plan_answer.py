@@ -6,11 +6,13 @@ from __future__ import annotations
 import functools
 import itertools
 import math
+from collections.abc import Mapping
 from importlib import resources
 
 import msgspec
 
-from sextant.planner.cost import Have
+from sextant.planner.cost import CARD_SOURCE, RENT_SOURCE, Have, unit_of
+from sextant.planner.memory_working import CHECKPOINT_SOURCE
 from sextant.planner.money import Money, money_of
 from sextant.planner.options import Tools
 from sextant.planner.plan import plan
@@ -76,6 +78,8 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
 
     plan: Plan
     shown: Shown | None
+    sources: Mapping[str, str] = {}
+    """Sources that an estimate names by where they stand in the catalogue, in words."""
 
 
 def answer(question: Question, *, catalog: Catalog, prices: Prices, tools: Tools) -> Answer:
@@ -89,6 +93,7 @@ def answer(question: Question, *, catalog: Catalog, prices: Prices, tools: Tools
         question=question,
         accelerator=option.accelerator,
         count=option.count,
+        replica=unit_of(option.layout),
         speed=option.speed,
         prices=prices,
     )
@@ -103,7 +108,20 @@ def answer(question: Question, *, catalog: Catalog, prices: Prices, tools: Tools
         places=_places(question, option),
         requests_per_s_simulated=most,
     )
-    return Answer(plan=made, shown=shown)
+    return Answer(plan=made, shown=shown, sources=_sources(question, option, catalog))
+
+
+def _sources(question: Question, option: Option, catalog: Catalog) -> dict[str, str]:
+    card, model = option.accelerator, question.architecture
+    found = {
+        RENT_SOURCE: catalog.source_of(card, "usd_per_h"),
+        CARD_SOURCE: catalog.source_of(card, "price_usd"),
+        CHECKPOINT_SOURCE: catalog.source_of(model, "checkpoints"),
+    }
+    return {
+        name: ", ".join(filter(None, (source.where, str(source.date or ""))))
+        for name, source in found.items()
+    }
 
 
 def latency_curve(question: Question, option: Option, tools: Tools) -> tuple[Point, ...]:

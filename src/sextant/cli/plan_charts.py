@@ -27,13 +27,14 @@ class Curve(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def stack(parts: Sequence[tuple[str, float]], unit: str) -> str:
-    """One horizontal bar of parts with a legend; parts of nothing are left out."""
+    """One horizontal bar of parts, the last of them what is free, with a legend; parts of nothing are left
+    out."""
     shown = [(name, value) for name, value in parts if value > 0]
     whole = sum(value for _, value in shown) or 1.0
     left, found = 0.0, []
     for index, (name, value) in enumerate(shown):
         wide = value / whole * WIDTH
-        colour = "--free" if name == shown[-1][0] else COLOURS[index % len(COLOURS)]
+        colour = "--free" if name == parts[-1][0] else COLOURS[index % len(COLOURS)]
         across, down = index % 3 * 213, 62 + index // 3 * 20
         found.append(
             f'<rect x="{left:.1f}" y="8" width="{wide:.1f}" height="40" fill="var({colour})"/>'
@@ -44,13 +45,13 @@ def stack(parts: Sequence[tuple[str, float]], unit: str) -> str:
     return _svg("".join(found), 66 + math.ceil(len(shown) / 3) * 20)
 
 
-def lines(curves: Sequence[Curve], x_title: str, y_title: str) -> str:
-    """Curves over common axes that start at 0, with a legend."""
+def lines(curves: Sequence[Curve], x_title: str, y_title: str, x_ticks: Sequence[float] = ()) -> str:
+    """Curves over common axes that start at 0, with a legend; `x_ticks` where five round ones do not fit."""
     points = [point for curve in curves for point in curve.points]
     if not points:
         return ""
     tops = [high for curve in curves for _, high in curve.band]
-    x_most = _round_up(max(x for x, _ in points))
+    x_most = x_ticks[-1] if x_ticks else _round_up(max(x for x, _ in points))
     y_most = _round_up(max([y for _, y in points] + tops))
 
     def at(x: float, y: float) -> str:
@@ -59,7 +60,8 @@ def lines(curves: Sequence[Curve], x_title: str, y_title: str) -> str:
             f"{HEIGHT - BOTTOM - min(1.0, y / y_most) * (HEIGHT - TOP - BOTTOM):.1f}"
         )
 
-    found = [_axes(x_most, y_most, x_title, y_title)]
+    at_ticks = x_ticks or [x_most * tick / TICKS for tick in range(TICKS + 1)]
+    found = [_axes(at_ticks, y_most, x_title, y_title)]
     for index, curve in enumerate(curves):
         colour = COLOURS[index % len(COLOURS)]
         if curve.band:
@@ -108,32 +110,35 @@ def tornado(bars: Sequence[tuple[str, float, float]], middle: float, unit: str) 
 
 
 def ranges(bars: Sequence[tuple[str, float, float]], unit: str) -> str:
-    """For each name a bar from its low to its high, on one axis from 0."""
+    """For each name a bar from its low to its high, on one axis from 0; the name stands above its bar."""
     most = max((high for _, _, high in bars), default=0.0) or 1.0
-    names, wide = 300, WIDTH - 300 - 110
+    wide = WIDTH - 130
     found = []
     for index, (name, low, high) in enumerate(bars):
-        y, start = 8 + index * 26, names + low / most * wide
+        y, start = 4 + index * 38, low / most * wide
         length = max(3.0, (high - low) / most * wide)
         said = _short(low) if _short(low) == _short(high) else f"{_short(low)}-{_short(high)}"
         found.append(
-            f'<text x="{names - 10}" y="{y + 12}" text-anchor="end">{escape(name)}</text>'
-            f'<rect x="{start:.1f}" y="{y}" width="{length:.1f}" height="16" fill="var(--c1)"/>'
-            f'<text x="{start + length + 4:.1f}" y="{y + 12}">{said} {escape(unit)}</text>'
+            f'<text x="0" y="{y + 11}">{escape(name)}</text>'
+            f'<rect x="{start:.1f}" y="{y + 16}" width="{length:.1f}" height="14" fill="var(--c1)"/>'
+            f'<text x="{start + length + 4:.1f}" y="{y + 28}">{said} {escape(unit)}</text>'
         )
-    return _svg("".join(found), 16 + len(bars) * 26)
+    return _svg("".join(found), 8 + len(bars) * 38)
 
 
-def _axes(x_most: float, y_most: float, x_title: str, y_title: str) -> str:
+def _axes(x_ticks: Sequence[float], y_most: float, x_title: str, y_title: str) -> str:
     found = []
     wide, tall = WIDTH - LEFT - RIGHT, HEIGHT - TOP - BOTTOM
     for tick in range(TICKS + 1):
-        x, y = LEFT + wide * tick / TICKS, HEIGHT - BOTTOM - tall * tick / TICKS
-        foot = _short(x_most * tick / TICKS)
+        y = HEIGHT - BOTTOM - tall * tick / TICKS
         found.append(
             f'<line x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}" class="grid"/>'
             f'<text x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{_short(y_most * tick / TICKS)}</text>'
-            f'<text x="{x:.1f}" y="{HEIGHT - BOTTOM + 16}" text-anchor="middle">{foot}</text>'
+        )
+    for value in x_ticks:
+        x = LEFT + wide * value / x_ticks[-1]
+        found.append(
+            f'<text x="{x:.1f}" y="{HEIGHT - BOTTOM + 16}" text-anchor="middle">{_short(value)}</text>'
         )
     found.append(
         f'<text x="{LEFT + wide / 2}" y="{HEIGHT - 8}" text-anchor="middle">{escape(x_title)}</text>'

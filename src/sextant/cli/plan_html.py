@@ -9,13 +9,13 @@ from sextant.cli import plan_charts
 from sextant.cli.plan_answer import Answer, Shown
 from sextant.cli.plan_asked import described
 from sextant.cli.plan_charts import Curve
+from sextant.cli.plan_explain import explained
 from sextant.cli.plan_view import (
     GIB,
     OPTION_COLUMNS,
     PRECISION_COLUMNS,
     WAY_COLUMNS,
     banded,
-    explained,
     host_line,
     layout_text,
     memory_rows,
@@ -24,14 +24,17 @@ from sextant.cli.plan_view import (
     option_cells,
     options_shown,
     precision_cells,
+    swing_name,
     warnings_of,
     way_cells,
 )
 from sextant.cli.plan_words import sentence, word
 from sextant.planner.cost import MONTHS, Way
-from sextant.planner.money import Money
+from sextant.planner.money import Money, Sensitivity
 from sextant.spec.planning import Option
 
+SWINGS_SHOWN = 7
+"""Bars of one mode's sensitivity."""
 STYLE = """
 :root{--ink:#1c2430;--dim:#5b6675;--line:#d5dae1;--paper:#fff;--free:#e3e7ec;--c1:#2f6fde;--c2:#e0862b;
 --c3:#2a9d68;--c4:#b0489c;--c5:#c94a45;--c6:#6b7a90;--c7:#12939a;--c8:#8a6d3b}
@@ -44,7 +47,8 @@ h1{font-size:1.5rem;margin:0}h2{font-size:1.1rem;margin:2rem 0 .5rem}p{margin:.3
 th,td{text-align:left;padding:.25rem .6rem .25rem 0;border-bottom:1px solid var(--line);vertical-align:top}
 th{color:var(--dim);font-weight:600}.dim{color:var(--dim);font-size:.85rem}
 svg{width:100%;max-width:44rem;height:auto;display:block}svg text{font-size:12px;fill:var(--ink)}
-svg .grid{stroke:var(--line)}section{break-inside:avoid}
+svg .grid{stroke:var(--line)}section,tr,.chart{break-inside:avoid}.long{break-inside:auto}td{min-width:4em}
+h3{font-size:.85rem;font-weight:600;color:var(--dim);margin:.8rem 0 .2rem}
 @media print{body{margin:0;max-width:none;font-size:11px}@page{margin:15mm}.wide{overflow:visible}
 svg{max-width:150mm}*{print-color-adjust:exact;-webkit-print-color-adjust:exact}}
 """
@@ -94,7 +98,7 @@ def _sections(answer: Answer, language: str) -> Iterator[str]:
         for name, estimate in explained(answer)
     ]  # fmt: skip
     columns = ("what", "value", "basis", "formula", "source")
-    yield _section("Sources", _table(columns, rows, language), language)
+    yield _section("Sources", _table(columns, rows, language), language, breaks=True)
 
 
 def _shown(option: Option, shown: Shown, language: str) -> Iterator[str]:
@@ -136,7 +140,8 @@ def _money(money: Money, language: str) -> Iterator[str]:
         if way.upfront_usd is not None and way.usd_per_month is not None
     ]
     if curves:
-        yield _section("Cost over time", plan_charts.lines(curves, word("months", language), "USD"), language)
+        chart = plan_charts.lines(curves, word("months", language), "USD", range(0, MONTHS + 1, 6))
+        yield _section("Cost over time", chart, language)
     ranges = [
         (_way_name(way, language), way.total_usd.low, way.total_usd.high)
         for way in money.ways
@@ -144,27 +149,28 @@ def _money(money: Money, language: str) -> Iterator[str]:
     ]
     if ranges:
         yield _section("Three years by mode, from low to high", plan_charts.ranges(ranges, "USD"), language)
-    own = money.ways[0].total_usd
-    if money.swings and own is not None:
-        bars = [
-            (
-                sentence(f"{swing.assumption} {number(swing.low)}-{number(swing.high)}", language),
-                swing.low_usd,
-                swing.high_usd,
-            )
-            for swing in money.swings
-        ]
-        chart = plan_charts.tornado(bars, own.value, "USD")
-        yield _section("What moves the three-year cost", chart, language)
+    charts = [_tornado(one, language) for one in money.sensitivity if one.swings]
+    if charts:
+        yield _section("What moves the three-year cost", "".join(charts), language, breaks=True)
     yield _section("Break-even against APIs", _paragraphs(list(money_lines(money, language))), language)
+
+
+def _tornado(one: Sensitivity, language: str) -> str:
+    bars = [
+        (swing_name(swing, language), swing.low_usd, swing.high_usd) for swing in one.swings[:SWINGS_SHOWN]
+    ]
+    title = f"{word(one.mode, language)}: {sentence(one.how, language)}"
+    chart = plan_charts.tornado(bars, one.total_usd, "USD")
+    return f'<div class="chart"><h3>{escape(title)}</h3>{chart}</div>'
 
 
 def _way_name(way: Way, language: str) -> str:
     return f"{word(way.mode, language)}: {sentence(way.how, language)}"
 
 
-def _section(title: str, inside: str, language: str) -> str:
-    return f"<section><h2>{escape(word(title, language))}</h2>{inside}</section>"
+def _section(title: str, inside: str, language: str, *, breaks: bool = False) -> str:
+    kind = ' class="long"' if breaks else ""
+    return f"<section{kind}><h2>{escape(word(title, language))}</h2>{inside}</section>"
 
 
 def _table(columns: Sequence[str], rows: Sequence[Sequence[str]], language: str) -> str:

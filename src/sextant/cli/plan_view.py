@@ -12,8 +12,8 @@ from rich.table import Table
 from sextant.cli.output import out
 from sextant.cli.plan_answer import Answer, Shown
 from sextant.cli.plan_asked import described
-from sextant.cli.plan_words import sentence, word
-from sextant.planner.money import Money
+from sextant.cli.plan_words import ASSUMPTIONS, sentence, word
+from sextant.planner.money import Money, Swing
 from sextant.spec.planning import Estimate, Layout, MemoryUse, Option, Plan
 
 OPTIONS_SHOWN = 12
@@ -59,7 +59,9 @@ def show(answer: Answer, language: str, *, explain: bool) -> None:
     for warning in warnings_of(answer):
         console.print(f"[yellow]![/] {escape(sentence(warning, language))}")
     if explain:
-        _explain(answer, language)
+        from sextant.cli.plan_explain import show_working
+
+        show_working(answer, language)
 
 
 def warnings_of(answer: Answer) -> list[str]:
@@ -251,7 +253,7 @@ def _money(money: Money, language: str) -> None:
     for way in money.ways:
         table.add_row(*(escape(cell) for cell in way_cells(way, language)))
     console.print(table)
-    for line in money_lines(money, language):
+    for line in (*money_lines(money, language), *swing_lines(money, language)):
         console.print(line, markup=False)
 
 
@@ -309,39 +311,19 @@ def money_lines(money: Money, language: str) -> Iterator[str]:
         )
 
 
-def explained(answer: Answer) -> Iterator[tuple[str, Estimate]]:
-    """(name, estimate) of every number of the option that is shown."""
-    if answer.shown is None:
-        return
-    option = answer.plan.options[answer.shown.index]
-    yield from _estimates("speed", option.speed)
-    yield from _estimates("cost", option.cost)
-    for way in answer.shown.money.ways:
-        yield from _estimates(f"{way.mode} ({way.how})", way)
-    money = answer.shown.money
-    for name in ("energy", "capping", "spot_training"):
-        yield from _estimates(name, getattr(money, name))
+def swing_lines(money: Money, language: str) -> Iterator[str]:
+    """For each mode the assumption that moves its three years most."""
+    for one in money.sensitivity:
+        if one.swings:
+            most = one.swings[0]
+            ends = sorted((most.low_usd, most.high_usd))
+            yield (
+                f"{word('moves most', language)}: {word(one.mode, language)} "
+                f"({sentence(one.how, language)}): {swing_name(most, language)}: "
+                f"{number(ends[0])}-{number(ends[1])} USD"
+            )
 
 
-def _estimates(prefix: str, struct: Any) -> Iterator[tuple[str, Estimate]]:
-    for field in getattr(struct, "__struct_fields__", ()):
-        value = getattr(struct, field)
-        if isinstance(value, Estimate):
-            yield f"{prefix}: {field}", value
-
-
-def _explain(answer: Answer, language: str) -> None:
-    console = out()
-    console.print("\n[bold]--explain[/]")
-    for name, estimate in explained(answer):
-        basis = word(estimate.basis, language)
-        named = f"{sentence(name, language)} = {banded(estimate)} {estimate.unit} [{basis}]"
-        console.print(named, markup=False)
-        console.print(f"    {sentence(estimate.formula, language)}", markup=False)
-        for source in estimate.sources:
-            console.print(f"    ({source})", markup=False)
-    option: Option | None = answer.plan.options[answer.shown.index] if answer.shown else None
-    if option is not None:
-        console.print(f"{word('Sources', language)}: {option.accelerator.id}", markup=False)
-    for source in answer.plan.sources:
-        console.print(f"    {source}", markup=False)
+def swing_name(swing: Swing, language: str) -> str:
+    """An assumption with its two ends."""
+    return f"{word(ASSUMPTIONS[swing.assumption], language)} {number(swing.low)}-{number(swing.high)}"

@@ -15,7 +15,38 @@ SENTENCES = "plan.zh.toml"
 NESTED = 4
 """So deep can sentences stand within one another."""
 
+ASSUMPTIONS = {
+    "power_usd_per_kwh": "power, USD/kWh",
+    "pue": "PUE",
+    "pue_edge": "PUE at the edge",
+    "server_factor": "servers over cards",
+    "serving_power_share": "power share when serving",
+    "host_watts_factor": "host's power over cards'",
+    "maintenance_share_per_year": "upkeep, share a year",
+    "peak_hours_share": "share of peak hours",
+    "api_peak_share": "share in the API's peak hours",
+    "price_usd": "price of a card, USD",
+    "usd_per_h": "rent of a card, USD/h",
+    "requests_per_s": "load, requests/s",
+    "prefix_hit_share": "prefix-cache hits",
+}
+"""What moves a cost, by its name in `planner/money.py`."""
+
 ZH = {
+    "power, USD/kWh": "电价，美元/kWh",
+    "PUE": "PUE",
+    "PUE at the edge": "边缘 PUE",
+    "servers over cards": "整机与卡价之比",
+    "power share when serving": "服务时功率占比",
+    "host's power over cards'": "整机与卡功率之比",
+    "upkeep, share a year": "每年维护占比",
+    "share of peak hours": "高峰时间占比",
+    "share in the API's peak hours": "API 高峰时段占比",
+    "price of a card, USD": "单卡价格，美元",
+    "rent of a card, USD/h": "单卡租金，美元/小时",
+    "load, requests/s": "负载，请求/秒",
+    "prefix-cache hits": "前缀缓存命中率",
+    "moves most": "影响最大",
     "Plan": "方案",
     "Question": "需求",
     "Options": "可选方案",

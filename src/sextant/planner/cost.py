@@ -28,7 +28,11 @@ from sextant.spec.planning import Cost, CostOf, Estimate, Layout, Question, Spee
 
 MONTHS = 36
 """Three years: what machines of this sort are written off over."""
+EDGE_WATTS_MOST = 3680.0
+"""What one ordinary circuit feeds, 16 A at 230 V (IEC 60364): a shop or a line has no more for it."""
 SECONDS_PER_MONTH = HOURS_PER_MONTH * 3600
+RENT_SOURCE = "the catalogue's rental price"
+CARD_SOURCE = "the catalogue's price"
 
 
 class Way(msgspec.Struct, frozen=True, kw_only=True):
@@ -54,6 +58,8 @@ class Have(msgspec.Struct, frozen=True, kw_only=True):
     question: Question
     accelerator: Accelerator
     count: int
+    replica: int = 1
+    """Accelerators that only serve together: they are bought and rented in multiples of it."""
     speed: Speed
     prices: Prices
 
@@ -108,11 +114,18 @@ def ways_of(have: Have) -> tuple[Way, ...]:
         owned(have, "on-prem", "pue"),
         _rented(have, "private-cloud", "reserved"),
         _hybrid(have),
-        owned(have, "edge", "pue_edge"),
+        _edge(have),
         _rented(have, "container", "on_demand"),
         *([_rented(have, "container", "spot")] if hour_price(have, "spot") is not None else []),
         *([_saas(have, api) for api in apis] or [none]),
     )
+
+
+def unit_of(layout: Layout) -> int:
+    """Accelerators of the smallest part of `layout` that can serve alone."""
+    if layout.prefill is not None and layout.decode is not None:
+        return layout.count // math.gcd(layout.prefill.dp, layout.decode.dp)
+    return layout.replica
 
 
 def capital_usd(have: Have) -> Estimate | None:
@@ -138,7 +151,7 @@ def card_usd(have: Have) -> tuple[Triple, str] | None:
         return (said, said, said), "stated"
     if have.accelerator.price_usd is not None:
         value = have.accelerator.price_usd
-        return (value, value, value), "the catalogue's price"
+        return (value, value, value), CARD_SOURCE
     known = have.prices.cards.get(have.accelerator.id)
     if known is None:
         return None
@@ -157,6 +170,19 @@ def hour_price(have: Have, kind: str) -> float | None:
     return price
 
 
+def rent_usd_per_h(have: Have, kind: str) -> Triple | None:
+    """The rent of one accelerator with its band: on demand between the lowest price that is published and one
+    as far above (the catalogue's on demand is their geometric mean), reserved from there to on demand."""
+    value = hour_price(have, kind)
+    if value is None or kind == "spot":
+        return None if value is None else (value, value, value)
+    lowest = hour_price(have, "reserved") or value
+    usual = hour_price(have, "on_demand") or value
+    if kind == "reserved":
+        return value, value, max(value, usual)
+    return value, min(value, lowest), value * value / min(value, lowest) if value else value
+
+
 def _stated_usd_per_month(have: Have) -> tuple[float, tuple[str, ...]]:
     """(space and staff, what of them was not said)."""
     costs = have.question.costs
@@ -173,14 +199,12 @@ def _stated_usd_per_month(have: Have) -> tuple[float, tuple[str, ...]]:
 
 def _usd_per_h(have: Have) -> tuple[Estimate | None, tuple[str, ...]]:
     people, left_out = _stated_usd_per_month(have)
-    per_h = hour_price(have, "on_demand")
-    if per_h is not None:
-        lowest = hour_price(have, "reserved") or per_h
+    rent = rent_usd_per_h(have, "on_demand")
+    if rent is not None:
         extra = people / HOURS_PER_MONTH
-        low, high = min(per_h, lowest) * have.count + extra, per_h * per_h / min(per_h, lowest) * have.count
-        formula = f"rented: {have.count} x {per_h:g} USD/h" + (f" + {extra:.2f} stated" if extra else "")
-        band = (per_h * have.count + extra, low, high + extra)
-        return estimate(band, "USD/h", formula, ("the catalogue's rental price",)), left_out
+        formula = f"rented: {have.count} x {rent[0]:g} USD/h" + (f" + {extra:.2f} stated" if extra else "")
+        band = _each(lambda at: rent[at] * have.count + extra)
+        return estimate(band, "USD/h", formula, (_rent_source(have),)), left_out
     own = owned(have, "on-prem", "pue")
     if own.total_usd is None:
         return None, ("no rental and no purchase price is known; state --usd-per-h or --price-usd",)
@@ -225,31 +249,67 @@ def _power_usd_per_month(have: Have, pue: str) -> Triple:
     return _each(lambda at: (kwh.value, kwh.low, kwh.high)[at] / hall[at] * here[at] * usd[at])
 
 
+def _edge(have: Have) -> Way:
+    """Bought, and put where it is used, as far as one circuit there feeds it."""
+    watts = have.count * have.accelerator.watts * have.prices.band("host_watts_factor")[0]
+    if watts > EDGE_WATTS_MOST:
+        said = f"{watts:,.0f} W at full load; one circuit at the edge feeds {EDGE_WATTS_MOST:,.0f} W"
+        return Way(mode="edge", how="bought, written off over 36 months", missing=(said,))
+    return owned(have, "edge", "pue_edge")
+
+
 def _rented(have: Have, mode: str, kind: str) -> Way:
-    per_h = hour_price(have, kind)
-    how = f"rented, {kind.replace('_', ' ')}"
-    if per_h is None:
-        missing = (f"no {kind.replace('_', ' ')} price of {have.accelerator.id} is known; state --usd-per-h",)
-        return Way(mode=mode, how=how, missing=missing)
+    """Reserved: all of it, around the clock. Else what the mean load needs, and the rest in peak hours."""
+    said = kind.replace("_", " ")
+    rent = rent_usd_per_h(have, kind)
+    if rent is None:
+        missing = (f"no {said} price of {have.accelerator.id} is known; state --usd-per-h",)
+        return Way(mode=mode, how=f"rented, {said}", missing=missing)
+    base, burst = (have.count, 0) if kind == "reserved" else _mean_and_burst(have)
+    hours = have.prices.band("peak_hours_share")
     people, left_out = _stated_usd_per_month(have)
-    month = per_h * have.count * HOURS_PER_MONTH + people
+    month = _each(lambda at: rent[at] * (base + burst * hours[at]) * HOURS_PER_MONTH + people)
+    formula = f"{base} x {rent[0]:g} x 730 h"
+    how = f"rented, {said}"
+    if burst:
+        formula += f" + {burst} x {rent[0]:g} x 730 h x {hours[0]:g} of the hours"
+        how += f", {burst} of {have.count} in peak hours only"
+    if people:
+        formula += f" + {people:,.0f} stated"
     way = Way(mode=mode, how=how, interruptible=kind == "spot", missing=left_out)
-    return _monthly(have, way, month=(month, month, month), formula=f"{have.count} x {per_h:g} x 730 h")
+    return _monthly(have, way, month=month, formula=formula, sources=(_rent_source(have),))
+
+
+def _mean_and_burst(have: Have) -> tuple[int, int]:
+    """Accelerators for the mean load, in whole replicas, and those that only the peak needs."""
+    replicas = have.count // have.replica
+    base = max(1, math.ceil(replicas / have.question.workload.swing)) * have.replica
+    return base, have.count - base
+
+
+def _part(have: Have, count: int) -> Have:
+    """The same load on `count` of the accelerators, which can do that much less."""
+    most = have.speed.requests_per_s_max
+    less = _scaled(most, count / have.count, most.unit, most.formula)
+    speed = msgspec.structs.replace(have.speed, requests_per_s_max=less)
+    return msgspec.structs.replace(have, count=count, speed=speed)
+
+
+def _rent_source(have: Have) -> str:
+    return RENT_SOURCE if have.question.costs.usd_per_h is None else "stated"
 
 
 def _hybrid(have: Have) -> Way:
     """Bought for the mean load, rented on demand for the rest in peak hours."""
-    swing = have.question.workload.swing
-    base = max(1, math.ceil(have.count / swing))
-    burst = have.count - base
+    base, burst = _mean_and_burst(have)
     how = f"{base} bought for the mean load, {burst} rented in peak hours"
-    base_way = owned(msgspec.structs.replace(have, count=base), "hybrid", "pue")
-    per_h = hour_price(have, "on_demand")
+    base_way = owned(_part(have, base), "hybrid", "pue")
+    per_h = rent_usd_per_h(have, "on_demand")
     if base_way.upfront_usd is None or base_way.usd_per_month is None or (burst and per_h is None):
         missing = base_way.missing if base_way.upfront_usd is None else ("no on demand price is known",)
         return Way(mode="hybrid", how=how, missing=missing)
-    hours = have.prices.band("peak_hours_share")
-    rent = _each(lambda at: burst * (per_h or 0.0) * HOURS_PER_MONTH * hours[at])
+    hours, rent_usd = have.prices.band("peak_hours_share"), per_h or (0.0, 0.0, 0.0)
+    rent = _each(lambda at: burst * rent_usd[at] * HOURS_PER_MONTH * hours[at])
     own = base_way.usd_per_month
     month = _each(lambda at: (own.value, own.low, own.high)[at] + rent[at])
     up = base_way.upfront_usd
@@ -267,10 +327,12 @@ def _hybrid(have: Have) -> Way:
 
 
 def _saas(have: Have, api: ApiPrice) -> Way:
-    low = have.tokens_per_s * SECONDS_PER_MONTH / MILLION * api_usd_per_mtok(have.question, api)
-    month = (low * (1 + api.peak_factor) / 2, low, low * api.peak_factor)
+    off_peak = have.tokens_per_s * SECONDS_PER_MONTH / MILLION * api_usd_per_mtok(have.question, api)
+    peak = have.prices.band("api_peak_share")
+    month = _each(lambda at: off_peak * (1 + (api.peak_factor - 1) * peak[at]))
     formula = f"{api.title}: input, cached input and output at list price, between off-peak and peak"
-    return _monthly(have, Way(mode="saas", how=api.title), month=month, formula=formula)
+    way = Way(mode="saas", how=api.title)
+    return _monthly(have, way, month=month, formula=formula, sources=(have.prices.said(api.source),))
 
 
 def api_usd_per_mtok(question: Question, api: ApiPrice) -> float:
@@ -282,14 +344,14 @@ def api_usd_per_mtok(question: Question, api: ApiPrice) -> float:
     return api.output_usd_per_mtok + per_input * load.input_tokens / load.output_tokens
 
 
-def _monthly(have: Have, way: Way, *, month: Triple, formula: str) -> Way:
+def _monthly(have: Have, way: Way, *, month: Triple, formula: str, sources: tuple[str, ...]) -> Way:
     """`way` with the numbers of something that is paid by the month alone."""
     total = _each(lambda at: MONTHS * month[at])
     return msgspec.structs.replace(
         way,
         upfront_usd=estimate((0.0, 0.0, 0.0), "USD", "nothing", ()),
-        usd_per_month=estimate(month, "USD/month", formula, ()),
-        total_usd=estimate(total, "USD", "36 x month", ()),
+        usd_per_month=estimate(month, "USD/month", formula, sources),
+        total_usd=estimate(total, "USD", "36 x month", sources),
         tokens_per_usd=_tokens_per_usd(have, total[0]),
     )
 

@@ -7,6 +7,7 @@ Pure. Neighbours: `cost.py` (what things cost), `energy.py`, `cli/plan.py` (what
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import msgspec
 
@@ -18,19 +19,28 @@ from sextant.planner.cost import (
     api_usd_per_mtok,
     card_usd,
     hour_price,
-    owned,
+    rent_usd_per_h,
     ways_of,
 )
 from sextant.planner.energy import MILLION, CapSaving, Energy, cap_saving, estimate
 from sextant.planner.memory import training_accelerators
+from sextant.spec.hardware import HourPrices
 from sextant.spec.hardware_prices import ApiPrice
 from sextant.spec.planning import Estimate
 
 SWUNG = (
-    *("power_usd_per_kwh", "pue", "server_factor", "serving_power_share", "host_watts_factor"),
-    "maintenance_share_per_year",
+    *("power_usd_per_kwh", "pue", "pue_edge", "server_factor", "serving_power_share", "host_watts_factor"),
+    *("maintenance_share_per_year", "peak_hours_share", "api_peak_share"),
 )
 """The facts whose bands the sensitivity goes through."""
+STATED_AS = {"pue_edge": "pue"}
+"""What the user states for a fact, where it has another name."""
+LOAD_SHARES = (0.5, 1.5)
+"""Half less and half more load than was said, on the same accelerators."""
+HIT_SHARES = (0.0, 0.563)
+"""Prefix-cache hits: none, and those of DeepSeek's own service (open-infra-index, day 6)."""
+NO_SHARE = 1e-4
+"""A sum that moves by a smaller share of itself does not depend on the assumption."""
 
 
 class BreakEven(msgspec.Struct, frozen=True, kw_only=True):
@@ -49,13 +59,22 @@ class BreakEven(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Swing(msgspec.Struct, frozen=True, kw_only=True):
-    """How the three-year cost moves when one assumption goes from its low to its high end."""
+    """How a three-year cost moves when one assumption goes from its low to its high end."""
 
     assumption: str
     low: float
     high: float
     low_usd: float
     high_usd: float
+
+
+class Sensitivity(msgspec.Struct, frozen=True, kw_only=True):
+    """What moves the three-year cost of one mode, largest effect first."""
+
+    mode: str
+    how: str
+    total_usd: float
+    swings: tuple[Swing, ...]
 
 
 class SpotTraining(msgspec.Struct, frozen=True, kw_only=True):
@@ -82,7 +101,8 @@ class Money(msgspec.Struct, frozen=True, kw_only=True):
 
     ways: tuple[Way, ...]
     break_evens: tuple[BreakEven, ...]
-    swings: tuple[Swing, ...]
+    sensitivity: tuple[Sensitivity, ...]
+    """Of each mode whose three years have a number."""
     spot_training: SpotTraining | None
     fine_tuning: FineTuning
     energy: Energy
@@ -97,7 +117,7 @@ def money_of(have: Have) -> Money:
     return Money(
         ways=ways,
         break_evens=tuple(_break_even(have, api, monthly) for api in apis) if monthly is not None else (),
-        swings=_swings(have),
+        sensitivity=_sensitivity(have, ways),
         spot_training=_spot_training(have),
         fine_tuning=FineTuning(
             all_weights=training_accelerators(have.question.architecture, have.accelerator),
@@ -133,28 +153,56 @@ def _break_even(have: Have, api: ApiPrice, own_usd_per_month: float) -> BreakEve
     )
 
 
-def _swings(have: Have) -> tuple[Swing, ...]:
-    """Of the on-prem total: each assumption moved alone between its ends, largest effect first."""
-    card = card_usd(have)
-    if card is None:
-        return ()
+def _sensitivity(have: Have, ways: tuple[Way, ...]) -> tuple[Sensitivity, ...]:
+    """Each assumption moved alone between its ends, and what that makes of each mode's total."""
+    moved = [(name, ends, [ways_of(end) for end in made]) for name, ends, made in _moved(have)]
     found = []
+    for index, way in enumerate(ways):
+        if way.total_usd is None:
+            continue
+        swings = []
+        for name, ends, (low, high) in moved:
+            totals = [found_ways[index].total_usd for found_ways in (low, high)]
+            usd = [way.total_usd.value if total is None else total.value for total in totals]
+            if abs(usd[1] - usd[0]) > NO_SHARE * max(usd):
+                shown = _rent_ends(have, way) if name == "usd_per_h" else ends
+                swings.append(
+                    Swing(assumption=name, low=shown[0], high=shown[1], low_usd=usd[0], high_usd=usd[1])
+                )
+        swings.sort(key=lambda swing: -abs(swing.high_usd - swing.low_usd))
+        total = way.total_usd.value
+        found.append(Sensitivity(mode=way.mode, how=way.how, total_usd=total, swings=tuple(swings)))
+    return tuple(found)
+
+
+def _moved(have: Have) -> Iterator[tuple[str, tuple[float, float], tuple[Have, Have]]]:
+    """(assumption, its ends, what is paid for at each of them)."""
+    costs, load = have.question.costs, have.question.workload
     for name in SWUNG:
-        if getattr(have.question.costs, name, None) is None:
-            _, low, high = have.prices.band(name)
-            ends = (_with_fact(have, name, low), _with_fact(have, name, high))
-            found.append(_swing(name, (low, high), ends))
-    (_, low, high), _ = card
-    if low != high:
-        ends = (_with_price(have, low), _with_price(have, high))
-        found.append(_swing("price_usd", (low, high), ends))
-    return tuple(sorted(found, key=lambda swing: swing.low_usd - swing.high_usd))
+        _, low, high = have.prices.band(name)
+        if getattr(costs, STATED_AS.get(name, name), None) is None:
+            yield name, (low, high), (_with_fact(have, name, low), _with_fact(have, name, high))
+    card = card_usd(have)
+    if card is not None:
+        (_, low, high), _ = card
+        yield "price_usd", (low, high), (_with_price(have, low), _with_price(have, high))
+    rent = rent_usd_per_h(have, "on_demand")
+    if rent is not None:
+        most = hour_price(have, "on_demand") or rent[0]
+        ends = (_with_rent(have, rent[1], rent[1]), _with_rent(have, rent[2], most))
+        yield "usd_per_h", (rent[1], rent[2]), ends
+    low, high = (share * load.requests_per_s for share in LOAD_SHARES)
+    yield "requests_per_s", (low, high), (_with_load(have, rate=low), _with_load(have, rate=high))
+    if not load.prefix_hit_share:
+        low, high = HIT_SHARES
+        yield "prefix_hit_share", HIT_SHARES, (_with_load(have, hits=low), _with_load(have, hits=high))
 
 
-def _swing(name: str, band: tuple[float, float], ends: tuple[Have, Have]) -> Swing:
-    totals = [owned(end, "on-prem", "pue").total_usd for end in ends]
-    usd = [0.0 if total is None else total.value for total in totals]
-    return Swing(assumption=name, low=band[0], high=band[1], low_usd=usd[0], high_usd=usd[1])
+def _rent_ends(have: Have, way: Way) -> tuple[float, float]:
+    """Between which rents this mode was moved."""
+    kind = "reserved" if way.mode == "private-cloud" else "on_demand"
+    _, low, high = rent_usd_per_h(have, kind) or (0.0, 0.0, 0.0)
+    return low, high
 
 
 def _with_fact(have: Have, name: str, value: float) -> Have:
@@ -166,6 +214,28 @@ def _with_fact(have: Have, name: str, value: float) -> Have:
 def _with_price(have: Have, value: float) -> Have:
     costs = msgspec.structs.replace(have.question.costs, price_usd=value)
     return msgspec.structs.replace(have, question=msgspec.structs.replace(have.question, costs=costs))
+
+
+def _with_rent(have: Have, on_demand: float, reserved: float) -> Have:
+    """With other rents where the catalogue's are taken; what the user states stays."""
+    prices = have.accelerator.usd_per_h
+    rents = HourPrices(
+        on_demand=on_demand,
+        reserved=None if prices.reserved is None else reserved,
+        spot=prices.spot,
+    )
+    accelerator = msgspec.structs.replace(have.accelerator, usd_per_h=rents)
+    return msgspec.structs.replace(have, accelerator=accelerator)
+
+
+def _with_load(have: Have, *, rate: float | None = None, hits: float | None = None) -> Have:
+    load = have.question.workload
+    load = msgspec.structs.replace(
+        load,
+        requests_per_s=load.requests_per_s if rate is None else rate,
+        prefix_hit_share=load.prefix_hit_share if hits is None else hits,
+    )
+    return msgspec.structs.replace(have, question=msgspec.structs.replace(have.question, workload=load))
 
 
 def _spot_training(have: Have) -> SpotTraining | None:

@@ -21,6 +21,7 @@ FACTS = (
     *("power_usd_per_kwh", "pue", "pue_liquid", "pue_edge", "co2_g_per_kwh", "server_factor"),
     *("serving_power_share", "idle_power_share", "host_watts_factor", "maintenance_share_per_year"),
     *("cap_day_w", "cap_off_peak_w", "off_peak_h_per_day", "peak_hours_share", "spot_discount"),
+    "api_peak_share",
     *("spot_hours_between_interruptions", "checkpoint_min", "restart_min"),
 )
 """What must be known, each once."""

@@ -1,0 +1,94 @@
+"""What `--explain` says of the memory: its numbers make the bytes that `memory.py` counts."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from sextant.planner.memory import GIB, MIB, memory_use
+from sextant.planner.memory_working import memory_working
+from sextant.spec.architecture import KvPrecision
+from sextant.spec.facts import load_catalog
+from sextant.spec.planning import Engine, Estimate, Layout, Option, Question, Speed, Wishes, Workload
+
+CATALOG = load_catalog()
+ONE = Estimate(value=1.0, low=1.0, high=1.0, unit="ms", basis="stated")
+SPEED = Speed(
+    concurrency=1,
+    ttft_ms=ONE,
+    tpot_ms=ONE,
+    ttft_ms_p99=ONE,
+    tpot_ms_p99=ONE,
+    output_tokens_per_s=ONE,
+    requests_per_s_max=ONE,
+)
+
+
+def working(
+    model: str, card: str, layout: Layout, *, kv: KvPrecision = "bf16", engine: Engine = "vllm"
+) -> dict[str, Estimate]:
+    accelerator, architecture = CATALOG.accelerator(card), CATALOG.model(model)
+    question = Question(
+        architecture=architecture,
+        precision=architecture.native_precision,
+        kv_precision=kv,
+        engine=engine,
+        accelerators=(accelerator,),
+        workload=Workload(input_tokens=2048, output_tokens=512),
+        wishes=Wishes(concurrency=16),
+    )
+    use = memory_use(question, layout, accelerator)
+    option = Option(accelerator=accelerator, count=layout.count, layout=layout, memory=use, speed=SPEED)
+    found = dict(memory_working(question, option))
+    assert sum(part.value for part in found.values()) == pytest.approx(accelerator.memory_bytes / GIB)
+    return found
+
+
+def numbers(text: str) -> list[float]:
+    return [float(one.replace(",", "")) for one in re.findall(r"[\d,]*\.?\d+", text)]
+
+
+def test_the_latent_cache_multiplies_out() -> None:
+    found = working("deepseek-r1", "h200", Layout(tp=8))["KV cache"]
+    requests, tokens, layers, rank, rope, width = numbers(found.formula)
+    assert requests == 16 and tokens == 2560
+    assert requests * tokens * layers * (rank + rope) * width == pytest.approx(found.value * GIB)
+    apart = working("deepseek-r1", "h200", Layout(tp=8, attention_dp=8, ep=8))["KV cache"]
+    assert numbers(apart.formula)[0] == 2 and apart.value == pytest.approx(found.value / 8)
+
+
+def test_the_cache_of_heads_multiplies_out() -> None:
+    found = working("r1-distill-llama-70b", "h100-sxm", Layout(tp=4))["KV cache"]
+    requests, tokens, two, layers, heads, dim, width = numbers(found.formula)
+    assert heads == 2  # eight of them over four ranks
+    assert requests * tokens * two * layers * heads * dim * width == pytest.approx(found.value * GIB)
+
+
+def test_weights_name_the_checkpoint_or_the_bits() -> None:
+    measured = working("deepseek-r1", "h200", Layout(tp=8))["weights"]
+    assert numbers(measured.formula)[0] == pytest.approx(641.3, abs=0.1)
+    assert measured.sources == ("the catalogue's size of the checkpoint",)
+    staged = working("deepseek-r1", "h100-sxm", Layout(tp=8, pp=2))["weights"]
+    assert staged.formula.endswith("2 stages") and staged.value < measured.value
+    computed = working("r1-distill-llama-70b", "h100-sxm", Layout(tp=4))["weights"]
+    params, bits, size, ranks = numbers(computed.formula)
+    assert size == pytest.approx(params * 1e9 * bits / 8 / GIB, rel=0.05) and computed.sources == ()
+    assert computed.value == pytest.approx(size / ranks, rel=0.01)
+
+
+def test_the_engine_and_what_it_leaves_alone() -> None:
+    found = working("deepseek-r1", "h200", Layout(tp=8))
+    assert sum(numbers(found["runtime"].formula)) * MIB == pytest.approx(found["runtime"].value * GIB)
+    assert numbers(found["graphs"].formula)[0] * 61 * MIB == pytest.approx(found["graphs"].value * GIB)
+    assert found["reserve"].formula.startswith("10%")
+    alone = working("sextant-nano", "cpu-desktop", Layout(), engine="embedded")
+    assert "collectives" not in alone["runtime"].formula and alone["reserve"].formula.startswith("10%")
+    assert alone["graphs"].value == 0.0
+
+
+@pytest.mark.parametrize(
+    ("model", "kv", "said"), [("deepseek-v3_2", "fp8", "indexer"), ("deepseek-v4-flash", "fp8", "window")]
+)
+def test_other_caches_say_what_they_keep(model: str, kv: KvPrecision, said: str) -> None:
+    assert said in working(model, "h200", Layout(tp=8), kv=kv)["KV cache"].formula
