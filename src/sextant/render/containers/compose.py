@@ -137,6 +137,12 @@ def _compose(order: Order, engines: list[Workload]) -> dict[str, Any]:
         "networks": {"inside": {"internal": True}, "outside": {}},
         "volumes": {name: {} for name in volumes},
     }
+    kept = {_config_name(path): content for each in engines for path, content in each.command.files.items()}
+    if kept:
+        # A dollar is Compose's own; two of them stand for one.
+        whole["configs"] = {
+            name: {"content": text.decode().replace("$", "$$")} for name, text in kept.items()
+        }
     if keyed:
         # One key for all engines of this machine, by value, as their programs take it.
         whole["secrets"] = {ENGINE_KEYS: {"file": f"../../{ENGINE_KEYS}"}}
@@ -203,7 +209,6 @@ def _gateway(order: Order, engines: list[Workload], *, keyed: bool) -> dict[str,
 def _engine(workload: Workload) -> dict[str, Any]:
     command, device = workload.command, workload.device
     memory = f"{workload.memory_bytes >> 30}g"
-    files = {path.strip("/").replace("/", "-"): content for path, content in command.files.items()}
     environment = {"HOME": "/tmp/home", **(device.env if device is not None else {}), **command.env}  # noqa: S108
     for name in command.secret_env:
         environment[name] = f"${{{name}:?the key of the engines}}"
@@ -215,9 +220,8 @@ def _engine(workload: Workload) -> dict[str, Any]:
     }
     if command.argv:
         body["entrypoint"], body["command"] = [command.argv[0]], list(command.argv[1:])
-    if files:
-        paths = command.files
-        body["configs"] = [{"source": path.strip("/").replace("/", "-"), "target": path} for path in paths]
+    if command.files:
+        body["configs"] = [{"source": _config_name(path), "target": path} for path in command.files]
     if device is None or not workload.per_pod:
         return body
     if device.compose:
@@ -227,6 +231,10 @@ def _engine(workload: Workload) -> dict[str, Any]:
         body["devices"] = [f"{path}:{path}" for path in device.paths if "*" not in path]
         body["group_add"] = list(device.groups)
     return body
+
+
+def _config_name(path: str) -> str:
+    return path.strip("/").replace("/", "-")
 
 
 def _watching(order: Order) -> dict[str, Any]:
