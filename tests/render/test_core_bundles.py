@@ -314,9 +314,33 @@ def test_a_lock_that_is_missing_or_no_text(tmp_path: Path) -> None:
     (tmp_path / "images.lock").write_bytes(b"\xff\xfe")
     with pytest.raises(Misconfigured, match="not UTF-8"):
         render_document(written(tmp_path), images_lock=tmp_path / "images.lock")
-    (tmp_path / "images.lock").write_bytes(b"#" * (bundles.LOCK_BYTES + 1))
+    (tmp_path / "images.lock").write_bytes(b"#" * (bundles.OWN_BYTES + 1))
     with pytest.raises(Misconfigured, match="larger than"):
         render_document(written(tmp_path), images_lock=tmp_path / "images.lock")
+
+
+FACTS = """
+[accelerator.house-gpu]
+like = "h200"
+title = "The house's own"
+aliases = []
+"""
+
+
+def test_models_and_accelerators_of_the_users_own_are_planned_on(tmp_path: Path) -> None:
+    """Named by an argument, or by the document and then found beside it."""
+    sites = [{"name": "hall", "accelerators": [{"name": "house-gpu", "count": 8}]}]
+    spec = {"model": DISTILLED["model"], "engine": DISTILLED["engine"], "sites": sites}
+    with pytest.raises(NotFound, match="house-gpu"):
+        render_document(written(tmp_path, **spec))
+    (tmp_path / "facts.toml").write_text(FACTS)
+    rendered = render_document(written(tmp_path, **spec), facts=tmp_path / "facts.toml")
+    named = render_document(written(tmp_path, **spec, planning={"facts_file": "facts.toml"}))
+    for each in (rendered, named):
+        (served,) = each.order.served
+        assert served.option is not None and served.option.accelerator.title == "The house's own"
+    with pytest.raises(Misconfigured, match="facts file cannot be read"):
+        render_document(written(tmp_path, **spec), facts=tmp_path / "gone.toml")
 
 
 def test_a_document_that_cannot_be_read(tmp_path: Path) -> None:

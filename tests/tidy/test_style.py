@@ -36,6 +36,7 @@ EXEMPT: dict[tuple[str, str], str] = {
     ("src/sextant/cli/plan.py", "parameters"): "a verb's parameters are its flags",
     ("src/sextant/cli/price.py", "parameters"): "a verb's parameters are its flags",
     ("src/sextant/cli/project.py", "parameters"): "a verb's parameters are its flags",
+    ("src/sextant/cli/render.py", "parameters"): "a verb's parameters are its flags",
     ("src/sextant/cli/tenant.py", "parameters"): "a verb's parameters are its flags",
     ("src/sextant/cli/tier.py", "parameters"): "a verb's parameters are its flags",
     ("src/sextant/cli/token.py", "parameters"): "a verb's parameters are its flags",

@@ -10,6 +10,7 @@ import typer
 
 from sextant.cli.options import Json
 from sextant.cli.output import EXIT_FAILED, out, print_json
+from sextant.cli.render import Facts, Lock
 
 if TYPE_CHECKING:
     from sextant.spec.bundle import File
@@ -20,9 +21,8 @@ MARKS = {"added": "+", "removed": "-", "changed": "~"}
 def diff(
     old: Annotated[Path, typer.Argument(metavar="OLD", help="A bundle's directory, or a document.")],
     new: Annotated[Path, typer.Argument(metavar="NEW", help="The document as it is now, or a bundle.")],
-    images_lock: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Image digests, for documents.")
-    ] = None,
+    images_lock: Lock = None,
+    facts: Facts = None,
     json: Json = False,
 ) -> None:
     """Show what differs between two bundles: value by value for Kubernetes objects, else line by line.
@@ -31,7 +31,7 @@ def diff(
     """
     from sextant.operations.bundles_diff import changes
 
-    found = changes(_files(old, images_lock), _files(new, images_lock))
+    found = changes(_files(old, images_lock, facts), _files(new, images_lock, facts))
     if json:
         print_json({"changes": found})
     else:
@@ -47,7 +47,9 @@ def diff(
         raise typer.Exit(EXIT_FAILED)
 
 
-def _files(place: Path, lock: Path | None) -> Mapping[str, File]:
+def _files(place: Path, lock: Path | None, facts: Path | None) -> Mapping[str, File]:
     from sextant.operations.bundles import read, render_document
 
-    return read(place) if place.is_dir() else render_document(place, images_lock=lock).by_path
+    if place.is_dir():
+        return read(place)
+    return render_document(place, images_lock=lock, facts=facts).by_path

@@ -19,6 +19,14 @@ Lock = Annotated[
         show_default="spec.delivery.images_lock",
     ),
 ]
+Facts = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="TOML with models and accelerators of your own, as `sextant plan` takes it.",
+        show_default="spec.planning.facts_file",
+    ),
+]
 
 
 def render(
@@ -28,6 +36,7 @@ def render(
         typer.Option("-o", "--output", metavar="DIR", help="Where the bundle goes, whole or not."),
     ],
     images_lock: Lock = None,
+    facts: Facts = None,
     force: Annotated[
         bool, typer.Option("--force", help="Replace a bundle whose files were changed by hand.")
     ] = False,
@@ -40,7 +49,7 @@ def render(
     from sextant.catalog.capabilities import check
     from sextant.operations.bundles import render_document, write
 
-    rendered = render_document(file, images_lock=images_lock)
+    rendered = render_document(file, images_lock=images_lock, facts=facts)
     write(rendered, output, force=force)
     bundle = rendered.bundle
     if json:

@@ -39,7 +39,7 @@ from sextant.spec.rendering import Order, ServedModel
 
 MANIFEST = "MANIFEST.json"
 MADE_BY = "sextant render"
-LOCK_BYTES = 1024 * 1024
+OWN_BYTES = 1024 * 1024
 
 
 class Rendered(msgspec.Struct, frozen=True, kw_only=True):
@@ -56,16 +56,23 @@ class Rendered(msgspec.Struct, frozen=True, kw_only=True):
         return {file.path: file for file in self.files}
 
 
-def render_document(document: Path, *, images_lock: Path | None = None) -> Rendered:
-    """The bundle of the document in that file. `images_lock` wins over the one that the document names.
+def render_document(
+    document: Path, *, images_lock: Path | None = None, facts: Path | None = None
+) -> Rendered:
+    """The bundle of the document in that file. `images_lock`, and `facts` with models and accelerators of the
+    user's own, win over those that the document names; what it names is looked for beside it.
 
     Raises BadDocument, and Unsupported with the reason for what cannot be rendered."""
     data = _bytes(document)
     text = data.decode("utf-8-sig", errors="replace")
     deployment = parse_document(text, name=str(document))
-    named = deployment.spec.delivery.images_lock
-    lock = images_lock or (document.parent / named if named else None)
-    order = order_of(deployment, lock)
+    said, beside = deployment.spec, document.parent
+    own = OwnFiles(
+        images_lock=images_lock or _beside(beside, said.delivery.images_lock),
+        facts=facts or _beside(beside, said.planning.facts_file),
+        prices=_beside(beside, said.planning.prices_file),
+    )
+    order = order_of(deployment, own)
     bundle = render(order)
     noted = msgspec.structs.replace(bundle, notes=(*capabilities.check(order), *bundle.notes))
     digest = hashlib.sha256(data).hexdigest()
@@ -74,20 +81,31 @@ def render_document(document: Path, *, images_lock: Path | None = None) -> Rende
     )
 
 
-def order_of(deployment: Deployment, lock: Path | None = None) -> Order:
+class OwnFiles(msgspec.Struct, frozen=True):
+    """Files of the user's own that rendering goes by."""
+
+    images_lock: Path | None = None
+    facts: Path | None = None
+    prices: Path | None = None
+
+
+def order_of(deployment: Deployment, own: OwnFiles | None = None) -> Order:
     """What rendering is given for that document: plans on its sites, images, facts, its profile's defaults.
 
     Raises Unsupported where the capability matrix refuses it, or nothing fits the hardware."""
     spec = deployment.spec
     facts = load_facts()
-    tools = Tools(predict=predictor(load_calibration()), cost=cost_of(load_prices()))
+    own = own or OwnFiles()
+    catalog = load_catalog(*_own_text(own.facts, "facts file"))
+    prices = load_prices(*_own_text(own.prices, "prices file"))
+    tools = Tools(predict=predictor(load_calibration()), cost=cost_of(prices))
     order = Order(
         deployment=deployment,
-        served=served_models(deployment, facts, load_catalog(), tools),
+        served=served_models(deployment, facts, catalog, tools),
         images=load_images(
             sextant.__version__,
-            lock=_lock_text(lock) if lock is not None else "",
-            lock_name=str(lock),
+            lock=_own_text(own.images_lock, "images lock")[0],
+            lock_name=str(own.images_lock),
             registry=spec.delivery.registry or "",
         ),
         facts=facts,
@@ -181,23 +199,28 @@ def _bytes(document: Path) -> bytes:
     return data
 
 
-def _lock_text(lock: Path) -> str:
+def _beside(folder: Path, name: str | None) -> Path | None:
+    return None if name is None else folder / name
+
+
+def _own_text(file: Path | None, what: str) -> tuple[str, str]:
+    """Text and name of a file of the user's; empty without one. Raises Misconfigured."""
+    if file is None:
+        return "", ""
     try:
-        with lock.open("rb") as opened:
-            data = opened.read(LOCK_BYTES + 1)
+        with file.open("rb") as opened:
+            data = opened.read(OWN_BYTES + 1)
     except OSError as error:
         raise Misconfigured(
-            f"{lock}: the images lock cannot be read: {error.strerror}; write it, or take "
-            f"spec.delivery.images_lock out of the document"
+            f"{file}: the {what} cannot be read: {error.strerror}; write it, or take its name out of the "
+            f"document"
         ) from None
-    if len(data) > LOCK_BYTES:
-        raise Misconfigured(
-            f"{lock}: the images lock is larger than {LOCK_BYTES} bytes; expected a short list"
-        )
+    if len(data) > OWN_BYTES:
+        raise Misconfigured(f"{file}: the {what} is larger than {OWN_BYTES} bytes; expected a short file")
     try:
-        return data.decode("utf-8-sig")
+        return data.decode("utf-8-sig"), str(file)
     except UnicodeDecodeError:
-        raise Misconfigured(f"{lock}: the images lock is not UTF-8 text") from None
+        raise Misconfigured(f"{file}: the {what} is not UTF-8 text") from None
 
 
 def _with_papers(bundle: Bundle, order: Order, digest: str) -> tuple[File, ...]:
