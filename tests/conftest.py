@@ -1,5 +1,7 @@
 """Fixtures for all tests, and one profile for property tests: the same examples in every run."""
 
+import gc
+
 from hypothesis import settings
 
 from fresh_accounts import _accounts_template, accounts_database
@@ -18,6 +20,13 @@ __all__ = [
     "redis_url",
     "stack",
 ]
+
+
+def pytest_collection_finish() -> None:
+    """What was collected stays to the end: the garbage collector need not look at it again and again."""
+    gc.collect()
+    gc.freeze()
+
 
 settings.register_profile("repeatable", derandomize=True, deadline=None)
 settings.load_profile("repeatable")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import functools
 import json
 import threading
 from collections.abc import Callable, Iterator
@@ -102,7 +103,7 @@ class Provider:
             "name": "Ann",
             "groups": ["ops"],
         }
-        self.key: RSAKey | ECKey = RSAKey.generate_key(2048, {"kid": "key-1"})
+        self.key: RSAKey | ECKey = _first_key()
         self.published = [self.key]
         self.twist: Callable[[Claims], Claims] = lambda claims: claims
         self.sign: Callable[[Claims], str] = self.signed
@@ -124,6 +125,12 @@ class Provider:
         self.published = [*self.published, self.key]
 
 
+@functools.cache
+def _first_key() -> RSAKey:
+    """One for all tests of a process: to find the primes takes longer than a test."""
+    return RSAKey.generate_key(2048, {"kid": "key-1"})
+
+
 @contextlib.contextmanager
 def serving_provider(redirect_url: str) -> Iterator[Provider]:
     """The provider on a loopback port of its own."""
@@ -132,7 +139,7 @@ def serving_provider(redirect_url: str) -> Iterator[Provider]:
     server = make_server("127.0.0.1", 0, app, threaded=True)
     provider.issuer = f"http://127.0.0.1:{server.server_port}"
     _add_routes(app, provider, _authorization_server(app, provider))
-    thread = threading.Thread(target=server.serve_forever, name="provider")
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,), name="provider")
     thread.start()
     try:
         yield provider

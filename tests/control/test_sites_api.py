@@ -156,7 +156,7 @@ def test_a_malformed_batch_is_refused_whole(
     [
         (b" " * (BODY_BYTES_MAX + 1), "identity", 413),
         (gzip.compress(b" " * (BODY_BYTES_MAX + 1)), "gzip", 413),
-        (gzip.compress(b"{}")[:-5], "gzip", 422),
+        (gzip.compress(b"{}", mtime=0)[:-5], "gzip", 422),
         (b"no gzip", "gzip", 422),
         (b"{}", "br", 422),
         (b"{", "identity", 422),

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 import shard
 
 BUDGET = """
@@ -40,6 +42,26 @@ def test_files_without_a_home_or_with_two_are_found() -> None:
     assert shard.homeless(SHARDS, files) == files[1:]
     twice = shard.read_shards(BUDGET.replace('"tests/spec"', '"tests/base"'))
     assert shard.homeless(twice, files) == files
+
+
+def test_only_the_fast_ones_write_to_memory_and_only_where_there_is_some(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+    monkeypatch.setattr(shard, "MEMORY", tmp_path)
+    monkeypatch.setattr(shard, "MEMORY_LEAST_GIB", 0.0)
+    with shard.surroundings(SHARDS["fast"]) as found:
+        folder = Path(found["TMPDIR"])
+        assert folder.parent == tmp_path and folder.stat().st_mode & 0o777 == 0o755
+        assert "PYTHONDONTWRITEBYTECODE" not in found
+    assert not folder.exists()
+    monkeypatch.delenv("TMPDIR", raising=False)
+    with shard.surroundings(SHARDS["core"]) as found:
+        assert "TMPDIR" not in found
+    monkeypatch.setattr(shard, "MEMORY_LEAST_GIB", 2.0**30)
+    with shard.surroundings(SHARDS["fast"]) as found:
+        assert "TMPDIR" not in found
+    assert shard.free_gib(tmp_path / "absent") == 0.0
 
 
 def test_counts_come_from_the_report(tmp_path: Path) -> None:
