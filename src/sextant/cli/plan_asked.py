@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import msgspec
 
@@ -57,6 +58,8 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
     catalog: Catalog
     prices: Prices
     machine: LocalCalibration | None
+    notes: tuple[str, ...] = ()
+    """What of the document the plan leaves out."""
 
 
 def asked_of(flags: Flags, files: Files) -> Asked:
@@ -79,7 +82,25 @@ def asked_of(flags: Flags, files: Files) -> Asked:
     question = _question(flags, document, catalog)
     if machine is not None:
         _check_machine(machine, question, name)
-    return Asked(question=question, catalog=catalog, prices=prices, machine=machine)
+    notes = tuple(_left_out(flags, document, question))
+    return Asked(question=question, catalog=catalog, prices=prices, machine=machine, notes=notes)
+
+
+def _left_out(flags: Flags, document: Deployment | None, question: Question) -> Iterator[str]:
+    """What the document says and a plan of one model on one sort of accelerator does not take."""
+    if document is None:
+        return
+    if flags.model is None and len(document.spec.served) > 1:
+        yield (
+            f"{question.architecture.id} is planned, the first of {len(document.spec.served)} models; "
+            f"--model plans another"
+        )
+    if not flags.accelerators and _stated(document) and len(question.accelerators) > 1:
+        sorts = ", ".join(one.id for one in question.accelerators)
+        yield (
+            f"the sites have {sorts}: each is planned alone, and how many stand there is not taken; "
+            f"--accelerator and --count plan one of them"
+        )
 
 
 def _check_machine(machine: LocalCalibration, question: Question, name: str) -> None:
@@ -97,16 +118,24 @@ def _check_machine(machine: LocalCalibration, question: Question, name: str) -> 
 
 
 def _question(flags: Flags, document: Deployment | None, catalog: Catalog) -> Question:
-    from sextant.spec.planning import Question
+    from sextant.spec.architecture import KvPrecision, Precision
+    from sextant.spec.planning import Engine, Question
 
+    engine = flags.engine or _engine(document)
     model = _model(flags, document, catalog)
     accelerators, count = _accelerators(flags, document, catalog)
     said = _planning(document)
     wishes = {**_given({"most": said.get("most_accelerators")}), **_given(flags.wishes)}
+    if said.get("split"):
+        wishes["split"] = True
     if count is not None and not _given(flags.wishes):
         wishes["count"] = count
-    engine = flags.engine or _engine(document)
     precision = flags.precision or said.get("precision")
+    for name, value, kinds in (
+        ("engine", engine, Engine), ("precision", precision, Precision),
+        ("kv_precision", flags.kv_precision, KvPrecision),
+    ):  # fmt: skip
+        _known(name, value, get_args(kinds))
     if precision is None:
         gguf = engine in LLAMA and model.native_precision in ("fp8", "bf16")
         precision = "q8" if gguf else model.native_precision
@@ -126,6 +155,16 @@ def _question(flags: Flags, document: Deployment | None, catalog: Catalog) -> Qu
         return msgspec.convert(msgspec.to_builtins(asked), Question)
     except msgspec.ValidationError as error:
         raise BadRequest(f"the plan cannot be asked for so: {error}") from None
+
+
+def _known(name: str, value: str | None, kinds: tuple[str, ...]) -> None:
+    from sextant.spec.facts import nearest
+
+    if value is not None and value not in kinds:
+        near = nearest(value, kinds)
+        raise BadRequest(
+            f"{name} `{value}` is not known{near and '; nearest: '}{near}; expected {', '.join(kinds)}"
+        )
 
 
 def _planning(document: Deployment | None) -> dict[str, Any]:
@@ -210,8 +249,8 @@ def _engine(document: Deployment | None) -> str:
     kind = document.spec.served[0].engine.kind
     if kind == UNPLANNED:
         raise BadRequest(
-            "spec.engine.kind is `remote`: somebody else runs that hardware; say `--engine vllm` to plan for "
-            "running it yourself"
+            "spec.engine.kind is `remote`: somebody else runs that hardware; say what to plan for running it "
+            "yourself: `--model deepseek-v4-flash --engine vllm`"
         )
     return ENGINES.get(kind, kind)
 

@@ -239,21 +239,31 @@ def _with_papers(bundle: Bundle, order: Order, digest: str) -> tuple[File, ...]:
         "version": order.version,
         "document_sha256": digest,
         "needs": msgspec.to_builtins(bundle.needs),
-        "planned": [msgspec.to_builtins(_planned(served)) for served in order.served],
+        "planned": [msgspec.to_builtins(each) for served in order.served for each in _planned(served)],
         "files": {path: hashlib.sha256(all_[path].content).hexdigest() for path in sorted(all_)},
     }
     all_[MANIFEST] = json_file(MANIFEST, manifest)
     return tuple(all_[path] for path in sorted(all_))
 
 
-def _planned(served: ServedModel) -> Planned:
+def _planned(served: ServedModel) -> tuple[Planned, ...]:
+    """What is planned of the model: one engine, or with prefill and decode apart one for each."""
     option = served.option if served.vendor != "cpu" else None
-    return Planned(
+    whole = Planned(
         model=served.key,
         engine=served.entry.engine.kind,
         accelerators=option.count if option is not None else 0,
         replica=option.layout.replica if option is not None else 0,
         load_s=round(served.load_s, 1),
+    )
+    if option is None or option.layout.prefill is None or option.layout.decode is None:
+        return (whole,)
+    halves = {"prefill": option.layout.prefill, "decode": option.layout.decode}
+    return tuple(
+        msgspec.structs.replace(
+            whole, model=f"{served.key}-{name}", accelerators=half.count, replica=half.replica
+        )
+        for name, half in halves.items()
     )
 
 

@@ -161,7 +161,7 @@ def _question(
         accelerators=(),
         workload=Workload(**said),
         targets=Targets(ttft_ms_p99=load.ttft_ms_p99, tpot_ms_p99=load.tpot_ms_p99),
-        wishes=Wishes(tp=pinned, split=False, context_tokens=engine.context_tokens),
+        wishes=Wishes(tp=pinned, split=deployment.spec.planning.split, context_tokens=engine.context_tokens),
     )
 
 

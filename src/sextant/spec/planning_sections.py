@@ -61,6 +61,11 @@ class Planning(Section):
     most_accelerators: Annotated[int, Field(ge=1, le=100_000)] | None = Field(
         None, description="Accelerators in all, at most."
     )
+    split: bool = Field(
+        False,
+        description="Whether prefill and decode run on accelerators of their own, with a router before them; "
+        "rendered for clusters, with vLLM and SGLang. `sextant plan` weighs it where this is false too.",
+    )
     costs: PlanningCosts = Field(PlanningCosts(), description="What only you know of costs.")
     server: PlanningServer = Field(PlanningServer(), description="Each server that is there.")
     facts_file: FilePath | None = Field(

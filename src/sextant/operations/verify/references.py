@@ -66,7 +66,8 @@ def _secrets(spec: Object) -> Iterator[str]:
         if "secret" in volume:
             yield volume["secret"]["secretName"]
         for source in volume.get("projected", {}).get("sources", ()):
-            yield source["secret"]["name"]
+            if "secret" in source:
+                yield source["secret"]["name"]
     for container in [*spec.get("initContainers", ()), *spec["containers"]]:
         for variable in container.get("env", ()):
             if "secretKeyRef" in variable.get("valueFrom", {}):

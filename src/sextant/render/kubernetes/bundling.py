@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from sextant.catalog.serving import KEY_SECRET
 from sextant.render.dumping import yaml_file
 from sextant.render.kubernetes import network, quotas, scaling, upkeep, watching
-from sextant.render.kubernetes.cluster import Cluster, Workload
+from sextant.render.kubernetes.cluster import Cluster, Workload, distinct
 from sextant.render.kubernetes.engines import engine_objects, engine_secret
 from sextant.render.kubernetes.gateway import (
     certificate_names,
@@ -22,6 +22,7 @@ from sextant.render.kubernetes.gateway import (
 from sextant.render.kubernetes.identity import certificates, roles, service_accounts, spiffe_ids
 from sextant.render.kubernetes.needs import cluster_needs
 from sextant.render.kubernetes.objects import Object
+from sextant.render.kubernetes.router import routed, router_needs, router_notes, router_objects
 from sextant.render.kubernetes.sharing import OPERATOR_NAMESPACE, device_plugin_config
 from sextant.render.kubernetes.warming import KEY_SECRET as WARM_UP_SECRET
 from sextant.render.kubernetes.warming import warm_up_objects
@@ -39,7 +40,7 @@ def cluster_bundle(cluster: Cluster) -> Bundle:
         name=cluster.order.name,
         mode=cluster.order.mode,
         files=tuple(sorted(files, key=lambda file: file.path)),
-        needs=(*cluster_needs(cluster), *gateway_needs(cluster)),
+        needs=(*cluster_needs(cluster), *gateway_needs(cluster), *router_needs(cluster)),
         install=_install(cluster),
         verify=_verify(cluster),
         upgrade=_upgrade(cluster),
@@ -92,6 +93,9 @@ def _manifests(cluster: Cluster) -> list[File]:
             scaled.append(scaling.engine_scaling(cluster, workload))
         path = f"manifests/40-{workload.part.name}.yaml"
         engines.append(yaml_file(path, *engine_objects(cluster, workload)))
+    for workload in routed(cluster):
+        path = f"manifests/45-{workload.router.name}.yaml"
+        engines.append(yaml_file(path, *router_objects(cluster, workload)))
     certified = certificates(cluster, certificate_names(cluster))
     return [
         yaml_file("manifests/00-accounts.yaml", *accounts),
@@ -110,7 +114,8 @@ def _components(cluster: Cluster, namespace: str) -> tuple[str, ...]:
     workloads = cluster.workloads_in(namespace)
     own = ("gateway", "warm-up") if namespace == cluster.namespace else ()
     fetch = ("fetch",) if any(is_fetched(each) for each in workloads) else ()
-    return (*own, *(("engine", "node-cache") if workloads else ()), *fetch)
+    router = ("router",) if any(each.role != "whole" for each in workloads) else ()
+    return (*own, *(("engine", "node-cache") if workloads else ()), *router, *fetch)
 
 
 def _others(cluster: Cluster) -> list[File]:
@@ -136,11 +141,11 @@ def _install(cluster: Cluster) -> tuple[Step, ...]:
         Step("Make the secrets.", _secrets(cluster), "Their values stand in no file of this bundle."),
         Step("Apply the deployment.", (f"{APPLY} manifests/",)),
     ]
-    fetching = [each for each in cluster.workloads if is_fetched(each)]
+    fetching = [each for each in distinct(cluster.workloads) if is_fetched(each)]
     if fetching:
         waits = tuple(
             f"kubectl -n {each.part.namespace} wait --for=condition=complete --timeout=24h "
-            f"job/fetch-{each.part.model}"
+            f"job/fetch-{each.model_label}"
             for each in fetching
         )
         steps.append(Step("Wait for the weights.", waits, "Engines start when theirs are whole."))
@@ -228,6 +233,9 @@ def _waits(cluster: Cluster) -> tuple[str, ...]:
             found.append(f"kubectl wait {at} --for=condition=Available leaderworkerset/{workload.part.name}")
         else:
             found.append(f"kubectl rollout status {at} deployment/{workload.part.name}")
+    for workload in routed(cluster):
+        part = workload.router
+        found.append(f"kubectl rollout status -n {part.namespace} --timeout=300s deployment/{part.name}")
     return (*found, f"kubectl rollout status -n {cluster.namespace} --timeout=300s deployment/gateway")
 
 
@@ -260,8 +268,8 @@ def _upgrade(cluster: Cluster) -> tuple[Step, ...]:
             "Apply it.",
             (
                 *(
-                    f"kubectl -n {each.part.namespace} delete job fetch-{each.part.model} --ignore-not-found"
-                    for each in cluster.workloads
+                    f"kubectl -n {each.part.namespace} delete job fetch-{each.model_label} --ignore-not-found"
+                    for each in distinct(cluster.workloads)
                     if is_fetched(each)
                 ),
                 f"{APPLY} cluster/",
@@ -304,7 +312,11 @@ def _diagram(cluster: Cluster) -> str:
         "  keda{{KEDA}} -. replicas .-> gateway",
     ]
     for number, workload in enumerate(cluster.workloads):
-        lines.append(f"  gateway --> e{number}[{_told(workload)}]")
+        if workload.role == "whole":
+            lines.append(f"  gateway --> e{number}[{_told(workload)}]")
+        else:
+            router = workload.router.name
+            lines.append(f"  gateway --> {router} --> e{number}[{_told(workload)}]")
         lines.append(f"  keda -. replicas .-> e{number}")
         lines.append(f"  weights[(weights)] --> e{number}")
     return "\n".join(lines)
@@ -350,6 +362,7 @@ def _notes(cluster: Cluster, rooms: Mapping[str, quotas.Room]) -> tuple[str, ...
         "is there), or type `kubectl rollout restart deployment/gateway` within 60 days.",
         "optional/spire.yaml registers SPIFFE ids; this version of the gateway does not ask for one.",
         *([groups] if several else []),
+        *router_notes(cluster),
         *assumed,
         *left_out,
         *shares,

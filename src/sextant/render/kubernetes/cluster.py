@@ -13,11 +13,10 @@ from sextant.base.errors import Unsupported
 from sextant.catalog.arguments import command, serving_of
 from sextant.catalog.devices import device_of
 from sextant.catalog.images import OWN, image_of
-from sextant.catalog.serving import Command, Serving
+from sextant.catalog.serving import Command, Role, Serving
 from sextant.render.kubernetes.objects import GIB, Part, dns_label
 from sextant.render.kubernetes.sharing import Share, share_of
 from sextant.spec.engine_sections import EmbeddedEngine, LaunchedEngine, RemoteEngine
-from sextant.spec.planning import Layout
 from sextant.spec.rendering import Device, Order, ServedModel
 
 MODELS_PATH = "/models"
@@ -35,6 +34,8 @@ MEMORY_PER_ACCELERATOR = 32 * GIB
 """Host memory of an engine's pod beside its accelerators, where the plan asks for none."""
 SHARED_MEMORY_PER_ACCELERATOR = 8 * GIB
 CPU_ENGINE_CORES = 8
+ROUTER_PORT = 8090
+"""Where the router before a split engine answers."""
 
 
 class Workload(msgspec.Struct, frozen=True, kw_only=True):
@@ -42,6 +43,8 @@ class Workload(msgspec.Struct, frozen=True, kw_only=True):
 
     served: ServedModel
     part: Part
+    role: Role = "whole"
+    """What of each request it answers: all, or with prefill and decode apart one of the two."""
     command: Command
     image: str
     user: int
@@ -63,6 +66,21 @@ class Workload(msgspec.Struct, frozen=True, kw_only=True):
     def kind(self) -> str:
         """Of the engine: vllm, sglang, …"""
         return self.served.entry.engine.kind
+
+    @property
+    def model_label(self) -> str:
+        """Name of the model's own objects, whatever part of its requests this engine answers."""
+        return dns_label(self.served.key)
+
+    @property
+    def router(self) -> Part:
+        """What stands before both halves, where prefill and decode are apart."""
+        return msgspec.structs.replace(self.part, component="router", model=self.model_label)
+
+    @property
+    def front(self) -> Part:
+        """Whose service the gateway calls for that model."""
+        return self.part if self.role == "whole" else self.router
 
     @property
     def accelerators(self) -> int:
@@ -115,7 +133,8 @@ class Workload(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def base_url(self) -> str:
         """Where the gateway reaches its API."""
-        return f"http://{self.part.name}.{self.part.namespace}.svc:{self.command.port}"
+        port = self.command.port if self.role == "whole" else ROUTER_PORT
+        return f"http://{self.front.name}.{self.front.namespace}.svc:{port}"
 
 
 class Cluster(msgspec.Struct, frozen=True, kw_only=True):
@@ -163,7 +182,12 @@ def cluster_of(order: Order, pools: tuple[str, ...], *, site: str = "") -> Clust
     Raises Unsupported for what cannot run as pods."""
     namespace = dns_label(order.deployment.spec.delivery.namespace)
     bare = Cluster(order=order, namespace=namespace, pools=pools, workloads=(), site=site)
-    found = tuple(_workload(bare, served) for served in order.served if not _stays(served))
+    found = tuple(
+        _workload(bare, served, role)
+        for served in order.served
+        if not _stays(served)
+        for role in _roles(order, served)
+    )
     return msgspec.structs.replace(bare, workloads=tuple(_bounded(order, found, each) for each in found))
 
 
@@ -193,31 +217,50 @@ def _stays(served: ServedModel) -> bool:
     return isinstance(engine, EmbeddedEngine | RemoteEngine)
 
 
-def _workload(cluster: Cluster, served: ServedModel) -> Workload:
+def distinct(workloads: tuple[Workload, ...]) -> tuple[Workload, ...]:
+    """One engine of each model: both halves of a split one have the same weights and the same router."""
+    return tuple({(each.part.namespace, each.served.key): each for each in workloads}.values())
+
+
+def _roles(order: Order, served: ServedModel) -> tuple[Role, ...]:
+    """What engines the model's plan wants. Raises Unsupported where a split cannot be rendered."""
+    if served.option is None or served.option.layout.prefill is None:
+        return ("whole",)
+    refused = {
+        "spec.mode": order.mode == "container",
+        "spec.delivery.gpu_sharing": order.deployment.spec.delivery.gpu_sharing != "none",
+    }
+    field = next((name for name, is_so in refused.items() if is_so), None)
+    if field is not None:
+        raise Unsupported(
+            f"the plan for `{served.entry.name}` splits prefill from decode, which goes with neither the "
+            f"mode `container` nor shared accelerators; write `split: false` in spec.planning",
+            field=field,
+        )
+    return ("prefill", "decode")
+
+
+def _workload(cluster: Cluster, served: ServedModel, role: Role) -> Workload:
     engine = served.entry.engine
     if not isinstance(engine, LaunchedEngine):
         raise Unsupported(f"the engine `{engine.kind}` does not run as pods of its own")
     order = cluster.order
-    layout = served.option.layout if served.option is not None else Layout()
-    if layout.prefill is not None:
-        raise Unsupported(
-            f"the plan for `{served.entry.name}` splits prefill from decode, which needs a router that this "
-            f"version does not render; plan it without the split"
-        )
     device = _device(order, served)
     share = share_of(served, device, order.deployment.spec.delivery.gpu_sharing)
-    started = command(_serving(order, served, share))
+    serving = _serving(order, served, share, role)
+    started = command(serving)
     image = image_of(order, served)
     pool = served.entry.pool
     scaling = order.deployment.spec.scaling
-    replicas = max(layout.dp, scaling.min_replicas)
+    replicas = max(serving.share.dp if served.option is not None else 1, scaling.min_replicas)
     return Workload(
         served=served,
         part=cluster.part(
             "engine",
             namespace=cluster.of_pool(pool) if pool in cluster.pools and pool else "",
-            model=dns_label(served.key),
+            model=dns_label(served.key if role == "whole" else f"{served.key}-{role}"),
         ),
+        role=role,
         command=started,
         image=order.images.reference(image.name),
         user=image.user or USER,
@@ -254,11 +297,11 @@ def _device(order: Order, served: ServedModel) -> Device | None:
     return found if found.resource and served.option is not None else None
 
 
-def _serving(order: Order, served: ServedModel, share: Share | None) -> Serving:
+def _serving(order: Order, served: ServedModel, share: Share | None, role: Role) -> Serving:
     path = f"{MODELS_PATH}/{served.key}"
     if served.entry.engine.kind == "llamacpp":
         path = f"{path}/{GGUF_FILE}"
-    serving = serving_of(order, served, model_path=path, in_container=True)
+    serving = serving_of(order, served, model_path=path, in_container=True, role=role)
     if share is None or share.memory_share is None:
         return serving
     return msgspec.structs.replace(serving, memory_share=share.memory_share)

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from sextant.catalog.serving import KEY_SECRET
+from sextant.catalog.sglang import BOOTSTRAP_PORT
 from sextant.render.kubernetes.cluster import MODELS_PATH, Cluster, Workload
 from sextant.render.kubernetes.objects import ACCELERATORS, POOL_LABEL, Object, cores, gibibytes, made
 from sextant.render.kubernetes.pods import (
@@ -26,6 +27,12 @@ from sextant.render.kubernetes.pods import (
 from sextant.render.kubernetes.weights import CACHE_CLAIM, CACHE_PATH, CHOOSE, WEIGHTS_CLAIM, WEIGHTS_PATH
 
 PORT_NAME = "http"
+ROLE_LABEL, PHASE_LABEL = "sextant.dev/role", "sextant.dev/phase"
+"""Leader or worker of a replica; which half of a request it answers, where those are apart."""
+POD_ADDRESS = {"vllm": "VLLM_NIXL_SIDE_CHANNEL_HOST"}
+"""By which variable an engine is told where the other half reaches it (NixlConnector Usage, docs.vllm.ai)."""
+BOOTSTRAP = {"sglang": {"sglang.ai/bootstrap-port": str(BOOTSTRAP_PORT)}}
+"""Annotation by which the router knows where prefill pods hand over (SGLang Model Gateway)."""
 PROBE_S = 10
 DRAIN_S = 120
 """What an engine is given to finish its answers before it is killed."""
@@ -115,13 +122,17 @@ def _template(cluster: Cluster, workload: Workload, argv: tuple[str, ...], *, le
     )
     spec["initContainers"] = [_chooser(workload, volumes)]
     spec["terminationGracePeriodSeconds"] = DRAIN_S + GRACE_S
-    labels = {**workload.part.labels, "sextant.dev/role": "leader" if leads else "worker"}
+    labels = {**workload.part.labels, ROLE_LABEL: "leader" if leads else "worker"}
+    if workload.role != "whole":
+        labels[PHASE_LABEL] = workload.role
     if workload.served.entry.pool:
         labels[POOL_LABEL] = workload.served.entry.pool
     annotations = {
         "cluster-autoscaler.kubernetes.io/safe-to-evict": "false",
         "karpenter.sh/do-not-disrupt": "true",
     }
+    if workload.role == "prefill" and leads:
+        annotations |= BOOTSTRAP.get(workload.kind, {})
     return {"metadata": {"labels": labels, "annotations": annotations}, "spec": spec}
 
 
@@ -174,7 +185,11 @@ def _environment(cluster: Cluster, workload: Workload) -> list[Object]:
         {"name": name, "valueFrom": {"secretKeyRef": {"name": key, "key": secret}}}
         for name, secret in workload.command.secret_env.items()
     ]
-    return [*({"name": name, "value": value} for name, value in plain.items()), *secrets]
+    own = []
+    if workload.role != "whole" and workload.kind in POD_ADDRESS:
+        address = {"fieldRef": {"fieldPath": "status.podIP"}}
+        own.append({"name": POD_ADDRESS[workload.kind], "valueFrom": address})
+    return [*({"name": name, "value": value} for name, value in plain.items()), *own, *secrets]
 
 
 def _resources(workload: Workload) -> Object:
@@ -217,7 +232,7 @@ def _placing(cluster: Cluster, workload: Workload) -> Placing:
 def _service(workload: Workload) -> Object:
     spec = {
         "type": "ClusterIP",
-        "selector": {**workload.part.selector, "sextant.dev/role": "leader"},
+        "selector": {**workload.part.selector, ROLE_LABEL: "leader"},
         "ports": [{"name": PORT_NAME, "port": workload.command.port, "targetPort": PORT_NAME}],
     }
     return made("v1/Service", workload.part, spec)

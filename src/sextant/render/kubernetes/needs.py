@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sextant.render.kubernetes.cluster import USER, Cluster
+from sextant.render.kubernetes.cluster import USER, Cluster, distinct
 from sextant.render.kubernetes.gateway import secret_need
 from sextant.render.kubernetes.upkeep import NODE_CLASS, VELERO_NAMESPACE
 from sextant.render.kubernetes.weights import FILESYSTEM_CLASS, is_fetched, node_folder
@@ -114,7 +114,7 @@ def _weights(cluster: Cluster, storage_class: str) -> list[Need]:
         for namespace in cluster.namespaces
         if cluster.workloads_in(namespace)
     )
-    for workload in cluster.workloads:
+    for workload in distinct(cluster.workloads):
         if not is_fetched(workload):
             found.append(
                 Need(

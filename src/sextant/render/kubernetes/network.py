@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
-from sextant.render.kubernetes.cluster import Cluster, Workload
+from sextant.render.kubernetes.cluster import ROUTER_PORT, Cluster, Workload, distinct
 from sextant.render.kubernetes.gateway import CONTROL_PORT, PORT, stores_of
 from sextant.render.kubernetes.objects import Object, made
 from sextant.spec.engine_sections import RemoteEngine
@@ -20,6 +20,8 @@ by Istio)."""
 CLIENT_LABEL = "sextant.dev/client"
 ADMIN_LABEL = "sextant.dev/admin"
 """On namespaces whose pods may call the API, and the admin API."""
+API_PORTS = (443, 6443)
+"""Where the API server answers: its service, and the port behind it on which policies are judged."""
 _SCHEME_PORTS = {"postgresql": 5432, "redis": 6379, "rediss": 6379, "http": 80, "https": 443}
 
 Peer = Mapping[str, Any]
@@ -85,16 +87,24 @@ def gateway_policy(cluster: Cluster) -> Object:
 def engine_policy(cluster: Cluster, workload: Workload) -> Object:
     """The gateway and the metrics' reader to an engine; machines of one group among themselves."""
     port = [_port(workload.command.port)]
-    gateway = {
+    caller: Peer = {
         **_namespace(cluster.namespace),
         "podSelector": {"matchLabels": cluster.part("gateway").selector},
     }
-    ingress: list[Object] = [{"from": [gateway, _namespace(PROMETHEUS_NAMESPACE)], "ports": port}]
+    if workload.role != "whole":
+        caller = {"podSelector": {"matchLabels": workload.router.selector}}
+    ingress: list[Object] = [{"from": [caller, _namespace(PROMETHEUS_NAMESPACE)], "ports": port}]
     egress: list[Object] = []
-    if workload.nodes > 1:
-        group = {"podSelector": {"matchLabels": workload.part.selector}}
-        ingress.append({"from": [group]})
-        egress.append({"to": [group]})
+    # Machines of a replica, and the halves of a split engine, talk at ports of their libraries' choice.
+    beside = [
+        {"podSelector": {"matchLabels": each.part.selector}}
+        for each in cluster.workloads_in(workload.part.namespace)
+        if (each is workload and each.nodes > 1)
+        or (each.role != "whole" and each.served.key == workload.served.key)
+    ]
+    if beside:
+        ingress.append({"from": beside})
+        egress.append({"to": beside})
     spec = {
         "podSelector": {"matchLabels": workload.part.selector},
         "policyTypes": ["Ingress", "Egress"],
@@ -102,6 +112,29 @@ def engine_policy(cluster: Cluster, workload: Workload) -> Object:
         "egress": egress,
     }
     return made("networking.k8s.io/v1/NetworkPolicy", workload.part, spec)
+
+
+def router_policy(cluster: Cluster, workload: Workload) -> Object:
+    """The gateway to the router; the router to both halves, and to the API server, where it finds them."""
+    gateway = {
+        **_namespace(cluster.namespace),
+        "podSelector": {"matchLabels": cluster.part("gateway").selector},
+    }
+    halves = [
+        {"podSelector": {"matchLabels": each.part.selector}}
+        for each in cluster.workloads_in(workload.part.namespace)
+        if each.served.key == workload.served.key
+    ]
+    spec = {
+        "podSelector": {"matchLabels": workload.router.selector},
+        "policyTypes": ["Ingress", "Egress"],
+        "ingress": [{"from": [gateway], "ports": [_port(ROUTER_PORT)]}],
+        "egress": [
+            {"to": halves, "ports": [_port(workload.command.port)]},
+            {"ports": [_port(port) for port in API_PORTS]},
+        ],
+    }
+    return made("networking.k8s.io/v1/NetworkPolicy", workload.router, spec)
 
 
 def job_policies(cluster: Cluster, namespace: str, *, fetches: bool) -> tuple[Object, ...]:
@@ -132,13 +165,13 @@ def _to_engines(cluster: Cluster) -> list[Object]:
         {
             "to": [
                 {
-                    **_namespace(each.part.namespace),
-                    "podSelector": {"matchLabels": each.part.selector},
+                    **_namespace(each.front.namespace),
+                    "podSelector": {"matchLabels": each.front.selector},
                 }
             ],
-            "ports": [_port(each.command.port)],
+            "ports": [_port(each.command.port if each.role == "whole" else ROUTER_PORT)],
         }
-        for each in cluster.workloads
+        for each in distinct(cluster.workloads)
     ]
 
 

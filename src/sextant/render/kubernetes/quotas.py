@@ -25,6 +25,10 @@ from sextant.render.kubernetes.gateway import (
     MEMORY_BYTES,
 )
 from sextant.render.kubernetes.objects import GIB, Object, cluster_wide, gibibytes, made
+from sextant.render.kubernetes.router import CORES as ROUTER_CORES
+from sextant.render.kubernetes.router import MEMORY_BYTES as ROUTER_BYTES
+from sextant.render.kubernetes.router import REPLICAS as ROUTERS
+from sextant.render.kubernetes.router import routed
 from sextant.spec.engine_sections import EmbeddedEngine
 
 POD_SECURITY = "restricted"
@@ -65,6 +69,8 @@ def needed(cluster: Cluster, namespace: str) -> Room:
         room = room.plus(_of_workload(workload))
         if cluster.order.mode == "container" and workload.nodes == 1:
             room = room.plus(_one_more(workload))
+    for _ in routed(cluster, namespace):
+        room = room.plus(_of_router())
     if namespace == cluster.namespace:
         room = room.plus(_of_gateway(cluster))
         if cluster.order.mode == "container":
@@ -91,6 +97,11 @@ def _of_workload(workload: Workload) -> Room:
         accelerators={workload.resource: workload.per_pod * pods} if workload.resource else {},
         pods=pods + on_nodes,
     )
+
+
+def _of_router() -> Room:
+    pods = ROUTERS + 1
+    return Room(cores=pods * ROUTER_CORES, memory_bytes=pods * ROUTER_BYTES, pods=pods)
 
 
 def _nodes(workload: Workload) -> int:

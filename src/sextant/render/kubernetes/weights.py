@@ -8,7 +8,7 @@ would refuse.
 
 from __future__ import annotations
 
-from sextant.render.kubernetes.cluster import GGUF_FILE, USER, Cluster, Workload
+from sextant.render.kubernetes.cluster import GGUF_FILE, USER, Cluster, Workload, distinct
 from sextant.render.kubernetes.objects import GIB, Object, cluster_wide, dns_label, gibibytes, made
 from sextant.render.kubernetes.pods import Placing, claimed, container, pod, resources, scratch
 
@@ -76,7 +76,7 @@ echo "$1 is whole"
 
 def weights_objects(cluster: Cluster, namespace: str) -> tuple[Object, ...]:
     """Volumes of one namespace, the jobs that fill the shared one, and the pods that keep nodes' copies."""
-    workloads = cluster.workloads_in(namespace)
+    workloads = distinct(cluster.workloads_in(namespace))
     if not workloads:
         return ()
     part = cluster.part("weights", namespace=namespace)
@@ -101,7 +101,7 @@ def weights_objects(cluster: Cluster, namespace: str) -> tuple[Object, ...]:
 
 def cache_volume(cluster: Cluster, namespace: str) -> tuple[Object, ...]:
     """The persistent volume that stands for each node's own folder. The cluster's administrator makes it."""
-    workloads = cluster.workloads_in(namespace)
+    workloads = distinct(cluster.workloads_in(namespace))
     if not workloads:
         return ()
     spec = {
@@ -148,7 +148,7 @@ def is_fetched(workload: Workload) -> bool:
 
 def _fetch_job(cluster: Cluster, workload: Workload) -> Object:
     """Fetches one model by name. A job cannot be changed, so another source makes another job."""
-    part = cluster.part("fetch", namespace=workload.part.namespace, model=workload.part.model)
+    part = cluster.part("fetch", namespace=workload.part.namespace, model=workload.model_label)
     volumes = (
         claimed("weights", WEIGHTS_PATH, claim=WEIGHTS_CLAIM, read_only=False),
         scratch("scratch", "/tmp", "1Gi"),  # noqa: S108 - a volume of the pod's own
@@ -174,7 +174,7 @@ def _fetch_job(cluster: Cluster, workload: Workload) -> Object:
 
 def _node_cache(cluster: Cluster, workload: Workload) -> Object:
     """One pod on every node that serves the model: it has the engine's image, and copies the weights."""
-    part = cluster.part("node-cache", namespace=workload.part.namespace, model=workload.part.model)
+    part = cluster.part("node-cache", namespace=workload.part.namespace, model=workload.model_label)
     volumes = (
         claimed("weights", WEIGHTS_PATH, claim=WEIGHTS_CLAIM),
         claimed("weights-cache", CACHE_PATH, claim=CACHE_CLAIM, read_only=False),
