@@ -42,6 +42,8 @@ class Member(msgspec.Struct):
     kind: Kind
     runner: Child | RemoteWatch
     engine: EnginePlan | None = None
+    serves: bool = True
+    """False for an engine that no route table names: not yet, or not any more."""
     since_ms: int = 0
     task: asyncio.Task[None] | None = None
 

@@ -37,6 +37,9 @@ class Plan(msgspec.Struct, frozen=True):
     """Of each worker, but for what `gateway_workers` adds."""
     control: ControlSettings
     log_level: str
+    document: Deployment
+    places: tuple[Placement, ...]
+    """What was found for each of its models."""
     store: StoreSettings = StoreSettings()
     workers: int = 1
     warnings: tuple[str, ...] = ()
@@ -157,6 +160,8 @@ def make_plan(
             alerts=alert_settings(document.spec.alerts),
         ),
         log_level=document.spec.observability.log_level,
+        document=document,
+        places=tuple(places),
         store=document.spec.store.struct(),
         workers=gateway.workers,
         warnings=tuple(warnings),

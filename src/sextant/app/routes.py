@@ -40,6 +40,17 @@ class RouteBook:
         if self._verdicts != self._published:
             self.publish()
 
+    def serve(self, models: tuple[ServedModel, ...]) -> int:
+        """Publishes a table of `models` instead; its version. Raises OSError, and then nothing has
+        changed."""
+        before, self._models = self._models, models
+        try:
+            self.publish()
+        except OSError:
+            self._models = before
+            raise
+        return self._version
+
     def publish(self) -> None:
         """Writes the table as of now under a new version. Raises OSError; the next `set` then tries again."""
         self._published = None

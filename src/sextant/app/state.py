@@ -1,8 +1,9 @@
 """The state directory: where everything of one deployment lives, its permissions and its lock.
 
 `accounts.db` and `ledger.db` are kept; `run/` holds what the processes of one start tell each other and is
-emptied at the next; `logs/` is kept; `secrets/` holds files of mode 0600; `models/` holds
-fetched models. One supervisor at a time holds the lock (`StateDir.lock`); other programs read its pid there.
+emptied at the next; `logs/` is kept; `secrets/` holds files of mode 0600; `models/` holds fetched models;
+`applied.json` is the document that was applied last, `source/` the repository it came from. One supervisor at
+a time holds the lock (`StateDir.lock`); other programs read its pid there.
 """
 
 from __future__ import annotations
@@ -40,6 +41,8 @@ class StateDir:
         self.secrets = self.root / "secrets"
         self.models = self.root / "models"
         self.store_file = self.root / "store.json"
+        self.applied_file = self.root / "applied.json"
+        self.source = self.root / "source"
         self.routes_file = self.run / "routes.json"
         self.policy_file = self.run / "policy.json"
         self.ledger_url_file = self.run / "ledger.url"
@@ -47,6 +50,7 @@ class StateDir:
         self.status_file = self.run / "status.json"
         self.engine_metrics_file = self.run / "engines.prom"
         self.ledger_socket = self.run / "ledger.sock"
+        self.apply_socket = self.run / "apply.sock"
         self.admin_secret = self.secrets / "admin"
         self.cli_key = self.secrets / "local-cli"
         self.first_run = self.secrets / "first-run"

@@ -14,27 +14,33 @@ import logging
 import os
 import signal
 import time
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Sequence
 from typing import Any
 
 import msgspec
 
 import sextant
+from sextant.app.apply_door import ApplyDoor
 from sextant.app.bootstrap import FirstRun
 from sextant.app.child import Child, trim_log
 from sextant.app.engine_metrics import render, scrape_all
 from sextant.app.entry import DRAIN_GRACE_S
 from sextant.app.events import Changed, Serving, Stopping, Tell
+from sextant.app.gateway_look import GatewayLook
 from sextant.app.members import Kind, Member, gateway_probe, members_of
+from sextant.app.model_plan import EnginePlan
+from sextant.app.placing import Ports
 from sextant.app.plan import Plan, gateway_workers
 from sextant.app.probe import ProbeFailed
 from sextant.app.remote_watch import RemoteWatch
 from sextant.app.routes import RouteBook, Verdict
 from sextant.app.state import StateDir, reserve_port, write_private
+from sextant.app.swap import Swap
 from sextant.base.errors import SextantError
-from sextant.control.settings import ProcessStatus, Status
+from sextant.control.settings import Applied, ProcessStatus, Status
+from sextant.spec.snapshot import ServedModel
 
-STOP_ORDER: tuple[Kind, ...] = ("control", "gateway", "engine", "ledger")
+STOP_ORDER: tuple[Kind, ...] = ("control", "forwarder", "gateway", "engine", "ledger")
 START_ATTEMPTS = 3
 """A process that dies so often before it was ever ready fails the start."""
 GATEWAY_READY_TIMEOUT_S = 10.0
@@ -46,9 +52,17 @@ _log = logging.getLogger(__name__)
 
 
 class Supervisor:
-    """Runs one `Plan`. Use it once: `await run()`."""
+    """Runs one `Plan`, and what is applied to it. Use it once: `await run()`."""
 
-    def __init__(self, plan: Plan, state: StateDir, tell: Tell, *, first_run: FirstRun | None = None) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        state: StateDir,
+        *,
+        tell: Tell,
+        ports: Ports,
+        first_run: FirstRun | None = None,
+    ) -> None:
         self._plan = plan
         self._state = state
         self._tell = tell
@@ -63,9 +77,15 @@ class Supervisor:
         self._probe_ports = [
             reserve_port("127.0.0.1") for _ in range(plan.workers if plan.workers > 1 else 0)
         ]
-        ports = [int(held.getsockname()[1]) for held in self._probe_ports]
-        self._gateways = gateway_workers(plan, ports)
-        self._members = members_of(plan, state, self._gateways, self._on_change)
+        probed = [int(held.getsockname()[1]) for held in self._probe_ports]
+        self._gateways = gateway_workers(plan, probed)
+        self._members = members_of(plan, state, self._gateways, self.on_change)
+        self._broken: asyncio.Future[None] | None = None
+        """What ended the watch over a member, which nobody would restart."""
+        self._swap = Swap(self, state, plan, ports)
+        self._door = ApplyDoor(state, self._swap.change, self._on_applied)
+        self._look = GatewayLook(plan, self._gateways)
+        self._applied: Applied | None = None
 
     async def run(self) -> None:
         """Until SIGTERM, SIGINT or SIGHUP. Raises SextantError; then nothing that was started is left."""
@@ -73,11 +93,13 @@ class Supervisor:
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             if signal.getsignal(number) != signal.SIG_IGN:  # `nohup` has its way
                 loop.add_signal_handler(number, self._on_stop_signal)
+        self._broken = loop.create_future()
         self._routes.publish()
         for member in self._members:
-            member.task = loop.create_task(member.runner.run(), name=member.name)
+            self._watch(member)
         try:
             if await self._until_serving():
+                await self._door.open()
                 await self._until_stopped()
                 self._tell(Stopping(DRAIN_GRACE_S))
         finally:
@@ -136,15 +158,68 @@ class Supervisor:
 
     async def _first_of(self, *awaited: Awaitable[Any]) -> None:
         """Until one of these is done. Raises what ended the watch over a member: nobody would restart it."""
+        assert self._broken is not None
         waits = [asyncio.ensure_future(one) for one in awaited]
-        watches = [member.task for member in self._members if member.task is not None]
-        ends: set[asyncio.Future[Any]] = {*waits, *watches}
+        ends: set[asyncio.Future[Any]] = {*waits, self._broken}
         await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
         for wait in waits:
             wait.cancel()
-        for watch in watches:
-            if watch.done():
-                watch.result()
+        if self._broken.done():
+            self._broken.result()
+
+    def _watch(self, member: Member) -> None:
+        def ended(task: asyncio.Task[None]) -> None:
+            error = None if task.cancelled() else task.exception()
+            if error is not None and self._broken is not None and not self._broken.done():
+                self._broken.set_exception(error)
+
+        member.task = asyncio.get_running_loop().create_task(member.runner.run(), name=member.name)
+        member.task.add_done_callback(ended)
+
+    # What a swap needs, `swap.Crew`.
+
+    @property
+    def members(self) -> Sequence[Member]:
+        return self._members
+
+    def enlist(self, member: Member) -> None:
+        """Starts it; it does not serve yet."""
+        member.serves = False
+        self._members.append(member)
+        self._watch(member)
+
+    async def dismiss(self, members: Sequence[Member]) -> None:
+        """Stops them and forgets them."""
+        for member in members:
+            member.runner.stop()
+        await asyncio.gather(*(one.task for one in members if one.task is not None), return_exceptions=True)
+        self._members = [member for member in self._members if member not in members]
+        self._write_out()
+
+    def serve(self, models: tuple[ServedModel, ...]) -> int:
+        """Publishes a route table of `models`; its version. Raises OSError."""
+        version = self._routes.serve(models)
+        named = {upstream.id for model in models for upstream in model.upstreams}
+        for member in self._members:
+            member.serves = member.engine is None or member.engine.upstream_id in named
+        self._write_out()
+        return version
+
+    async def changed(self) -> None:
+        """Until the next change of any member."""
+        await self._next_change()
+
+    async def took(self, version: int, timeout_s: float) -> bool:
+        """Whether all gateways use that table."""
+        return await self._look.took(version, timeout_s)
+
+    async def drained(self, engines: Sequence[EnginePlan], timeout_s: float) -> bool:
+        """Whether no request needs them any longer."""
+        return await self._look.drained(engines, timeout_s)
+
+    def _on_applied(self, applied: Applied) -> None:
+        self._applied = applied
+        self._write_out()
 
     async def _trim_logs(self) -> None:
         while True:
@@ -212,7 +287,8 @@ class Supervisor:
                     raise _start_failed(f"the gateway is up, but not ready: {failed}") from None
             await asyncio.sleep(0.03)
 
-    def _on_change(self, runner: Child | RemoteWatch) -> None:
+    def on_change(self, runner: Child | RemoteWatch) -> None:
+        """A member came to another state."""
         member = next(member for member in self._members if member.runner is runner)
         member.since_ms = time.time_ns() // 1_000_000
         condition = member.condition
@@ -251,12 +327,15 @@ class Supervisor:
             url=self._plan.url,
             control_url=self._plan.control_url,
             processes=tuple(_status_of(member) for member in self._members),
+            applied=self._applied,
         )
         write_private(self._state.status_file, msgspec.json.encode(status))
 
     async def _stop_all(self) -> None:
         """Stops kind by kind, the gateway before the engines so that requests under way can end."""
         self._stopping = True
+        await self._door.close()
+        await self._swap.close()
         hurrying = asyncio.ensure_future(self._hurry_up())
         for kind in STOP_ORDER:
             group = [member for member in self._members if member.kind == kind]
@@ -292,6 +371,7 @@ def _status_of(member: Member) -> ProcessStatus:
         model=member.engine.model_id if member.engine else "",
         upstream=member.engine.upstream_id if member.engine else "",
         file=member.engine.file if member.engine else "",
+        serves=member.serves,
     )
 
 

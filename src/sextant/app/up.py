@@ -46,7 +46,7 @@ def run_up(document: Deployment, state: StateDir, overrides: Overrides, tell: Te
         first_run = bootstrap(state, plan.store)
         plan = _of_its_books(plan, state)
         try:
-            asyncio.run(_supervise(plan, state, tell, first_run))
+            asyncio.run(_supervise(plan, state, tell, ports, first_run))
         finally:
             state.clear_run()
         tell(Stopped())
@@ -75,13 +75,15 @@ def _bring_up_to_date(state: StateDir, store: StoreSettings, tell: Tell) -> None
         )
 
 
-async def _supervise(plan: Plan, state: StateDir, tell: Tell, first_run: FirstRun | None) -> None:
+async def _supervise(
+    plan: Plan, state: StateDir, tell: Tell, ports: Ports, first_run: FirstRun | None
+) -> None:
     def tell_and_forget(event: Event) -> None:
         tell(event)
         if isinstance(event, Serving):
             forget_first_run(state)
 
-    await Supervisor(plan, state, tell_and_forget, first_run=first_run).run()
+    await Supervisor(plan, state, tell=tell_and_forget, ports=ports, first_run=first_run).run()
 
 
 @contextlib.contextmanager

@@ -1,18 +1,28 @@
-"""`sextant apply`: carries a verified bundle out: its install script here, or `kubectl` for a cluster."""
+"""`sextant apply`: carries a verified bundle out: its install script here, or `kubectl` for a cluster.
+
+A document goes to the deployment that runs here (`apply_local.py`).
+"""
 
 from __future__ import annotations
 
 import shlex
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from sextant.cli.options import State, state_dir
 from sextant.cli.output import EXIT_FAILED, out
-from sextant.cli.verify import Bundle, show
+from sextant.cli.verify import show
 
 
 def apply(
-    folder: Bundle,
+    folder: Annotated[
+        Path,
+        typer.Argument(
+            metavar="DIR|FILE", help="A rendered bundle, or a document for the deployment that runs here."
+        ),
+    ],
     options: Annotated[
         list[str] | None,
         typer.Argument(metavar="WORD", help="For install.sh, after `--`: ./install.sh says which."),
@@ -25,11 +35,20 @@ def apply(
         str,
         typer.Option("--site", metavar="FOLDER", help="Which cluster's part, of a bundle for several."),
     ] = "",
+    state: State = None,
 ) -> None:
-    """Verify a bundle, say what will be run, ask, and run it. Stops at the first command that fails.
+    """Verify a bundle, say what will be run, ask, and run it; or have what runs here serve another document.
 
-    A bundle with faults, a changed file among them, is refused. Exit status: 0 done, 1 refused or failed.
+    A bundle with faults, a changed file among them, is refused; of its commands the first that fails is the
+    last. A document's new engines start beside the old ones and make a token each before requests go there;
+    no request is lost, and when anything fails what served serves on. Exit status: 0 done, 1 refused or
+    failed, 3 nothing runs.
     """
+    if folder.is_file():
+        from sextant.cli.apply_local import apply_file
+
+        apply_file(folder, state_dir(state))
+        return
     from sextant.operations.verify.applying import commands_of, run_all
     from sextant.operations.verify.verifying import verify
 

@@ -50,6 +50,12 @@ def up(
     insecure: Annotated[
         bool, typer.Option("--insecure", help="Allow plain HTTP on an address that others can reach.")
     ] = False,
+    last_applied: Annotated[
+        bool,
+        typer.Option(
+            "--last-applied", help="Serve what `apply` or `follow` brought last; FILE where that is nothing."
+        ),
+    ] = False,
     report_fd: Annotated[int | None, typer.Option(hidden=True)] = None,
 ) -> None:
     """Serve a model: engine, ledger, gateway and admin API, until Ctrl-C."""
@@ -59,11 +65,13 @@ def up(
         raise Misconfigured(f"there is no file {file}; `sextant up` without a file serves the bundled model")
     if file is not None and model is not None:
         raise Misconfigured(f"{file} says what to serve already; give either a document or --model")
+    if last_applied and model is not None:
+        raise Misconfigured("--last-applied and --model each say what to serve; give one of them")
     if engine is not None and model is None:
         raise Misconfigured("--engine belongs to --model; in a document write spec.engine.kind")
     folder = state_dir(state)
     overrides = Overrides(host=host, port=port, control_port=control_port, insecure=insecure)
-    what = What(file, model, engine)
+    what = What(file, model, engine, last_applied)
     if detach:
         _detached(folder, _arguments(what, folder, overrides))
     elif report_fd is not None:
@@ -82,12 +90,17 @@ class What:
     file: Path | None
     model: str | None
     engine: str | None
+    last_applied: bool = False
 
-    def document(self) -> Deployment:
+    def document(self, state: StateDir) -> Deployment:
         """Raises SextantError for a document or a name that is wrong."""
+        from sextant.app.applying import kept
         from sextant.app.quick import document_for
         from sextant.spec.document import load_document
 
+        last = kept(state) if self.last_applied else None
+        if last is not None:
+            return last.wanted.document()
         return load_document(self.file) if self.model is None else document_for(self.model, self.engine)
 
 
@@ -100,7 +113,7 @@ def _run(what: What, state: StateDir, overrides: Overrides, tell: Tell) -> None:
         PARENT_VARIABLE
     )  # set by a program, such as a test, that wants the stack to end with it
     bind_to_parent(int(parent) if parent else None, signal.SIGTERM)
-    run_up(what.document(), state, overrides, tell)
+    run_up(what.document(state), state, overrides, tell)
 
 
 def _arguments(what: What, state: StateDir, overrides: Overrides) -> list[str]:
@@ -117,6 +130,7 @@ def _arguments(what: What, state: StateDir, overrides: Overrides) -> list[str]:
         *([str(what.file)] if what.file else []),
         *options,
         *(["--insecure"] if overrides.insecure else []),
+        *(["--last-applied"] if what.last_applied else []),
     ]
 
 

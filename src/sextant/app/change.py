@@ -1,0 +1,96 @@
+"""What another document changes in a running deployment: which engines start, which stay, which end. Pure.
+
+Flow 2 (deploy), on a stack that runs. Models and their engines are changed without a restart; what processes
+are told only when they start, addresses, TLS, bounds, stores, is refused with its name, never half taken.
+Neighbour: `swap.py`, which carries a change out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from sextant.base.errors import Misconfigured
+from sextant.spec.document import Deployment, ModelEntry
+from sextant.spec.engine_sections import RemoteEngine
+
+INFORMS_ONLY = frozenset(
+    {"mode", "profile", "workload", "sites", "planning", "scaling", "continuity", "delivery", "training"}
+)
+"""Parts of `spec` that no process of one host acts on while it runs."""
+MODELS = frozenset({"model", "engine", "models"})
+NAMED_MAX = 5
+
+
+class Change(msgspec.Struct, frozen=True):
+    """The way from one document to another."""
+
+    fresh: tuple[int, ...]
+    """Models of the new document, by position, that need an engine started."""
+    kept: tuple[tuple[int, int], ...]
+    """Model of the new document, and the one of the old whose engine goes on for it."""
+    gone: tuple[int, ...]
+    """Models of the old document whose engines end."""
+
+
+def what_changes(old: Deployment, new: Deployment) -> Change:
+    """How to come from `old` to `new` without a restart. Raises Misconfigured where that cannot be."""
+    fixed = _fixed(old, new)
+    if fixed:
+        more = f" and {len(fixed) - NAMED_MAX} more" if len(fixed) > NAMED_MAX else ""
+        raise Misconfigured(
+            f"{', '.join(fixed[:NAMED_MAX])}{more} changed, which takes effect at a start only; nothing was "
+            f"changed; run `sextant down` and `sextant up` with this document, or put the old value back",
+            code="needs_restart",
+            field=fixed[0],
+        )
+    before = {_identity(entry): number for number, entry in enumerate(old.spec.served)}
+    kept = []
+    for number, entry in enumerate(new.spec.served):
+        same = before.pop(_identity(entry), None)
+        if same is not None:
+            kept.append((number, same))
+    stays = {number for number, _ in kept}
+    fresh = tuple(number for number in range(len(new.spec.served)) if number not in stays)
+    return Change(fresh, tuple(kept), tuple(sorted(before.values())))
+
+
+def _identity(entry: ModelEntry) -> str:
+    """What an engine is started with: while it is the same, the engine may go on."""
+    return repr((entry.name, entry.pool, entry.source, entry.engine))
+
+
+def _fixed(old: Deployment, new: Deployment) -> list[str]:
+    """The fields that differ and cannot change while the deployment runs."""
+    found = []
+    for name in type(old.spec).model_fields:
+        if name not in INFORMS_ONLY | MODELS:
+            found += _differing(_plain(old, name), _plain(new, name), f"spec.{name}")
+    known = _environment_keys(old)
+    for number, entry in enumerate(new.spec.served):
+        key = entry.engine.api_key if isinstance(entry.engine, RemoteEngine) else None
+        if key is not None and key.startswith("env:") and key not in known:
+            found.append(f"spec.models.{number}.engine.api_key")
+    return found
+
+
+def _environment_keys(document: Deployment) -> set[str | None]:
+    """Secrets of the environment that the gateways were started with."""
+    return {entry.engine.api_key for entry in document.spec.served if isinstance(entry.engine, RemoteEngine)}
+
+
+def _plain(document: Deployment, name: str) -> Any:
+    value = getattr(document.spec, name)
+    return value.model_dump() if hasattr(value, "model_dump") else value
+
+
+def _differing(old: Any, new: Any, at: str) -> list[str]:
+    """The deepest fields that differ."""
+    if old == new:
+        return []
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        names = sorted({*old, *new}, key=str)
+        return [field for name in names for field in _differing(old.get(name), new.get(name), f"{at}.{name}")]
+    return [at]
