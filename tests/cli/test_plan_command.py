@@ -156,8 +156,8 @@ def test_the_report_is_one_file_that_fetches_nothing(tmp_path: Path) -> None:
     assert run(*R1, "--html", str(file), "--price-usd", "30000").exit_code == 0
     text = file.read_text()
     drawings = re.findall(r"<svg.*?</svg>", text, re.S)
-    # Memory, latency, cost over time, three years by mode, and what moves each mode: bought, reserved, hybrid,
-    # on demand, and two APIs.
+    # Memory, latency, cost over time, three years by mode, and what moves each mode: bought, reserved,
+    # hybrid, on demand, and two APIs.
     assert len(drawings) == 4 + 6
     for drawing in drawings:
         ElementTree.fromstring(drawing)
@@ -197,6 +197,37 @@ def test_unknown_names_get_the_nearest() -> None:
 def test_nonsense_is_refused_by_name(words: tuple[str, str], said: str) -> None:
     error = refusal(*R1, *words)
     assert isinstance(error, BadRequest) and said in error.message
+
+
+def test_a_name_of_no_engine_or_precision_gets_the_nearest() -> None:
+    assert "`vlm`" in refusal(*R1, "--engine", "vlm").message
+    assert "nearest: vllm" in refusal(*R1, "--engine", "vlm").message
+    assert "nearest: fp8" in refusal(*R1, "--precision", "fp9").message
+    assert "bf16, fp8" in refusal(*R1, "--kv-precision", "zzz").message
+
+
+def test_a_file_that_cannot_be_written_is_said_before_anything_is_measured(tmp_path: Path) -> None:
+    there = str(tmp_path / "nowhere" / "plan.html")
+    assert "there is no folder" in refusal(*R1, "--html", there).message
+    assert "is a folder" in refusal(*R1, "--html", str(tmp_path)).message
+    words = (*R1, "--calibrate", "http://127.0.0.1:1", "-o", there)
+    assert "there is no folder" in refusal(*words).message
+
+
+def test_what_of_a_document_is_not_planned_is_said(tmp_path: Path) -> None:
+    file = tmp_path / "two.yaml"
+    more = "    - {name: there, accelerators: [{name: H100, count: 16}]}\n"
+    two = DOCUMENT.replace(
+        '  model: {name: r1, source: "hf:deepseek-ai/DeepSeek-R1"}\n  engine: {kind: vllm}\n',
+        '  models:\n    - {name: r1, source: "hf:deepseek-ai/DeepSeek-R1", engine: {kind: vllm}}\n'
+        '    - {name: small, source: "hf:deepseek-ai/DeepSeek-R1-Distill-Qwen-7B", engine: {kind: vllm}}\n',
+    )
+    file.write_text(two + more)
+    warnings = told("plan", str(file))["plan"]["warnings"]
+    assert any("each is planned alone" in one for one in warnings)
+    assert any("the first of 2 models" in one for one in warnings)
+    chinese = run("plan", str(file), "--lang", "zh").stdout
+    assert "2 个模型" in chinese and "planned alone" not in chinese
 
 
 def test_nothing_to_plan_and_files_that_are_not_there(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from fake_speed import fake_cost, fake_predict
+from fake_speed import estimate, fake_cost, fake_predict
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -18,8 +18,18 @@ from sextant.planner.plan import plan, precision_choices
 from sextant.planner.roofline import predictor
 from sextant.spec.calibration import load_calibration
 from sextant.spec.facts import load_catalog
-from sextant.spec.hardware import Host
-from sextant.spec.planning import Plan, Question, StatedCosts, Targets, Wishes, Workload
+from sextant.spec.hardware import Accelerator, Host
+from sextant.spec.planning import (
+    Layout,
+    MemoryUse,
+    Plan,
+    Question,
+    Speed,
+    StatedCosts,
+    Targets,
+    Wishes,
+    Workload,
+)
 
 CATALOG = load_catalog()
 TOOLS = Tools(predict=fake_predict, cost=fake_cost)
@@ -73,7 +83,7 @@ def test_what_fits_nowhere_is_refused_with_the_nearest_first() -> None:
     assert near == sorted(near, reverse=True)
     thor = planned("R1", "Jetson-Thor").refusals[0]
     assert "in no precision" in thor.give_up
-    q2 = planned("V4-Flash", "Jetson-Thor", engine="llamacpp").refusals
+    q2 = planned("V4-Flash", "Jetson-Thor", engine="llamacpp", precision="q4").refusals
     assert any("q2" in refusal.give_up for refusal in q2)
 
 
@@ -224,7 +234,10 @@ def test_precisions_come_with_what_they_cost() -> None:
         ({"targets": Targets(tpot_ms_p99=float("inf"))}, "tpot_ms_p99 is inf"),
         ({"wishes": Wishes(count=-8)}, "count is -8"),
         ({"wishes": Wishes(concurrency=0)}, "concurrency is 0"),
-        ({"costs": StatedCosts(pue=-1)}, "pue is -1; expected 0 or more"),
+        ({"costs": StatedCosts(pue=-1)}, "pue is -1; expected 1 or more"),
+        ({"costs": StatedCosts(pue=0.5)}, "pue is 0.5; expected 1 or more and at most 10"),
+        ({"costs": StatedCosts(price_usd=float("inf"))}, "price_usd is inf; expected 0 or more and at most"),
+        ({"engine": "llamacpp"}, "llamacpp keeps weights in bf16, fp4, q8, q4 or q2"),
     ],
 )
 def test_nonsense_numbers_are_refused_by_name(more: dict[str, Any], said: str) -> None:
@@ -242,6 +255,44 @@ def test_a_plan_without_targets_says_what_it_counts_for() -> None:
 def test_no_accelerator_at_all_is_refused() -> None:
     with pytest.raises(BadRequest, match="no accelerator is to be considered"):
         planned("R1")
+
+
+def test_an_engine_that_does_not_run_there_is_refused_by_name() -> None:
+    made = planned("R1", "MI300X", "H200", engine="trtllm")
+    assert {option.accelerator.id for option in made.options} == {"h200"}
+    assert [(one.accelerator.id, one.first_break.key) for one in made.refusals] == [("mi300x", "engine")]
+    assert (
+        "mindie runs on Huawei, not on h200"
+        in planned("R1", "H200", engine="mindie").refusals[0].first_break.text
+    )
+    assert planned("R1", "910C", engine="mindie").options
+
+
+def test_what_is_offered_instead_is_a_precision_of_that_engine() -> None:
+    question = asked("Llama-3.1-8B", "Raspberry-Pi-5", precision="bf16", engine="llamacpp")
+    offered = [one.give_up for one in plan(question, TOOLS).refusals]
+    assert any("q8" in one or "q4" in one for one in offered)
+    assert not any("fp8" in one or "int" in one for one in offered)
+
+
+def test_a_context_beyond_the_model_offers_the_longest_that_it_has() -> None:
+    made = planned("R1", "H200", workload=Workload(input_tokens=1_000_000))
+    assert made.options == () and made.refusals
+    assert made.refusals[0].give_up.startswith("a context over 163840 tokens: then ")
+
+
+def test_a_split_that_does_not_carry_the_load_is_not_offered() -> None:
+    """A whole of many replicas need not carry as many times what one part of it does."""
+
+    def saturating(question: Question, layout: Layout, accelerator: Accelerator, memory: MemoryUse) -> Speed:
+        speed = fake_predict(question, layout, accelerator, memory)
+        if layout.decode is not None and layout.count > 64:
+            return msgspec.structs.replace(speed, requests_per_s_max=estimate(1.0, "requests/s"))
+        return speed
+
+    load = Workload(requests_per_s=900)
+    for option in plan(asked("R1", "H200", workload=load), Tools(predict=saturating)).options:
+        assert option.speed.requests_per_s_max.value >= load.peak_requests_per_s
 
 
 def test_the_same_question_gives_the_same_plan() -> None:

@@ -16,6 +16,7 @@ from sextant.base.errors import BadRequest
 from sextant.cli.advise import language_of
 from sextant.cli.options import Json
 from sextant.cli.output import EXIT_FAILED, out, print_json
+from sextant.cli.plan_words import word
 
 if TYPE_CHECKING:
     from sextant.cli.plan_asked import Asked
@@ -122,6 +123,8 @@ def plan(  # the flags are the question
         json=json, explain=explain, html=html, measure=measure, calibrate=calibrate, output=output,
         language=language,
     )  # fmt: skip
+    for written in (html, output):
+        _check_writable(written)
     asked = asked_of(flags, Files(facts=facts, prices=prices, calibration=calibration))
     if calibrate is not None or output is not None:
         _calibrate(asked, ways)
@@ -174,12 +177,29 @@ def _calibrate(asked: Asked, ways: Ways) -> None:
             f"`--accelerator cpu-desktop`; `sextant catalog accelerators` lists them"
         )
     machine = asyncio.run(calibrate(ways.calibrate, asked.question))
-    ways.output.write_text(calibration_text(machine), encoding="utf-8")
+    _write(ways.output, calibration_text(machine))
     if ways.json:
         print_json(machine)
         return
-    plan_measure.show_machine(machine)
-    out().print(f"Calibration written to {ways.output}", markup=False)
+    plan_measure.show_machine(machine, ways.language)
+    out().print(f"{word('Calibration written to', ways.language)} {ways.output}", markup=False)
+
+
+def _check_writable(file: Path | None) -> None:
+    """Said before the work is done, not after a minute of it."""
+    if file is None:
+        return
+    if file.is_dir():
+        raise BadRequest(f"{file}: is a folder; name a file in it")
+    if not file.absolute().parent.is_dir():
+        raise BadRequest(f"{file}: there is no folder {file.parent}; make it, or name another file")
+
+
+def _write(file: Path, text: str) -> None:
+    try:
+        file.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise BadRequest(f"{file}: cannot be written: {error.strerror}; name another file") from None
 
 
 def _show(asked: Asked, ways: Ways) -> None:
@@ -188,20 +208,24 @@ def _show(asked: Asked, ways: Ways) -> None:
 
     tools = tools_of(asked.prices, asked.machine)
     answered = answer(asked.question, catalog=asked.catalog, prices=asked.prices, tools=tools)
+    warnings = (*asked.notes, *answered.plan.warnings)
+    answered = msgspec.structs.replace(
+        answered, plan=msgspec.structs.replace(answered.plan, warnings=warnings)
+    )
     compared = None
     if ways.measure is not None:
         from sextant.cli import plan_measure
 
         compared = plan_measure.compare(answered, tools, ways.measure)
     if ways.html is not None:
-        ways.html.write_text(plan_html.page(answered, ways.language), encoding="utf-8")
+        _write(ways.html, plan_html.page(answered, ways.language))
     if ways.json:
         print_json({"plan": answered.plan, "shown": answered.shown, "measured": compared})
     else:
         plan_view.show(answered, ways.language, explain=ways.explain)
         if compared is not None:
-            plan_measure.show(compared)
+            plan_measure.show(compared, ways.language)
         if ways.html is not None:
-            out().print(f"\nReport written to {ways.html}", markup=False)
+            out().print(f"\n{word('Report written to', ways.language)} {ways.html}", markup=False)
     if not answered.plan.options:
         raise typer.Exit(EXIT_FAILED)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from sextant.cli.output import print_table
+from sextant.cli.plan_words import word
 from sextant.operations.measure import Load, Measured, measured
 
 if TYPE_CHECKING:
@@ -77,13 +78,14 @@ def _holds(estimate: Estimate, value: float) -> bool:
     return estimate.low <= value <= estimate.high
 
 
-def show(compared: tuple[Compared, ...]) -> None:
+def show(compared: tuple[Compared, ...], language: str) -> None:
     """Prints measurement beside prediction."""
-    columns = (
+    columns = _titled(
+        language,
         *("in flight>", "in/out tokens", "TTFT ms measured>", "predicted>", "ratio>", "in the band"),
         *("TPOT ms measured>", "predicted>", "ratio>", "in the band", "output tok/s>"),
     )
-    said = {True: "yes", False: "no", None: "-"}
+    said = {True: word("yes", language), False: word("no", language), None: "-"}
     rows = []
     for each in compared:
         one = each.measured
@@ -98,10 +100,10 @@ def show(compared: tuple[Compared, ...]) -> None:
                 f"{one.output_tokens_per_s:.1f}",
             )
         )
-    print_table(columns, rows, "nothing was measured")
+    print_table(columns, rows, word("nothing was measured", language))
 
 
-def show_machine(machine: LocalCalibration) -> None:
+def show_machine(machine: LocalCalibration, language: str) -> None:
     """Prints each measured point beside what the calibration makes of it."""
     from sextant.operations.measure_calibration import FITTED
     from sextant.planner.local_speed import loop_of, run
@@ -115,14 +117,20 @@ def show_machine(machine: LocalCalibration) -> None:
                 f"{point.input_tokens}/{point.output_tokens}",
                 *_pair(point.ttft_ms, seen.ttft_s * 1000),
                 *_pair(point.tpot_ms, seen.tpot_s * 1000),
-                "fitted" if number < FITTED else "held out",
+                word("fitted" if number < FITTED else "held out", language),
             )
         )
-    columns = (
+    columns = _titled(
+        language,
         *("in flight>", "in/out tokens", "TTFT ms measured>", "predicted>", "ratio>"),
         *("TPOT ms measured>", "predicted>", "ratio>", ""),
     )
-    print_table(columns, rows, "nothing was measured")
+    print_table(columns, rows, word("nothing was measured", language))
+
+
+def _titled(language: str, *columns: str) -> tuple[str, ...]:
+    """Titles in that language; the mark of a column of numbers stays at their end."""
+    return tuple(word(one.rstrip(">"), language) + ">" * one.endswith(">") for one in columns)
 
 
 def _pair(measured_ms: float, predicted_ms: float | None) -> tuple[str, str, str]:

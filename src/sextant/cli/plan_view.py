@@ -307,7 +307,7 @@ def money_lines(money: Money, language: str) -> Iterator[str]:
             f"{word('spot training', language)}: {spot.spot_usd_per_h:.2f} / "
             f"{spot.on_demand_usd_per_h:.2f} USD/h, "
             f"x{spot.slowdown.value:.2f}; {word('saves', language)} {spot.saving_share.value:.0%} "
-            f"({spot.saving_share.low:.0%} to {spot.saving_share.high:.0%})"
+            f"({spot.saving_share.low:.0%} {word('to', language)} {spot.saving_share.high:.0%})"
         )
 
 

@@ -14,12 +14,13 @@ from collections.abc import Callable
 import msgspec
 
 from sextant.planner import host, memory, parallel
-from sextant.spec.architecture import PRECISIONS
+from sextant.spec.architecture import PRECISIONS, Precision
 from sextant.spec.hardware import Accelerator
 from sextant.spec.planning import (
     Break,
     Cost,
     CostOf,
+    Engine,
     Estimate,
     Layout,
     MemoryUse,
@@ -37,6 +38,14 @@ SPLIT_FROM_REPLICAS = 4
 """From so many replicas on, running prompts apart from answers is worth asking about."""
 MOST_ACCELERATORS = 100_000
 LONE_REQUESTS_PER_S = 1e-6
+NEARLY = 1 - 1e-9
+"""Of a rate, for what rounding takes."""
+
+
+LLAMA: frozenset[Engine] = frozenset({"llamacpp", "embedded"})
+"""Engines that read GGUF files."""
+IN_GGUF: frozenset[Precision] = memory.GGUF | {"bf16", "fp4"}
+"""What those hold; `fp4` as MXFP4, which is how gpt-oss is published."""
 
 
 class Tools(msgspec.Struct, frozen=True, kw_only=True):
@@ -55,6 +64,8 @@ class Found(msgspec.Struct, frozen=True, kw_only=True):
 
 def options_of(question: Question, accelerator: Accelerator, tools: Tools) -> Found:
     """Every option of that accelerator that meets the question, and why the others do not."""
+    if not parallel.runs_on(question.engine, accelerator):
+        return Found(refusals=(_no_engine(question.engine, accelerator),))
     made: list[Option] = []
     refused: list[Refusal] = []
     smallest = 0
@@ -76,6 +87,11 @@ def options_of(question: Question, accelerator: Accelerator, tools: Tools) -> Fo
         if not made:
             refused.append(_no_split(accelerator))
     return Found(options=_best(made), refusals=tuple(refused))
+
+
+def precisions_of(engine: Engine) -> tuple[Precision, ...]:
+    """The ways in which that engine keeps weights."""
+    return tuple(one for one in PRECISIONS if engine not in LLAMA or one in IN_GGUF)
 
 
 def lowest(options: tuple[Option, ...], rank: Callable[[Option], float | None]) -> int | None:
@@ -189,9 +205,14 @@ def _split_options(
         replicas = min(SPLIT_FROM_REPLICAS, allowed // one.replica)
         for split in parallel.splits(one, one, replicas=replicas):
             sized = _sized(question, accelerator, (split, option.memory), tools)
-            if isinstance(sized, Option):
+            if isinstance(sized, Option) and _carries(question, sized):
                 found.append(sized)
     return found
+
+
+def _carries(question: Question, option: Option) -> bool:
+    """Whether all of it together carries the peak, which was divided by what its smallest part does."""
+    return option.speed.requests_per_s_max.value >= question.workload.peak_requests_per_s * NEARLY
 
 
 def _best(made: list[Option]) -> tuple[Option, ...]:
@@ -247,10 +268,11 @@ def _does_not_fit(question: Question, accelerator: Accelerator, layout: Layout, 
 
 def _smaller(question: Question, layout: Layout, usable_bytes: int) -> str:
     """The widest precision whose weights alone would have room."""
-    model, llama = question.architecture, question.engine in ("llamacpp", "embedded")
+    model = question.architecture
+    llama = question.engine in LLAMA
     sizes = [
         (memory.weights_on_rank(model, precision, layout), precision)
-        for precision in PRECISIONS
+        for precision in precisions_of(question.engine)
         if precision != question.precision and (precision not in memory.GGUF or llama)
     ]
     fitting = [(size, precision) for size, precision in sizes if size <= usable_bytes]
@@ -320,6 +342,12 @@ def _too_dear(accelerator: Accelerator, layout: Layout, monthly_usd: float, budg
     )
     give_up = f"a budget of {monthly_usd:,.0f} USD a month"
     return _refusal(accelerator, layout, broken, give_up=give_up, nearness=budget_usd / monthly_usd)
+
+
+def _no_engine(engine: str, accelerator: Accelerator) -> Refusal:
+    vendors = " and ".join(parallel.RUNS_ON[engine])
+    broken = Break(key="engine", text=f"{engine} runs on {vendors}, not on {accelerator.id}")
+    return _refusal(accelerator, None, broken, give_up="another engine, such as vllm", nearness=0.0)
 
 
 def _no_split(accelerator: Accelerator) -> Refusal:

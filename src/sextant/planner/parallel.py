@@ -7,7 +7,7 @@ apart. Whether a layout fits says `memory.py`, how fast it is `roofline.py`, whi
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import msgspec
 
@@ -21,6 +21,15 @@ MOST_STAGES = 8
 
 SINGLE = frozenset({"jetson", "cpu"})
 """Kinds without a link that one model could be spread over."""
+
+
+RUNS_ON: Mapping[str, tuple[str, ...]] = {"trtllm": ("NVIDIA",), "mindie": ("Huawei",)}
+"""Engines made for one maker's accelerators; the others have a port for each class of the catalogue."""
+
+
+def runs_on(engine: str, accelerator: Accelerator) -> bool:
+    """Whether that engine is made for accelerators of that maker."""
+    return accelerator.vendor in RUNS_ON.get(engine, (accelerator.vendor,))
 
 
 def replicas(question: Question, accelerator: Accelerator) -> tuple[Layout, ...]:

@@ -19,6 +19,8 @@ from sextant.spec.planning import Break, Option, Plan, PrecisionChoice, Question
 REFUSALS_SHOWN = 5
 MOST_TOKENS = 100_000_000
 MOST_REQUESTS_PER_S = 1e6
+MOST_USD = 1e12
+MOST_PUE = 10.0
 
 
 def plan(question: Question, tools: options.Tools, precisions: Sequence[PrecisionFacts] = ()) -> Plan:
@@ -60,7 +62,13 @@ def check(question: Question) -> None:
     for name in question.costs.__struct_fields__:
         value = getattr(question.costs, name)
         if value is not None:
-            _within(name, value, 0.0, math.inf)
+            _within(name, value, *((1.0, MOST_PUE) if name == "pue" else (0.0, MOST_USD)))
+    kept = options.precisions_of(question.engine)
+    if question.precision not in kept:
+        raise BadRequest(
+            f"{question.engine} keeps weights in {', '.join(kept[:-1])} or {kept[-1]}; precision is "
+            f"{question.precision}; name one of those, or another engine"
+        )
 
 
 def precision_choices(
@@ -151,7 +159,19 @@ def _relaxed(question: Question) -> Iterator[tuple[str, Question]]:
         if getattr(question.targets, name) is not None:
             targets = msgspec.structs.replace(question.targets, **{name: None})
             yield name, msgspec.structs.replace(question, targets=targets)
-    for precision in ("fp8", "int4", "q4"):
+    longest = question.architecture.context_tokens
+    wished = question.wishes.context_tokens
+    if question.workload.context_tokens > longest > question.workload.output_tokens:
+        inputs = longest - question.workload.output_tokens
+        load = msgspec.structs.replace(question.workload, input_tokens=inputs)
+        wishes = msgspec.structs.replace(question.wishes, context_tokens=wished and min(wished, longest))
+        yield (
+            f"a context over {longest} tokens",
+            msgspec.structs.replace(question, workload=load, wishes=wishes),
+        )
+    for precision in ("fp8", "int4", "q8", "q4"):
+        if precision not in options.precisions_of(question.engine):
+            continue
         if memory.BITS[precision] < memory.BITS[question.precision]:
             yield (
                 f"{question.precision} weights ({precision} instead)",
