@@ -25,7 +25,7 @@ from benchmarks.planner.points import NEWEST
 from sextant.planner.calibration import forests
 from sextant.planner.phases import Point
 from sextant.planner.queueing import Arrival, Batcher, simulate
-from sextant.planner.roofline import Model, times
+from sextant.planner.roofline import Model, step_s, times
 from sextant.spec.calibration import load_calibration
 from sextant.spec.facts import Catalog, load_catalog
 from sextant.spec.planning import Layout
@@ -34,8 +34,8 @@ ROOT = Path(__file__).parents[2]
 DATA = ROOT / "src/sextant/spec/data/published.toml"
 PEER = Path(__file__).parent / "data/aiconfigurator_published.json"
 PREFILL_RANKS = 32
-OLDEST_MONTHS = 9
-"""Age of the oldest engine that was measured; an older one is taken for one of that age."""
+CHUNK_TOKENS = 8192
+"""Most tokens of one step, as vLLM and SGLang set it on such accelerators unless told otherwise."""
 DOUBTS = (0.25, 0.5, 1.0, 2.0, 4.0)
 """Variance of a single row over that of one column's effect: what the rows choose from."""
 GOAL = 1.4
@@ -45,7 +45,7 @@ def predicted(row: dict[str, Any], catalog: Catalog, model: Model) -> float:
     """Output tokens per second of all the row's accelerators."""
     point = _point(row, catalog)
     if "requests" in row:
-        return _batch(model, point, row["requests"])
+        return _batch(model, point, row)
     ttft_s, tpot_s = times(model, point)
     if row.get("decode_only"):
         return point.concurrency / tpot_s
@@ -58,7 +58,7 @@ def _point(row: dict[str, Any], catalog: Catalog) -> Point:
     age_months = 0
     if "measured" in row:
         year, month = map(int, row["measured"].split("-"))
-        age_months = min(OLDEST_MONTHS, (NEWEST[0] - year) * 12 + NEWEST[1] - month)
+        age_months = (NEWEST[0] - year) * 12 + NEWEST[1] - month
     return Point(
         architecture=catalog.model(row["model"]),
         precision=row["precision"],
@@ -73,20 +73,37 @@ def _point(row: dict[str, Any], catalog: Catalog) -> Point:
     )
 
 
-def _batch(model: Model, point: Point, requests: int) -> float:
-    """Tokens per second from the first request to the end of the last: `requests` at once, their answers'
-    lengths the quantiles of an exponential distribution. Prompts are in the time of a step."""
+def _batch(model: Model, point: Point, row: dict[str, Any]) -> float:
+    """Tokens per second from the first request to the end of the last: the row's requests at its rate, all at
+    once without one. Prompts are read at the rate of those that fill a step, one for each group of attention.
+    Answers are equally long where the row says so, else the quantiles of an exponential distribution."""
+    requests, rate = row["requests"], row.get("requests_per_s", math.inf)
     steps: list[tuple[int, float]] = []
     for count in (*(2**power for power in range(math.ceil(math.log2(requests)))), requests):
-        _, tpot_s = times(model, msgspec.structs.replace(point, concurrency=float(count)))
-        steps.append((count, max([tpot_s * 1000, *(slower for _, slower in steps)])))
-    lengths = [-point.output_tokens * math.log(1 - (place + 0.5) / requests) for place in range(requests)]
+        now = msgspec.structs.replace(point, concurrency=float(count))
+        steps.append((count, max([step_s(model, now) * 1000, *(slower for _, slower in steps)])))
+    groups = point.layout.attention_dp
+    filling = msgspec.structs.replace(point, concurrency=float(groups), input_tokens=CHUNK_TOKENS / groups)
     sent = [
-        Arrival(at_s=0.0, input_tokens=round(point.input_tokens), output_tokens=max(1, round(length)))
-        for length in lengths
+        Arrival(
+            at_s=place / rate, input_tokens=round(point.input_tokens), output_tokens=max(1, round(length))
+        )
+        for place, length in enumerate(_lengths(row))
     ]
-    engine = Batcher(places=requests, steps_ms=tuple(steps), prefill_ms_per_token=0.0)
+    engine = Batcher(
+        places=requests,
+        steps_ms=tuple(steps),
+        prefill_ms_per_token=times(model, filling)[0] * 1000 / CHUNK_TOKENS,
+        chunk_tokens=CHUNK_TOKENS,
+    )
     return simulate(engine, sent).output_tokens_per_s
+
+
+def _lengths(row: dict[str, Any]) -> list[float]:
+    requests, mean = row["requests"], row["output_tokens"]
+    if row.get("equal_lengths"):
+        return [mean] * requests
+    return [-mean * math.log(1 - (place + 0.5) / requests) for place in range(requests)]
 
 
 def columns(row: dict[str, Any], catalog: Catalog) -> tuple[object, ...]:

@@ -49,6 +49,10 @@ class Baseline(msgspec.Struct, frozen=True, kw_only=True):
     prompt_s: float
     tpot_s: float
     ttft_s: float
+    others: float
+    """Prompts of others that are read, on average, within one step."""
+    waited: float
+    """Prompts that a request's first token takes: its own and those in flight that it waits for."""
     busy: float
     """Seconds of prompts that arrive while one request decodes, over the seconds that takes."""
 
@@ -80,11 +84,10 @@ def baseline(point: Point) -> Baseline:
         + layers * LAYER_OVERHEAD_S
     )
     arriving = point.concurrency / point.prefilling.dp
-    tpot_s = step_s
-    if point.prefill is None:
-        others = (arriving - 1) / max(point.output_tokens, 1)
-        tpot_s += max(0.0, others) * (one.compute_s / COMPUTE_SHARE + one.links_s)
-    ttft_s = prompt_s + step_s + ANSWER_OVERHEAD_S + BURST_SHARE * arriving * prompt_s
+    others = max(0.0, arriving - 1) / max(point.output_tokens, 1) if point.prefill is None else 0.0
+    tpot_s = step_s + others * (one.compute_s / COMPUTE_SHARE + one.links_s)
+    waited = 1 + BURST_SHARE * arriving
+    ttft_s = waited * prompt_s + step_s + ANSWER_OVERHEAD_S
     return Baseline(
         step=step,
         prompt=one,
@@ -92,6 +95,8 @@ def baseline(point: Point) -> Baseline:
         prompt_s=prompt_s,
         tpot_s=tpot_s,
         ttft_s=ttft_s,
+        others=others,
+        waited=waited,
         busy=arriving * prompt_s / (tpot_s * max(point.output_tokens, 1)),
     )
 

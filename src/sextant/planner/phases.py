@@ -26,6 +26,10 @@ WEIGHT_BYTES: dict[Precision, float] = {
     "q2": 0.33,
 }
 """Bytes per parameter with block scales: 4 bits and one FP8 scale for 16; GGUF's mean bits per weight / 8."""
+OUTSIDE_BYTES: dict[Precision, float] = {"fp4": 1.0, "int4": 1.0, "q2": 1.0625}
+"""Of a parameter outside the routed experts, where only those are kept so narrow: FP8 beside FP4 and INT4,
+Q8_0 beside two bits (antirez/ds4 pull request 716, 2026-08-06: IQ2_XXS and Q2_K experts; attention, shared
+experts and output Q8)."""
 KV_BYTES: dict[KvPrecision, float] = {"bf16": 2.0, "fp8": 1.0}
 MLA_QUERY_DIM = 192
 """Query width of one MLA head in DeepSeek-V2 and V3: 128 and 64 for the position."""
@@ -103,18 +107,23 @@ def prompt(point: Point) -> Prompt:
     model, layout, accelerator = point.architecture, point.prefilling, point.accelerator
     tokens = max(1.0, point.input_tokens * (1 - point.prefix_hit_share))
     rate = rate_flops_per_s(accelerator, point.precision)
+    compute_s = 2.0 * model.params_active * tokens / (layout.tp * rate)
+    return Prompt(
+        compute_s=compute_s + prompt_attention_s(point),
+        weights_s=touched_weights_bytes(point, layout, tokens) / accelerator.bandwidth_bytes_per_s,
+        links_s=_links_s(point, layout, tokens),
+    )
+
+
+def prompt_attention_s(point: Point) -> float:
+    """The part of a prompt's seconds in which its queries meet keys and values."""
+    model, tokens = point.architecture, max(1.0, point.input_tokens * (1 - point.prefix_hit_share))
     seen = point.input_tokens * tokens
     if model.indexer_top_tokens:
         seen = min(seen, model.indexer_top_tokens * tokens) + 0.1 * seen
     width = MLA_QUERY_DIM if model.attention in ("mla", "sparse-mla") else model.head_dim
     attention_flops = 2.0 * model.growing_layers * model.heads * width * seen
-    compute_s = 2.0 * model.params_active * tokens / (layout.tp * rate)
-    attention_s = attention_flops / (layout.tp * rate_flops_per_s(accelerator, "bf16"))
-    return Prompt(
-        compute_s=compute_s + attention_s,
-        weights_s=touched_weights_bytes(point, layout, tokens) / accelerator.bandwidth_bytes_per_s,
-        links_s=_links_s(point, layout, tokens),
-    )
+    return attention_flops / (point.prefilling.tp * rate_flops_per_s(point.accelerator, "bf16"))
 
 
 def cache_filled(point: Point) -> float:
@@ -153,7 +162,7 @@ def touched_weights_bytes(point: Point, layout: Layout, tokens: float) -> float:
     """Bytes of weights that the ranks of each stage read, one after the other, for a pass of `tokens`."""
     model = point.architecture
     width = WEIGHT_BYTES[point.precision]
-    outside = max(width, 1.0) if model.is_mixture and point.precision in ("fp4", "int4") else width
+    outside = OUTSIDE_BYTES.get(point.precision, width) if model.is_mixture else width
     expert = 3.0 * model.hidden * model.moe_intermediate
     dense = 3.0 * model.hidden * model.dense_intermediate * model.first_dense_layers
     head = float(model.vocabulary * model.hidden)
@@ -161,7 +170,8 @@ def touched_weights_bytes(point: Point, layout: Layout, tokens: float) -> float:
     attention = max(model.params_active - always - dense - head, 2.0 * model.hidden**2 * model.layers)
     shared = model.expert_layers * model.experts_shared * expert
     routed = model.expert_layers * experts_touched(model, tokens) * expert
-    apart = (attention * outside + head * 2.0 + shared * outside) / layout.attention_tp
+    head_width = outside if point.precision == "q2" else WEIGHT_BYTES["bf16"]
+    apart = (attention * outside + head * head_width + shared * outside) / layout.attention_tp
     return apart + (routed * width + dense * width) / layout.tp
 
 

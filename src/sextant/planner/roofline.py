@@ -1,8 +1,9 @@
 """How fast a layout is, with bands: what `options.py` asks for each layout that fits.
 
-Physics (`phases.py`), corrected (`calibration.py`), with a band (`bands.py`); then the most requests per
-second inside the targets, by walking up the number in flight. Replicas that serve whole requests are
-predicted one at a time, so that twice as many carry exactly twice as much.
+Physics (`phases.py`), corrected (`calibration.py`), with what kernels add that no point shows (`kernels.py`)
+and a band (`bands.py`); then the most requests per second inside the targets, by walking up the number in
+flight. Replicas that serve whole requests are predicted one at a time, so that twice as many carry exactly
+twice as much.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import msgspec
 
 from sextant.planner import bands
 from sextant.planner.calibration import Baseline, Forests, baseline, features, forests, walk
+from sextant.planner.kernels import extra
 from sextant.planner.phases import Point
 from sextant.spec.calibration import Calibration
 from sextant.spec.hardware import Accelerator
@@ -80,6 +82,13 @@ def times(model: Model, point: Point) -> tuple[float, float]:
     """TTFT and TPOT in seconds at `point`."""
     found = _times(model, point)
     return found.ttft_s, found.tpot_s
+
+
+def step_s(model: Model, point: Point) -> float:
+    """Seconds of one step of decoding in which no prompt is read; TPOT holds prompts of others too."""
+    base = baseline(point)
+    correction = _correction(model, "tpot", features(point, base))
+    return base.step_s * correction + extra(point, model.calibration.kernels).step_s
 
 
 def _point(question: Question, layout: Layout, accelerator: Accelerator) -> tuple[Point, int]:
@@ -167,9 +176,10 @@ def _key(point: Point) -> tuple[object, ...]:
 def _predicted(model: Model, point: Point) -> Times:
     base = baseline(point)
     values = features(point, base)
-    tpot_s = base.tpot_s * _correction(model, "tpot", values)
+    beyond = extra(point, model.calibration.kernels)
+    tpot_s = base.tpot_s * _correction(model, "tpot", values) + beyond.step_s + base.others * beyond.prompt_s
     ratio = _correction(model, "ttft", values)
-    ttft_s = base.ttft_s * ratio
+    ttft_s = base.ttft_s * ratio + beyond.step_s + base.waited * beyond.prompt_s
     return Times(
         concurrency=point.concurrency,
         ttft_s=ttft_s,
@@ -213,6 +223,7 @@ def _speed(model: Model, load: tuple[Point, int], found: tuple[Times, Times], ra
         for name in ("ttft", "tpot")
     )
     slower = (1 / tpot[1], 1 / tpot[0])
+    sources = (calibration.source, *extra(here, calibration.kernels).sources)
 
     def stated(value: float, unit: str, band: tuple[float, float], basis: Basis = kind) -> Estimate:
         return Estimate(
@@ -222,7 +233,7 @@ def _speed(model: Model, load: tuple[Point, int], found: tuple[Times, Times], ra
             unit=unit,
             basis=basis,
             formula=FORMULA,
-            sources=(calibration.source,),
+            sources=sources,
         )
 
     answers_per_s = now.concurrency / (now.ttft_s + point.output_tokens * now.tpot_s)

@@ -11,6 +11,8 @@ from importlib import resources
 
 import msgspec
 
+from sextant.spec.kernels import Kernels, load_kernels
+
 
 class Target(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """One predicted time. Trees stand one a line, nodes in preorder; they add up, in logarithms."""
@@ -49,9 +51,12 @@ class Calibration(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     """How much wider (factor on the logarithm) bands are for a model or hardware that no point has: measured
     by leaving each one out."""
     targets: dict[str, Target]
+    kernels: Kernels = Kernels()
+    """What no point shows; from a file of its own, `data/kernels.toml`."""
 
 
 def load_calibration() -> Calibration:
     """The calibration that comes with Sextant; the caller keeps it."""
     path = resources.files("sextant.spec").joinpath("data", "calibration.toml")
-    return msgspec.convert(tomllib.loads(path.read_text(encoding="utf-8")), Calibration)
+    found = msgspec.convert(tomllib.loads(path.read_text(encoding="utf-8")), Calibration)
+    return msgspec.structs.replace(found, kernels=load_kernels())
