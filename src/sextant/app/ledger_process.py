@@ -96,6 +96,7 @@ def main(argv: list[str] | None = None) -> int:
     books.add_argument("--store", type=Path, help="a file with the URL of a PostgreSQL database")
     parser.add_argument("--socket", required=True, type=Path)
     parser.add_argument("--policy", type=Path, help="the policy snapshot; without one nothing has a price")
+    parser.add_argument("--numbered", action="store_true", help="keep the order of rows, for a forwarder")
     parser.add_argument("--password", help="secret reference of that database's password")
     parser.add_argument("--log-level", default="info")
     given = parser.parse_args(argv)
@@ -104,7 +105,7 @@ def main(argv: list[str] | None = None) -> int:
     def run() -> None:
         rates_for = PolicyFollower(given.policy) if given.policy else without_prices
         if given.db:
-            run_ledger(given.db, given.socket, rates_for)
+            run_ledger(given.db, given.socket, rates_for, numbered=given.numbered)
         else:
             url = located(StoreSettings(_url_in(given.store), given.password), given.store)
             _run_on_server(url, given.socket, rates_for)

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from sextant.app.centre_plan import forwarder_program, forwarder_settings
 from sextant.app.child import Child, Condition, Program
 from sextant.app.engine_metrics import idle_check
 from sextant.app.entry import DRAIN_GRACE_S
@@ -26,7 +27,7 @@ from sextant.app.stores import secret_variables
 from sextant.base.config import resolve_secret
 from sextant.spec.snapshot import GatewaySettings, TlsFiles
 
-Kind = Literal["ledger", "engine", "gateway", "control"]
+Kind = Literal["ledger", "engine", "gateway", "control", "forwarder"]
 Headers = Callable[[], Mapping[str, str]]
 OnChange = Callable[[Child | RemoteWatch], None]
 
@@ -61,6 +62,7 @@ def members_of(
         *(engine_member(engine, state, on_change) for engine in plan.engines),
         *_gateways(plan, state, gateways, on_change),
         _control(plan, state, on_change),
+        *_forwarder(plan, state, on_change),
     ]
 
 
@@ -109,7 +111,8 @@ def bearer(ref: str | None) -> Headers:
 
 def _ledger(plan: Plan, state: StateDir, on_change: OnChange) -> Member:
     store = plan.store
-    arguments: tuple[str | Path, ...] = ("--db", state.ledger_db)
+    numbered = () if plan.document.spec.centre is None else ("--numbered",)
+    arguments: tuple[str | Path, ...] = ("--db", state.ledger_db, *numbered)
     if not store.is_sqlite:
         arguments = ("--store", state.ledger_url_file)
         arguments += ("--password", store.password_ref) if store.password_ref else ()
@@ -154,6 +157,13 @@ def _control(plan: Plan, state: StateDir, on_change: OnChange) -> Member:
         env=secret_variables(plan.control.secret_refs),
     )
     return Member("control", "control", Child(program, on_change))
+
+
+def _forwarder(plan: Plan, state: StateDir, on_change: OnChange) -> Iterator[Member]:
+    settings = forwarder_settings(plan.document, state)
+    if settings is not None:
+        program = forwarder_program(settings, state, plan.log_level)
+        yield Member("forwarder", "forwarder", Child(program, on_change))
 
 
 def _listener_probe(url: str, path: str, tls: TlsFiles | None, headers: Headers) -> Probe:

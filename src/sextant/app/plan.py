@@ -13,6 +13,7 @@ from pathlib import Path
 
 import msgspec
 
+from sextant.app.centre_plan import forwarder_settings, with_fallbacks
 from sextant.app.control_plan import alert_settings, oidc_settings
 from sextant.app.model_plan import EnginePlan, Placement, plan_model, upstream_id_of
 from sextant.app.state import StateDir
@@ -128,6 +129,7 @@ def make_plan(
     at = listeners(document, overrides)
     warnings = [*warnings_of(document, models), *_shared_in_clear(document), *at.warnings]
     limits = document.spec.limits
+    forwarder = forwarder_settings(document, state)
     return Plan(
         models=models,
         engines=engines,
@@ -154,7 +156,9 @@ def make_plan(
             routes_file=str(state.routes_file),
             status_file=str(state.status_file),
             store=document.spec.store.struct(),
+            sync_file=str(state.sync_file),
             engine_metrics_file=str(state.engine_metrics_file),
+            forward_status_file=forwarder.status_file if forwarder else "",
             tls=control.tls.struct() if control.tls else None,
             oidc=oidc_settings(control.oidc),
             alerts=alert_settings(document.spec.alerts),
@@ -178,7 +182,8 @@ def plan_models(
         for entry, (place, upstream_id) in zip(document.spec.served, places, strict=True)
     ]
     workers = document.spec.gateway.workers
-    return tuple(_of_one_worker(served, workers) for served, _ in made), tuple(engine for _, engine in made)
+    models = with_fallbacks(document, [_of_one_worker(served, workers) for served, _ in made])
+    return tuple(models), tuple(engine for _, engine in made)
 
 
 def warnings_of(document: Deployment, models: Sequence[ServedModel]) -> list[str]:

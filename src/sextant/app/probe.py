@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import re
 import ssl
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -87,6 +89,20 @@ def ledger_probe(path: Path, *, timeout_s: float = 2.0) -> Probe:
         finally:
             if writer is not None:
                 writer.close()
+
+    return probe
+
+
+def fresh_file_probe(path: str | Path, silence_s: float) -> Probe:
+    """A probe that is content while a file was written no longer ago than `silence_s`."""
+
+    async def probe() -> None:
+        try:
+            written_s = os.stat(path).st_mtime  # noqa: PTH116 - a look at a local file, not waited for
+        except OSError as error:
+            raise ProbeFailed(f"it has written no {Path(path).name}: {error.strerror}") from None
+        if time.time() - written_s > silence_s:
+            raise ProbeFailed(f"it has written nothing for {silence_s:g} s")
 
     return probe
 

@@ -14,6 +14,7 @@ from sextant.cli.output import EXIT_FAILED, out, print_grid, print_json
 
 if TYPE_CHECKING:
     from sextant.control.settings import Status
+    from sextant.spec.sites import ForwardStatus
 
 _COLOURS = {"ready": "green", "starting": "cyan", "unwell": "yellow", "waiting": "red", "stopped": "dim"}
 
@@ -23,8 +24,10 @@ def status(state: State = None, json: Json = False) -> None:
 
     Exit status: 0 all is ready, 1 something is not, 3 nothing runs.
     """
+    from sextant.app.centre_plan import FORWARD_STATUS
     from sextant.cli.admin import not_running
     from sextant.control.settings import read_status
+    from sextant.spec.sites import read_forward_status
 
     folder = state_dir(state)
     found = read_status(folder.status_file)
@@ -34,13 +37,16 @@ def status(state: State = None, json: Json = False) -> None:
         raise not_running(folder)
     troubles = _troubles(found)
     ready = found.ready and not troubles
+    centre = read_forward_status(folder.run / FORWARD_STATUS)
     if json:
         import msgspec
 
         report = {"running": True, "ready": ready, "troubles": troubles}
+        if centre is not None:
+            report["centre"] = msgspec.to_builtins(centre)
         print_json({**report, **msgspec.to_builtins(found)})
     else:
-        _show(found, ready=ready, troubles=troubles)
+        _show(found, ready=ready, troubles=troubles, centre=centre)
     if not ready:
         raise typer.Exit(EXIT_FAILED)
 
@@ -61,7 +67,7 @@ def _troubles(found: Status) -> list[str]:
         connection.close()
 
 
-def _show(found: Status, *, ready: bool, troubles: list[str]) -> None:
+def _show(found: Status, *, ready: bool, troubles: list[str], centre: ForwardStatus | None) -> None:
     from rich.markup import escape
     from rich.table import Table
 
@@ -71,7 +77,10 @@ def _show(found: Status, *, ready: bool, troubles: list[str]) -> None:
     for trouble in troubles:
         console.print(f"  [red]{escape(trouble)}[/]")
     console.print(f"  API         {found.url}/v1")
-    console.print(f"  Admin API   {found.control_url}\n")
+    console.print(f"  Admin API   {found.control_url}")
+    if centre is not None:
+        console.print(f"  Centre      {escape(_centre_shown(centre))}", highlight=False)
+    console.print()
     table = Table(box=None, pad_edge=False)
     for column in ("process", "state", "since", "pid", "restarts", ""):
         table.add_column(column)
@@ -86,6 +95,15 @@ def _show(found: Status, *, ready: bool, troubles: list[str]) -> None:
             escape(process.reason),
         )
     print_grid(table)
+
+
+def _centre_shown(centre: ForwardStatus) -> str:
+    """How forwarding stands, in one line."""
+    answered = f"answered {_span(centre.success_ms)} ago" if centre.success_ms else "has not answered yet"
+    waiting = "has everything"
+    if centre.waiting_rows:
+        waiting = f"{centre.waiting_rows} rows wait, the oldest for {_span(centre.waiting_since_ms)}"
+    return "; ".join(part for part in (waiting, answered, centre.trouble) if part)
 
 
 def _span(since_ms: int) -> str:

@@ -1,10 +1,12 @@
-"""The supervisor's metrics, made from its status file and served by control's `/metrics`."""
+"""The supervisor's and the forwarder's metrics, made from their status files and served by control's
+`/metrics`."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from sextant.control.settings import ControlSettings, Status
+from sextant.spec.sites import read_forward_status
 from sextant.telemetry.table import Registry
 
 
@@ -17,6 +19,22 @@ def exposition(status: Status | None) -> bytes:
         if process.kind == "engine":
             ready.labels(process.model, process.upstream).set(process.state == "ready")
         restarts.labels(process.name).inc(process.restarts)
+    return registry.exposition()
+
+
+def forward_metrics(settings: ControlSettings, *, now_ms: int) -> bytes:
+    """How forwarding to the centre stands; empty where there is no centre."""
+    found = read_forward_status(Path(settings.forward_status_file)) if settings.forward_status_file else None
+    if found is None:
+        return b""
+    registry = Registry()
+    age_ms = max(0, now_ms - found.waiting_since_ms) if found.waiting_since_ms else 0
+    registry["sextant_forward_waiting_rows"].set(found.waiting_rows)
+    registry["sextant_forward_waiting_age_seconds"].set(age_ms / 1000)
+    registry["sextant_forward_last_success_timestamp_seconds"].set(found.success_ms / 1000)
+    registry["sextant_forward_rows"].inc(found.sent_rows)
+    registry["sextant_forward_held_rows"].inc(found.held_rows)
+    registry["sextant_forward_differing_rows"].inc(found.differing_rows)
     return registry.exposition()
 
 

@@ -64,8 +64,12 @@ class ControlSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Where the ledger process listens, for top-ups and balances."""
     store: StoreSettings = StoreSettings()
     """Where accounts and ledger are kept; with PostgreSQL the two files are not there."""
+    sync_file: str = ""
+    """Where `sextant follow` says how it stands."""
     engine_metrics_file: str = ""
     """Where the supervisor keeps the engines' own metrics, as Prometheus text."""
+    forward_status_file: str = ""
+    """Where the forwarder says how it stands; empty where there is none."""
     tls: TlsFiles | None = None
     oidc: OidcSettings | None = None
     alerts: AlertSettings = AlertSettings()
@@ -82,7 +86,7 @@ class ProcessStatus(msgspec.Struct, frozen=True):
     again), stopped, or, for an endpoint that runs elsewhere, ready or unwell with pid 0."""
 
     name: str
-    kind: str  # "ledger" | "engine" | "gateway" | "control"
+    kind: str  # "ledger" | "engine" | "gateway" | "control" | "forwarder"
     state: str
     pid: int
     restarts: int
@@ -124,6 +128,38 @@ class Status(msgspec.Struct, frozen=True):
     def ready(self) -> bool:
         serving = [process.state for process in self.processes if process.serves]
         return bool(serving) and all(state == "ready" for state in serving)
+
+
+class Sync(msgspec.Struct, frozen=True):
+    """How a deployment stands to the repository that it follows; `sextant follow` rewrites it at each look.
+    Commits are empty, and times 0, for never."""
+
+    repository: str
+    """Without credentials."""
+    branch: str
+    path: str
+    newest: str = ""
+    """The branch's newest commit, as far as is known."""
+    reached_ms: int = 0
+    """When the repository last answered."""
+    applied: str = ""
+    """The commit that was applied last."""
+    applied_ms: int = 0
+    trouble: str = ""
+    """Why the newest commit is not applied; empty while it is."""
+    failed: str = ""
+    """A commit that is not tried again by itself."""
+    failures: int = 0
+    """Looks that ended in trouble, since this repository is followed."""
+    failed_in_a_row: int = 0
+
+
+def read_sync(path: Path) -> Sync | None:
+    """What `sextant follow` wrote; None where nothing is followed."""
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Sync)
+    except (OSError, msgspec.DecodeError):
+        return None
 
 
 def read_status(path: Path) -> Status | None:

@@ -17,9 +17,10 @@ from pydantic_core import PydanticCustomError
 
 from sextant.base.errors import BadDocument
 from sextant.spec import checking, problems, reading
+from sextant.spec.centre_sections import Centre
 from sextant.spec.control_sections import Alerts, Oidc
 from sextant.spec.deploy_sections import Continuity, Delivery, Mode, Profile, Scaling, Training
-from sextant.spec.engine_sections import EmbeddedEngine, Engine
+from sextant.spec.engine_sections import EmbeddedEngine, Engine, RemoteEngine
 from sextant.spec.fields import (
     PATTERNS,
     FilePath,
@@ -39,6 +40,7 @@ from sextant.spec.limits import Limits
 from sextant.spec.planning_sections import Planning
 from sextant.spec.snapshot import TlsFiles
 from sextant.spec.store_sections import SharedLimits, Store
+from sextant.spec.stores import SQLITE
 
 BUNDLED_MODELS = ("sextant-nano",)
 """Models that the distribution carries."""
@@ -236,6 +238,9 @@ class Spec(Section):
     planning: Planning = Field(Planning(), description="What else `sextant plan` goes by.")
     gateway: Gateway = Field(Gateway(), description="The API that applications call.")
     control: Control = Field(Control(), description="The admin API.")
+    centre: Centre | None = Field(
+        None, description="The centre that a box at the edge sends its usage to; unset: none."
+    )
     alerts: Alerts = Field(Alerts(), description="How alerts reach people.")
     store: Store = Field(Store(), description="Where accounts and the ledger live.")
     limits: SharedLimits | None = Field(
@@ -352,7 +357,12 @@ def _conflict(spec: Spec) -> Conflict | None:
             "two different ports",
             f"for example `port: {spec.gateway.port % 65535 + 1}`",
         )
-    return _conflict_of_delivery(spec) or _both_forms(spec) or _conflict_of_models(spec)
+    return (
+        _conflict_of_delivery(spec)
+        or _both_forms(spec)
+        or _conflict_of_models(spec)
+        or _conflict_of_centre(spec)
+    )
 
 
 def _conflict_of_delivery(spec: Spec) -> Conflict | None:
@@ -392,6 +402,28 @@ def _conflict_of_delivery(spec: Spec) -> Conflict | None:
             "100 per cent together at most",
             "smaller shares",
         )
+    return None
+
+
+def _conflict_of_centre(spec: Spec) -> Conflict | None:
+    if spec.centre is None:
+        return None
+    if spec.store.url != SQLITE:
+        return (
+            "spec.centre",
+            f"needs the ledger in a file of this box; spec.store is {spec.store.url}",
+            f"`{SQLITE}`",
+            "delete spec.store, or spec.centre",
+        )
+    engines = {model.name: model.engine for model in spec.served}
+    for number, one in enumerate(spec.centre.fallback.models if spec.centre.fallback else ()):
+        place = f"spec.centre.fallback.models.{number}"
+        if one.name not in engines or isinstance(engines[one.name], RemoteEngine):
+            said = f"`{one.name}` does not run here"
+            return f"{place}.name", said, "a model whose engine runs on this box", "one of `models`"
+        if not isinstance(engines.get(one.at_centre), RemoteEngine):
+            said = f"`{one.at_centre}` is no model with the engine remote"
+            return f"{place}.at_centre", said, "an entry of `models` that leads to the centre", "add one"
     return None
 
 

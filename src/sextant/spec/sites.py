@@ -7,14 +7,13 @@ rated).
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import msgspec
 
 ROWS_MAX = 500
 """Rows in one batch."""
-BATCH_BYTES_MAX = 1024 * 1024
-"""A batch when it is unpacked; `ROWS_MAX` rows of the longest names take less."""
 COUNT_MAX = 2**40
 AMOUNT_NANO_MAX = 2**62
 
@@ -72,3 +71,29 @@ class SiteAnswer(msgspec.Struct, frozen=True):
     held: int = 0
     known: int = 0
     differing: int = 0
+
+
+class ForwardStatus(msgspec.Struct, frozen=True):
+    """How forwarding to the centre stands: the last row that the centre has of those up to there, when it
+    last answered (Unix milliseconds, 0 for never), what waits, and why it does not go; counts are since the
+    cursor began."""
+
+    number: int = 0
+    request_id: str = ""
+    success_ms: int = 0
+    waiting_rows: int = 0
+    waiting_since_ms: int = 0
+    """When the first of them began; 0 for none."""
+    trouble: str = ""
+    sent_rows: int = 0
+    held_rows: int = 0
+    """Of those sent, what the centre holds since it knows no tenant for it, or did when it came."""
+    differing_rows: int = 0
+
+
+def read_forward_status(path: Path) -> ForwardStatus | None:
+    """The status, or None where there is none or it cannot be read."""
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=ForwardStatus)
+    except (OSError, msgspec.DecodeError):
+        return None

@@ -103,6 +103,19 @@ class Upstream(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     reason: str = ""
 
 
+class Fallback(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Another model that answers when this one cannot, before an answer has begun."""
+
+    model: str
+    """Id of the model that stands in; a caller must be allowed to use it."""
+    when_full: bool = False
+    """Also when all places and the queue are taken; else only while no engine is ready."""
+    masks: bool = True
+    """Whether personal data of tenants without a privacy policy is masked on the way."""
+    stays: tuple[str, ...] = ()
+    """Tenants whose requests are never sent there."""
+
+
 class ServedModel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A model as callers see it. `aliases` are other names accepted for it (`deepseek-chat`); one that ends
     in `*` stands for every name that begins so."""
@@ -130,6 +143,8 @@ class ServedModel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     clears_personal_data: bool = True
     """Whether personal data may go to it: it runs inside the trust zone. False: the tenant's privacy policy
     is applied on the way."""
+    fallback: Fallback | None = None
+    """Who answers when no engine of it can; None: nobody."""
     media_urls: Literal["refuse", "pass"] = "refuse"
     """What becomes of an https URL of an image whose host is not in `GatewayLimits.media_hosts`: `pass` hands
     it to the engine as it is (a remote endpoint that fetches for itself)."""

@@ -175,6 +175,25 @@ TABLE: tuple[Metric, ...] = (
         "sextant_engine_ready", "1 while an engine replica answers its health check.", "model", "upstream"
     ),
     _counter("sextant_engine_restarts", "Times a process was started again after it died.", "process"),
+    _gauge("sextant_forward_waiting_rows", "Rows of the ledger that the centre has not confirmed yet."),
+    _gauge(
+        "sextant_forward_waiting_age_seconds",
+        "Age of the oldest row that the centre has not confirmed yet; 0 for none.",
+        unit="s",
+    ),
+    _gauge(
+        "sextant_forward_last_success_timestamp_seconds",
+        "When the centre last answered, in Unix time; 0 for never. It is asked at least once a minute.",
+        unit="s",
+    ),
+    _counter("sextant_forward_rows", "Rows that the centre took, those that it holds included."),
+    _counter(
+        "sextant_forward_held_rows", "Rows that the centre held when they came: it knew no tenant for them."
+    ),
+    _counter(
+        "sextant_forward_differing_rows",
+        "Rows that the centre has already, with another content; it keeps its.",
+    ),
     # An engine's own metrics under one name each; `spec/data/engines.toml` says which is which.
     _gauge(
         "sextant_engine_metrics_readable",
