@@ -76,9 +76,10 @@ servers: | $(BIN)/python ## Install what tests need of Debian, when missing: Pos
 		gcc:/usr/bin/gcc libc6-dev:/usr/include/stdio.h \
 		'postgresql:/usr/lib/postgresql/*/bin/postgres' redis-server:/usr/bin/redis-server util-linux:/usr/bin/setpriv \
 		prometheus:/usr/bin/promtool prometheus-alertmanager:/usr/bin/amtool \
-		keepalived:/usr/sbin/keepalived nftables:/usr/sbin/nft shellcheck:/usr/bin/shellcheck \
+		restic:/usr/bin/restic skopeo:/usr/bin/skopeo keepalived:/usr/sbin/keepalived nftables:/usr/sbin/nft shellcheck:/usr/bin/shellcheck \
 		systemd:/usr/bin/systemd-analyze
 	@.ci/debian-program trixie docker-compose usr/libexec/docker/cli-plugins/docker-compose $(BIN)/docker-compose
+	@.ci/debian-program trixie kubectl usr/bin/kubectl $(BIN)/kubectl
 
 .PHONY: up
 up: $(BASE_STAMP) ## Run the stack in the foreground; ARGS="…" is passed to `sextant up`.

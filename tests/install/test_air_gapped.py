@@ -1,8 +1,8 @@
 """The air-gapped kit: collected on a machine with an index and a hub, installed where there is no network.
 
 Real: collect.sh with pip and the product's own fetching, the closed machine's network (a namespace with
-nothing but its loopback), the scripts, the processes. Stand-ins: the hub is a local one, the index a folder of
-wheels that pip's own configuration names.
+nothing but its loopback), the scripts, the processes. Stand-ins: the hub is a local one, the index a folder
+of wheels that pip's own configuration names.
 """
 
 from __future__ import annotations

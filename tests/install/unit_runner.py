@@ -2,8 +2,9 @@
 
 Process 1 of a container is not systemd, so the scripts of a bundle are given this as `SEXTANT_SYSTEMCTL`. It
 knows what they use of systemctl, and of a unit: Exec lines, Environment(File), WorkingDirectory, UMask,
-LimitNOFILE, NoNewPrivileges, MemoryDenyWriteExecute, KillMode, TimeoutStopSec, Restart, RestartSec. Users,
-namespaces, system call filters and cgroups are left out: systemd alone can set them.
+LimitNOFILE, NoNewPrivileges, MemoryDenyWriteExecute, KillMode, TimeoutStopSec, Restart, RestartSec,
+LoadCredential, CacheDirectory. Users, namespaces, system call filters and cgroups are left out: systemd alone
+can set them.
 
 A service is kept by a process of this file (`keep UNIT`), which ends with the process whose pid stands in
 `UNIT_RUNNER_OWNER`, so that a killed test run leaves nothing behind.
@@ -49,7 +50,8 @@ class Unit:
         return self.keys.get(key, [default])[-1]
 
     def environment(self) -> dict[str, str]:
-        found = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
+        path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+        found = {"PATH": path, "SEXTANT_ROOT": str(ROOT)}  # scripts that units run are below it
         for value in self.keys.get("Environment", []):
             found |= dict(part.split("=", 1) for part in shlex.split(value))
         for value in self.keys.get("EnvironmentFile", []):
@@ -59,7 +61,20 @@ class Unit:
                 found |= {
                     key: " ".join(shlex.split(rest)) for key, _, rest in (ln.partition("=") for ln in lines)
                 }
+        if self.last("CacheDirectory"):
+            found["CACHE_DIRECTORY"] = str(ROOT / "var/cache" / self.last("CacheDirectory"))
+        if self.keys.get("LoadCredential"):
+            found["CREDENTIALS_DIRECTORY"] = str(self.credentials())
         return found
+
+    def credentials(self) -> Path:
+        """Copies of them, as systemd makes for the service alone."""
+        folder = RUN / "credentials" / self.name
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for value in self.keys["LoadCredential"]:
+            name, _, source = value.partition(":")
+            (folder / name).write_bytes(Path(source).read_bytes())
+        return folder
 
     def limits(self) -> None:
         """In the child, before its program."""
@@ -75,9 +90,9 @@ class Unit:
 
     def start(self, line: str, **more: object) -> subprocess.Popen[bytes]:
         words = [word.replace("$$", "$").replace("%%", "%") for word in shlex.split(line)]
-        for folder in (self.last("RuntimeDirectory"),):
-            if folder:
-                (ROOT / "run" / folder).mkdir(parents=True, exist_ok=True)
+        for key, place in (("RuntimeDirectory", "run"), ("CacheDirectory", "var/cache")):
+            if self.last(key):
+                (ROOT / place / self.last(key)).mkdir(parents=True, exist_ok=True)
         return subprocess.Popen(
             words,
             env=self.environment(),
@@ -155,7 +170,9 @@ def start(name: str) -> None:
     unit = Unit(name)
     if unit.last("Type") == "oneshot":
         for line in unit.keys.get("ExecStart", []):
-            unit.start(line.replace("/nft -f", "/nft -c -f")).wait()  # the rules of this machine stay
+            failed = unit.start(line.replace("/nft -f", "/nft -c -f")).wait()  # this machine's rules stay
+            if failed and "/nft" not in line:
+                sys.exit(f"Job for {name} failed.")
         return
     RUN.mkdir(parents=True, exist_ok=True)
     (RUN / f"{name}.restarts").write_text("0")

@@ -12,7 +12,18 @@ import msgspec
 
 from sextant.base.errors import Unsupported
 from sextant.render.dumping import text_file
-from sextant.render.hosts import documents, engines, firewall, front, kit, places, standby, steps, units
+from sextant.render.hosts import (
+    backup,
+    documents,
+    engines,
+    firewall,
+    front,
+    kit,
+    places,
+    standby,
+    steps,
+    units,
+)
 from sextant.render.hosts.places import Ground
 from sextant.render.hosts.scripts import Settings, script_files
 from sextant.spec.bundle import Bundle, File, Need, Step
@@ -20,6 +31,10 @@ from sextant.spec.rendering import Order
 
 READY_S = 120
 """Longest start without engines of its own unit."""
+
+NO_BACKUPS = (
+    "Nothing is backed up, since spec.continuity.backup is not set; `sextant db backup` does it by hand.",
+)
 
 
 def bundle(order: Order) -> Bundle:
@@ -33,7 +48,12 @@ def bundle(order: Order) -> Bundle:
         )
     ground = places.ground_of(order, has_front=True)
     hosts = tuple(host for site in order.deployment.spec.sites for host in site.hosts)
-    servers = _Servers(hosts, standby.pair_of(ground, hosts), engines.place_engines(ground, hosts))
+    servers = _Servers(
+        hosts,
+        standby.pair_of(ground, hosts),
+        engines.place_engines(ground, hosts),
+        backup.backups_of(ground),
+    )
     files = (*_files(ground, servers), *servers.placed.files)
     settings = _settings(ground, servers, files)
     return Bundle(
@@ -42,9 +62,9 @@ def bundle(order: Order) -> Bundle:
         files=tuple(sorted((*files, *script_files(settings)), key=lambda file: file.path)),
         needs=_needs(ground, servers),
         install=_install(settings),
-        verify=steps.VERIFY,
+        verify=(*steps.VERIFY, *(backup.verify_steps() if servers.backups else ())),
         upgrade=steps.upgrade("sudo ./upgrade.sh"),
-        rollback=steps.ROLLBACK,
+        rollback=(*steps.ROLLBACK, *(backup.restore_steps() if servers.backups else ())),
         uninstall=steps.UNINSTALL,
         diagram=_diagram(ground, servers),
         notes=_notes(ground, servers),
@@ -57,6 +77,7 @@ class _Servers(msgspec.Struct, frozen=True):
     hosts: tuple[str, ...]
     pair: tuple[str, str] | None
     placed: engines.Placed
+    backups: backup.Backups | None
 
     @property
     def roles(self) -> tuple[str, ...]:
@@ -81,6 +102,7 @@ def _files(ground: Ground, servers: _Servers) -> tuple[File, ...]:
         *front.front_files(ground, placed.balances),
         *firewall.firewall_files(ground, _rules(ground, servers)),
         *(standby.standby_files(ground, servers.pair) if servers.pair else ()),
+        *(backup.backup_files(ground, servers.backups) if servers.backups else ()),
         *kit.kit_files(ground, kit.Kit()),
         text_file("sextant.yaml", documents.served_document(ground)),
         text_file("units.list", "\n".join(_started(servers))),
@@ -113,12 +135,13 @@ def _started(servers: _Servers) -> list[str]:
     for role in servers.gateways:
         lines += [f"{role} sextant.service", f"{role} {front.UNIT}"]
         lines += [f"{role} {standby.UNIT}"] if servers.pair else []
+        lines += [f"{role} {backup.TIMER}"] if servers.backups else []
     return lines
 
 
 def _settings(ground: Ground, servers: _Servers, files: Sequence[File]) -> Settings:
     order, placed = ground.order, servers.placed
-    program = order.deployment.spec.delivery.front
+    program, backups = order.deployment.spec.delivery.front, servers.backups
     return Settings(
         name=order.name,
         version=order.version,
@@ -130,8 +153,16 @@ def _settings(ground: Ground, servers: _Servers, files: Sequence[File]) -> Setti
         engine_variables=placed.variables,
         models=documents.models_of_kit(ground),
         weights_folder=engines.WEIGHTS if ground.launched else "",
+        backup_repository=backups.repository if backups else "",
+        backup_keep_days=backups.keep_days if backups else 0,
+        backup_holder=backups.holder if backups else "",
         users=("sextant", "sextant-front", *(("sextant-engine",) if placed.units else ())),
-        programs=(program, "nft", *(("keepalived",) if servers.pair else ())),
+        programs=(
+            program,
+            "nft",
+            *(("keepalived",) if servers.pair else ()),
+            *(("restic",) if backups else ()),
+        ),
         roles=servers.roles,
     )
 
@@ -145,6 +176,7 @@ def _needs(ground: Ground, servers: _Servers) -> tuple[Need, ...]:
         *_pair_needs(servers),
         *documents.tls_needs(ground),
         *places.secret_needs(ground),
+        *(backup.needs(ground, servers.backups) if servers.backups else ()),
         *engines.needs(ground),
         *documents.model_needs(ground),
     )
@@ -215,6 +247,7 @@ def _notes(ground: Ground, servers: _Servers) -> tuple[str, ...]:
             "sextant.service reaches nothing but this server and the addresses that the document names; "
             "webhooks of budgets to other places fail until IPAddressAllow= of the unit names them."
         )
+    found += backup.notes(ground, servers.backups) if servers.backups else NO_BACKUPS
     if servers.pair and ground.launched:
         found.append(
             "The pair keeps the address and the gateway up. Engines run where units.list puts them: where "

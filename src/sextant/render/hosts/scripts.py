@@ -39,6 +39,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Files that must stand in models/."""
     weights_folder: str = ""
     """Where weights of launched engines are; empty: there are none."""
+    backup_repository: str = ""
+    """Of restic; empty: no backups are made."""
+    backup_keep_days: int = 0
+    backup_holder: str = ""
+    """Only the server that has this address makes them; empty: every one."""
     users: tuple[str, ...] = ("sextant",)
     programs: tuple[str, ...] = ()
     """That must be on the server's PATH or in /usr/sbin."""
@@ -72,6 +77,7 @@ def _settings(settings: Settings) -> str:
         "engine_variables": " ".join(settings.engine_variables),
         "models": " ".join(settings.models),
         "weights_folder": settings.weights_folder,
+        **_backup_values(settings),
         "users": " ".join(settings.users),
         "programs": " ".join(settings.programs),
         "roles": " ".join(settings.roles),
@@ -81,6 +87,16 @@ def _settings(settings: Settings) -> str:
     return "\n".join(
         ("# What this bundle's scripts are about.", "# shellcheck shell=sh disable=SC2034", *lines)
     )
+
+
+def _backup_values(settings: Settings) -> dict[str, str]:
+    if not settings.backup_repository:
+        return {"backup_repository": ""}
+    return {
+        "backup_repository": settings.backup_repository,
+        "backup_keep_days": str(settings.backup_keep_days),
+        "backup_holder": settings.backup_holder,
+    }
 
 
 def _word(value: bool) -> str:
@@ -213,6 +229,7 @@ fi
 take_lock
 old=$(in_use)
 release=$(setting release "$kit") version=$(setting version "$kit") models=$(setting models "$kit")
+weights_folder=$(setting weights_folder "$kit")
 [ -n "$release" ] || die "$kit is no bundle of ours: its settings.sh names no release"
 stage "$kit" "$wheels" "$etc/trusted.pub"
 bring_all "$kit"
@@ -299,7 +316,14 @@ fi
 if [ -z "$root" ] && command -v nft >/dev/null; then nft delete table inet sextant 2>/dev/null || true; fi
 rm -rf "$base" "$etc/units" "$etc/installed" "$etc/role" "$root/run/sextant"
 if [ "$purge" = yes ]; then
+    kept=
+    if [ -e "$etc/backup-password" ]; then kept=$(cat "$etc/backup-password"); fi
     rm -rf "$etc" "$state"
+    if [ -n "$kept" ]; then
+        mkdir "$etc"
+        (umask 077 && printf '%s\n' "$kept" >"$etc/backup-password")
+        say "Kept: $etc/backup-password, without which the backups in $backup_repository cannot be read."
+    fi
     if [ -z "$root" ]; then
         for user in $users; do userdel "$user" 2>/dev/null || true; done
     fi

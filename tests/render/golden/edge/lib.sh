@@ -148,7 +148,7 @@ bring_all() {
 
 # setting NAME KIT: read, not run, since the kit may not have been verified yet.
 setting() {
-    sed -n "s/^$1='\{0,1\}\([A-Za-z0-9._ -]*\)'\{0,1\}\$/\1/p" "$2/settings.sh" 2>/dev/null
+    sed -n "s/^$1='\{0,1\}\([A-Za-z0-9._ :/-]*\)'\{0,1\}\$/\1/p" "$2/settings.sh" 2>/dev/null
 }
 
 release_id() { # of the kit in $1: the bundle's, and its wheels' and models'
@@ -256,6 +256,7 @@ switch_to() {
             esac
         fi
     done
+    prepare_backups "$(setting backup_repository "$bundle")"
     "$systemctl" daemon-reload
     "$systemctl" stop sextant.service || true
     point current "$1"
@@ -265,6 +266,17 @@ switch_to() {
             *) "$systemctl" start "$unit" ;;
         esac
     done
+}
+
+# prepare_backups REPOSITORY: what the backup service reads; made once, kept ever after.
+prepare_backups() {
+    [ -n "$1" ] || return 0
+    if [ ! -e "$etc/backup-password" ]; then
+        (umask 077 && od -An -N32 -tx1 /dev/urandom | tr -d ' \n' >"$etc/backup-password")
+        say "Backups are encrypted with the new $etc/backup-password: keep a copy of it on another machine."
+    fi
+    if [ ! -e "$etc/backup.env" ]; then (umask 077 && : >"$etc/backup.env"); fi
+    case $1 in /*) if [ ! -d "$root$1" ]; then mkdir -p "$root$1" && own sextant "$root$1"; fi ;; esac
 }
 
 # Units that this server runs: those of the bundle's units.list for its role.

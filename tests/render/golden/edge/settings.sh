@@ -12,6 +12,7 @@ measure=yes
 engine_variables=''
 models=''
 weights_folder=''
+backup_repository=''
 users=sextant
 programs='openssl sha256sum'
 roles=''

@@ -24,7 +24,14 @@ fi
 if [ -z "$root" ] && command -v nft >/dev/null; then nft delete table inet sextant 2>/dev/null || true; fi
 rm -rf "$base" "$etc/units" "$etc/installed" "$etc/role" "$root/run/sextant"
 if [ "$purge" = yes ]; then
+    kept=
+    if [ -e "$etc/backup-password" ]; then kept=$(cat "$etc/backup-password"); fi
     rm -rf "$etc" "$state"
+    if [ -n "$kept" ]; then
+        mkdir "$etc"
+        (umask 077 && printf '%s\n' "$kept" >"$etc/backup-password")
+        say "Kept: $etc/backup-password, without which the backups in $backup_repository cannot be read."
+    fi
     if [ -z "$root" ]; then
         for user in $users; do userdel "$user" 2>/dev/null || true; done
     fi

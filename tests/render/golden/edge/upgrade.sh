@@ -26,6 +26,7 @@ fi
 take_lock
 old=$(in_use)
 release=$(setting release "$kit") version=$(setting version "$kit") models=$(setting models "$kit")
+weights_folder=$(setting weights_folder "$kit")
 [ -n "$release" ] || die "$kit is no bundle of ours: its settings.sh names no release"
 stage "$kit" "$wheels" "$etc/trusted.pub"
 bring_all "$kit"

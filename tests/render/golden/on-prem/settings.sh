@@ -12,6 +12,7 @@ measure=no
 engine_variables=''
 models=''
 weights_folder=''
+backup_repository=''
 users='sextant sextant-front'
 programs='nginx nft keepalived'
 roles='server-0 server-1'
