@@ -32,6 +32,7 @@ EXEMPT: dict[tuple[str, str], str] = {
     ("src/sextant/cli/advise.py", "parameters"): "a verb's parameters are its flags",
     ("src/sextant/cli/balance.py", "parameters"): "a verb's parameters are its flags",
     ("src/sextant/cli/budget.py", "parameters"): "a verb's parameters are its flags",
+    ("src/sextant/cli/follow.py", "parameters"): "a verb's parameters are its flags",
     ("src/sextant/cli/import_.py", "parameters"): "a verb's parameters are its flags",
     ("src/sextant/cli/key.py", "parameters"): "a verb's parameters are its flags",
     ("src/sextant/cli/plan.py", "parameters"): "a verb's parameters are its flags",

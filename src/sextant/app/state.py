@@ -43,6 +43,7 @@ class StateDir:
         self.store_file = self.root / "store.json"
         self.applied_file = self.root / "applied.json"
         self.source = self.root / "source"
+        self.sync_file = self.source / "sync.json"
         self.routes_file = self.run / "routes.json"
         self.policy_file = self.run / "policy.json"
         self.ledger_url_file = self.run / "ledger.url"

@@ -21,6 +21,8 @@ SECRET_BYTES = 64 * 1024
 SECRET_REFERENCE = re.compile(r"env:[A-Za-z_][A-Za-z0-9_]*|file:.+")
 
 VARIABLES = {
+    "GIT_SSH_COMMAND": "How git reaches a repository over SSH, for `sextant follow`; without prompts when "
+    "unset.",
     "HF_ENDPOINT": "Hugging Face, or a mirror of it, that models are fetched from; https://huggingface.co "
     "when unset.",
     "HF_TOKEN": "Token for it; none is sent when unset. `--token` names another by reference.",
@@ -37,6 +39,7 @@ VARIABLES = {
     "SEXTANT_K8S_SCHEMAS": "Folder of schemas for `sextant verify`; `kubernetes-validate` when unset.",
     "SEXTANT_PARENT_PID": "Pid of the process to end with, when it is the parent; the supervisor sets it.",
     "SEXTANT_STATE": "State directory of commands that are not given `--state`; `.sextant` when unset.",
+    "SSH_AUTH_SOCK": "Agent whose keys `sextant follow` has git use for repositories over SSH.",
     "SSL_CERT_DIR": "Folder of certificate authorities for outbound requests, as OpenSSL wants it.",
     "SSL_CERT_FILE": "PEM file of certificate authorities for outbound requests; the system's when unset.",
 }
@@ -79,6 +82,13 @@ def child_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
 def variable(name: str) -> str | None:
     """The environment variable `name`, or None when it is unset or empty."""
     return os.environ.get(name) or None
+
+
+def outbound_environment() -> dict[str, str]:
+    """What a program that we start needs of our environment to reach others: proxies and SSH's own."""
+    proxies = ("HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY", "NO_PROXY")
+    names = (*proxies, *(name.lower() for name in proxies), "GIT_SSH_COMMAND", "SSH_AUTH_SOCK")
+    return {name: value for name in names if (value := os.environ.get(name))}
 
 
 def outbound_proxy(url: str) -> str | None:

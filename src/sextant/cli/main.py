@@ -22,6 +22,7 @@ from sextant.cli import (
     diff,
     doctor,
     down,
+    follow,
     import_,
     invoice,
     key,
@@ -75,6 +76,7 @@ app.command("render")(render.render)
 app.command("diff")(diff.diff)
 app.command("verify")(verify.verify)
 app.command("apply")(apply.apply)
+app.command("follow")(follow.follow)
 app.command("doctor")(doctor.doctor)
 app.command("version")(version.version)
 

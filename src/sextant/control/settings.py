@@ -149,6 +149,7 @@ class Sync(msgspec.Struct, frozen=True):
     """Why the newest commit is not applied; empty while it is."""
     failed: str = ""
     """A commit that is not tried again by itself."""
+    failed_why: str = ""
     failures: int = 0
     """Looks that ended in trouble, since this repository is followed."""
     failed_in_a_row: int = 0

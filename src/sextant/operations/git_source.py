@@ -1,0 +1,261 @@
+"""A git repository that documents come from: a branch's newest commit, fetched, checked, laid out.
+
+Flow 2 (deploy), before the document. Everything goes through the `git` program, so any address works that git
+takes, with git's own credentials. Bounded in time and in history; hooks, prompts and unusual transports are
+off. Neighbour: `sextant.app.following`, which looks again and again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import signal
+import subprocess
+from collections.abc import Collection
+from pathlib import Path, PurePosixPath
+from urllib.parse import urlsplit
+
+import msgspec
+
+from sextant.base.config import child_environment, outbound_environment
+from sextant.base.errors import Misconfigured, Permanent, Retryable
+
+LOOK_TIMEOUT_S = 30.0
+FETCH_TIMEOUT_S = 600.0
+LOCAL_TIMEOUT_S = 60.0
+DEPTH = 50
+"""Commits that are fetched: enough to see that a new one follows the old."""
+DOCUMENT_BYTES_MAX = 1024 * 1024
+SAID_CHARS_MAX = 300
+TIP = "refs/sextant/tip"
+_PROTOCOLS = "file:git:http:https:ssh"
+_SETTINGS = (
+    "core.hooksPath=/dev/null",
+    "core.fsmonitor=false",
+    "gc.auto=0",
+    "protocol.version=2",
+    "transfer.fsckObjects=true",
+    "http.lowSpeedLimit=1000",
+    "http.lowSpeedTime=30",
+)
+_ONLY_SSH_SIGNATURES = ("gpg.openpgp.program=false", "gpg.x509.program=false", "gpg.ssh.program=ssh-keygen")
+"""A key ring of the user's may hold anybody's key; the file of signers says who counts."""
+_BRANCH = re.compile(r"(?!-)[\w./+@-]{1,200}", re.ASCII)
+
+
+class Wish(msgspec.Struct, frozen=True):
+    """What is followed. An empty `branch` is the repository's own; `signers` is a file of allowed signers as
+    `ssh-keygen` reads it, empty: signatures are not asked for."""
+
+    url: str
+    branch: str = ""
+    path: str = "sextant.yaml"
+    signers: str = ""
+    allow_rewrite: bool = False
+
+
+class GitSource:
+    """One repository, kept in `folder`. Call from one process at a time."""
+
+    def __init__(self, folder: Path, wish: Wish) -> None:
+        """Raises Misconfigured for an address, a branch or a path that cannot be meant."""
+        _check(wish)
+        self.wish = wish
+        self._folder = folder
+        self._repository = folder / "repository.git"
+        self._checkouts = folder / "checkouts"
+        self._ref = f"refs/heads/{wish.branch}" if wish.branch else "HEAD"
+
+    def open(self) -> None:
+        """Makes the folder, and clears what a run that was killed left behind. Raises Misconfigured."""
+        if shutil.which("git") is None:
+            raise Misconfigured("git is not installed; install it (Debian: apt install git)")
+        self._checkouts.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if not (self._repository / "HEAD").is_file():
+            shutil.rmtree(self._repository, ignore_errors=True)
+            self._git("init", "--quiet", "--bare")
+        for lock in self._repository.rglob("*.lock"):
+            lock.unlink(missing_ok=True)
+        for half in self._checkouts.glob("*.part"):
+            shutil.rmtree(half, ignore_errors=True)
+
+    def newest(self) -> str:
+        """The branch's newest commit, asked of the repository. Raises Retryable when it does not answer,
+        Permanent when it has no such branch."""
+        said = self._git("ls-remote", "--", self.wish.url, self._ref, timeout_s=LOOK_TIMEOUT_S, remote=True)
+        for line in said.splitlines():
+            commit, _, name = line.partition("\t")
+            if name == self._ref:
+                return commit
+        branch = f"branch {self.wish.branch}" if self.wish.branch else "commit"
+        raise Permanent(
+            f"{self.shown} has no {branch}; push one, or name another branch", code="no_such_branch"
+        )
+
+    def fetch(self) -> str:
+        """Fetches the branch's newest commit with some of its history; its id. Raises Retryable."""
+        refspec = f"+{self._ref}:{TIP}"
+        self._git(
+            "fetch", "--quiet", "--no-tags", f"--depth={DEPTH}", "--no-write-fetch-head", "--force",
+            "--", self.wish.url, refspec, timeout_s=FETCH_TIMEOUT_S, remote=True,
+        )  # fmt: skip
+        return self._git("rev-parse", "--verify", f"{TIP}^{{commit}}").strip()
+
+    def check(self, commit: str, *, after: str = "") -> None:
+        """Whether `commit` may be followed: signed by who counts, and one that follows `after`, the commit
+        that was applied before. Raises Permanent with the reason."""
+        if self.wish.signers:
+            self._check_signature(commit)
+        if after and after != commit and not self.wish.allow_rewrite and not self._follows(commit, after):
+            raise Permanent(
+                f"{commit[:12]} does not follow {after[:12]}, which is applied, within {DEPTH} commits: the "
+                f"branch was rewritten; if that is meant, run `sextant follow … --once --allow-rewrite`",
+                code="rewritten",
+            )
+
+    def checkout(self, commit: str) -> Path:
+        """The commit's files, in a folder of their own that no later call changes."""
+        target = self._checkouts / commit
+        if target.is_dir():
+            return target
+        part = self._checkouts / f"{commit}.part"
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir(mode=0o700)
+        apart = {"GIT_INDEX_FILE": str(self._folder / "index.part"), "GIT_WORK_TREE": str(part)}
+        self._git("read-tree", commit, extra=apart)
+        self._git("checkout-index", "--all", "--force", f"--prefix={part}/", extra=apart)
+        part.rename(target)
+        return target
+
+    def document(self, commit: str) -> tuple[Path, str]:
+        """The document's file in the commit's folder, and its text. Raises Permanent."""
+        folder = self.checkout(commit)
+        file = folder / self.wish.path
+        where = f"{self.wish.path} of {commit[:12]}"
+        if not file.resolve().is_relative_to(folder.resolve()):
+            raise Permanent(f"{where} is a link that leads out of the repository", code="bad_document")
+        try:
+            with file.open("rb") as opened:
+                data = opened.read(DOCUMENT_BYTES_MAX + 1)
+            if len(data) > DOCUMENT_BYTES_MAX:
+                raise Permanent(f"{where} has more than {DOCUMENT_BYTES_MAX:,} bytes", code="bad_document")
+            return file, data.decode("utf-8-sig")
+        except OSError as error:
+            raise Permanent(
+                f"{where} cannot be read: {error.strerror}; `--path` says where the document is",
+                code="bad_document",
+            ) from None
+        except UnicodeDecodeError:
+            raise Permanent(f"{where} is not UTF-8 text", code="bad_document") from None
+
+    def subject(self, commit: str) -> str:
+        """The first line of its message."""
+        return self._git("show", "--no-patch", "--no-show-signature", "--format=%s", commit).strip()[:100]
+
+    def prune(self, keep: Collection[str]) -> None:
+        """Removes the folders of all other commits."""
+        for folder in self._checkouts.iterdir():
+            if folder.name not in keep:
+                shutil.rmtree(folder, ignore_errors=True)
+
+    @property
+    def shown(self) -> str:
+        """The address, without what may be a credential."""
+        return shown(self.wish.url)
+
+    def _check_signature(self, commit: str) -> None:
+        options = ("gpg.format=ssh", f"gpg.ssh.allowedSignersFile={self.wish.signers}", *_ONLY_SSH_SIGNATURES)
+        try:
+            self._git("verify-commit", "--raw", commit, settings=options)
+        except Permanent as error:
+            raise Permanent(
+                f"{commit[:12]} has no good signature of a signer in {self.wish.signers}"
+                f"{_because(error.message)}; sign it (git commit -S), or add its signer",
+                code="bad_signature",
+            ) from None
+
+    def _follows(self, commit: str, after: str) -> bool:
+        try:
+            self._git("merge-base", "--is-ancestor", after, commit)
+        except Permanent:
+            return False
+        return True
+
+    def _git(
+        self,
+        *arguments: str,
+        settings: Collection[str] = (),
+        extra: dict[str, str] | None = None,
+        timeout_s: float = LOCAL_TIMEOUT_S,
+        remote: bool = False,
+    ) -> str:
+        """What git says. Raises Retryable where the repository elsewhere has a part in it, else Permanent."""
+        argv = ["git", *(part for one in (*_SETTINGS, *settings) for part in ("-c", one))]
+        environment = {"GIT_DIR": str(self._repository), **(extra or {})}
+        status, said, why = _run([*argv, *arguments], environment, timeout_s)
+        if status == 0:
+            return said
+        last = " ".join(why.split())[-SAID_CHARS_MAX:] or f"git ended with {status}"
+        if remote:
+            raise Retryable(f"{self.shown} cannot be had: {last}", code="repository_unreachable")
+        raise Permanent(last, code="git_failed")
+
+
+def shown(url: str) -> str:
+    """`url` without what may be a credential."""
+    parts = urlsplit(url)
+    if not parts.scheme or "@" not in parts.netloc:
+        return url
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+
+
+def _check(wish: Wish) -> None:
+    if not wish.url or wish.url.startswith("-") or "::" in wish.url:
+        raise Misconfigured(f"{wish.url!r} is no repository; expected an address that git takes")
+    if urlsplit(wish.url).scheme in ("http", "https") and urlsplit(wish.url).password is not None:
+        raise Misconfigured(
+            f"the address of {shown(wish.url)} holds a password, which every process here can read; "
+            f"leave it out, and give it to git's credential helper or use an SSH key"
+        )
+    if wish.branch and _BRANCH.fullmatch(wish.branch) is None:
+        raise Misconfigured(f"{wish.branch!r} is no name of a branch")
+    path = PurePosixPath(wish.path)
+    if not wish.path or path.is_absolute() or ".." in path.parts or ".git" in path.parts:
+        raise Misconfigured(f"--path is {wish.path!r}; expected a path below the repository's root")
+    if wish.signers and not Path(wish.signers).is_file():
+        raise Misconfigured(f"the file of signers {wish.signers} does not exist")
+
+
+def _because(said: str) -> str:
+    return f" ({said})" if said and not said.startswith("git ended") else ""
+
+
+def _run(argv: list[str], extra: dict[str, str], timeout_s: float) -> tuple[int, str, str]:
+    """Exit status, output and words of one git, which is ended with all it started when it takes too long."""
+    quiet = {
+        "GIT_TERMINAL_PROMPT": "0",
+        "GIT_ALLOW_PROTOCOL": _PROTOCOLS,
+        "LC_ALL": "C",
+        "SSH_ASKPASS": "/bin/false",
+    }
+    environment = child_environment({**outbound_environment(), **quiet, **extra})
+    environment.setdefault("GIT_SSH_COMMAND", "ssh -o BatchMode=yes -o ConnectTimeout=10")
+    process = subprocess.Popen(
+        argv,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=environment,
+        start_new_session=True,
+    )
+    try:
+        said, why = process.communicate(timeout=timeout_s)
+    except subprocess.TimeoutExpired:
+        return 124, "", f"no answer within {timeout_s:g} s"
+    finally:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    return process.returncode, said.decode("utf-8", "replace"), why.decode("utf-8", "replace")
