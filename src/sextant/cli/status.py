@@ -13,9 +13,12 @@ from sextant.cli.options import Json, State, state_dir
 from sextant.cli.output import EXIT_FAILED, out, print_grid, print_json
 
 if TYPE_CHECKING:
-    from sextant.control.settings import Status
+    from collections.abc import Iterator
+
+    from sextant.control.settings import Status, Sync
     from sextant.spec.sites import ForwardStatus
 
+_ASIDE = " [dim](takes no requests)[/]"
 _COLOURS = {"ready": "green", "starting": "cyan", "unwell": "yellow", "waiting": "red", "stopped": "dim"}
 
 
@@ -26,7 +29,7 @@ def status(state: State = None, json: Json = False) -> None:
     """
     from sextant.app.centre_plan import FORWARD_STATUS
     from sextant.cli.admin import not_running
-    from sextant.control.settings import read_status
+    from sextant.control.settings import read_status, read_sync
     from sextant.spec.sites import read_forward_status
 
     folder = state_dir(state)
@@ -38,15 +41,18 @@ def status(state: State = None, json: Json = False) -> None:
     troubles = _troubles(found)
     ready = found.ready and not troubles
     centre = read_forward_status(folder.run / FORWARD_STATUS)
+    sync = read_sync(folder.sync_file)
     if json:
         import msgspec
 
         report = {"running": True, "ready": ready, "troubles": troubles}
         if centre is not None:
             report["centre"] = msgspec.to_builtins(centre)
+        if sync is not None:
+            report["follows"] = msgspec.to_builtins(sync)
         print_json({**report, **msgspec.to_builtins(found)})
     else:
-        _show(found, ready=ready, troubles=troubles, centre=centre)
+        _show(found, ready=ready, troubles=troubles, more=tuple(_more(found, centre, sync)))
     if not ready:
         raise typer.Exit(EXIT_FAILED)
 
@@ -67,7 +73,7 @@ def _troubles(found: Status) -> list[str]:
         connection.close()
 
 
-def _show(found: Status, *, ready: bool, troubles: list[str], centre: ForwardStatus | None) -> None:
+def _show(found: Status, *, ready: bool, troubles: list[str], more: tuple[tuple[str, str], ...]) -> None:
     from rich.markup import escape
     from rich.table import Table
 
@@ -78,8 +84,8 @@ def _show(found: Status, *, ready: bool, troubles: list[str], centre: ForwardSta
         console.print(f"  [red]{escape(trouble)}[/]")
     console.print(f"  API         {found.url}/v1")
     console.print(f"  Admin API   {found.control_url}")
-    if centre is not None:
-        console.print(f"  Centre      {escape(_centre_shown(centre))}", highlight=False)
+    for name, said in more:
+        console.print(f"  {name:<11} {escape(said)}", highlight=False)
     console.print()
     table = Table(box=None, pad_edge=False)
     for column in ("process", "state", "since", "pid", "restarts", ""):
@@ -88,13 +94,35 @@ def _show(found: Status, *, ready: bool, troubles: list[str], centre: ForwardSta
         colour = _COLOURS.get(process.state, "default")
         table.add_row(
             process.name,
-            f"[{colour}]{process.state}[/]",
+            f"[{colour}]{process.state}[/]{_ASIDE if not process.serves else ''}",
             _span(process.since_ms) if process.since_ms else "",
             str(process.pid or ""),
             str(process.restarts),
             escape(process.reason),
         )
     print_grid(table)
+
+
+def _more(found: Status, centre: ForwardStatus | None, sync: Sync | None) -> Iterator[tuple[str, str]]:
+    """What else there is to say of it: a word and a line each."""
+    if found.applied is not None:
+        commit = f"{found.applied.revision[:12]} of " if found.applied.revision else ""
+        when = _span(found.applied.since_ms)
+        yield "Applied", f"{found.applied.name}, {commit}{found.applied.origin}, {when} ago"
+    if sync is not None:
+        yield "Follows", _sync_shown(found, sync)
+    if centre is not None:
+        yield "Centre", _centre_shown(centre)
+
+
+def _sync_shown(found: Status, sync: Sync) -> str:
+    """How the deployment stands to its repository, in one line."""
+    branch = f" {sync.branch}" if sync.branch else ""
+    reached = f"answered {_span(sync.reached_ms)} ago" if sync.reached_ms else "has not answered yet"
+    serves = found.applied.revision if found.applied is not None else ""
+    how = "in step" if serves and serves == sync.newest else f"behind {sync.newest[:12] or 'it'}"
+    trouble = sync.trouble.splitlines()[0] if sync.trouble else ""
+    return "; ".join(part for part in (f"{sync.repository}{branch}: {how}", reached, trouble) if part)
 
 
 def _centre_shown(centre: ForwardStatus) -> str:

@@ -25,7 +25,7 @@ from sextant.control.door import AdminDoor
 from sextant.control.invitations import add_invitations
 from sextant.control.keys import add_keys
 from sextant.control.me import add_me
-from sextant.control.metrics import engine_metrics, exposition, forward_metrics
+from sextant.control.metrics import engine_metrics, exposition, follow_metrics, forward_metrics
 from sextant.control.money import add_money
 from sextant.control.office import Office
 from sextant.control.openapi import Files, Whole, describe, tells
@@ -152,7 +152,8 @@ def _add_deployment(app: FastAPI, office: Office) -> None:
     @tells(Files(("text/plain",)))
     def metrics(_allowed: ReadDeployment) -> Response:
         """The supervisor's view of engines and restarts, and the engines' own metrics, for Prometheus."""
-        body = exposition(read_status(Path(settings.status_file))) + engine_metrics(settings)
+        found = read_status(Path(settings.status_file))
+        body = exposition(found) + engine_metrics(settings) + follow_metrics(settings, found)
         body += forward_metrics(settings, now_ms=office.now_ms())
         return Response(body, media_type="text/plain; version=0.0.4; charset=utf-8")
 

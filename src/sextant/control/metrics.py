@@ -1,11 +1,11 @@
-"""The supervisor's and the forwarder's metrics, made from their status files and served by control's
-`/metrics`."""
+"""Metrics of the supervisor, the forwarder and `sextant follow`, made from their status files and served by
+control's `/metrics`."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from sextant.control.settings import ControlSettings, Status
+from sextant.control.settings import ControlSettings, Status, read_sync
 from sextant.spec.sites import read_forward_status
 from sextant.telemetry.table import Registry
 
@@ -35,6 +35,21 @@ def forward_metrics(settings: ControlSettings, *, now_ms: int) -> bytes:
     registry["sextant_forward_rows"].inc(found.sent_rows)
     registry["sextant_forward_held_rows"].inc(found.held_rows)
     registry["sextant_forward_differing_rows"].inc(found.differing_rows)
+    return registry.exposition()
+
+
+def follow_metrics(settings: ControlSettings, status: Status | None) -> bytes:
+    """How the deployment stands to the repository that it follows; empty where it follows none."""
+    found = read_sync(Path(settings.sync_file)) if settings.sync_file else None
+    if found is None:
+        return b""
+    registry = Registry()
+    applied = status.applied.revision if status is not None and status.applied is not None else ""
+    if applied:
+        registry["sextant_follow_applied"].labels(applied).set(1)
+    registry["sextant_follow_in_step"].set(bool(applied) and applied == found.newest)
+    registry["sextant_follow_last_contact_timestamp_seconds"].set(found.reached_ms / 1000)
+    registry["sextant_follow_failures"].inc(found.failures)
     return registry.exposition()
 
 

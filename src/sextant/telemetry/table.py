@@ -149,6 +149,12 @@ TABLE: tuple[Metric, ...] = (
         "type",
         "action",
     ),
+    _counter(
+        "sextant_gateway_fallbacks",
+        "Requests that another model was asked to answer, since the one that they name could not.",
+        "model",
+        "instead",
+    ),
     _counter("sextant_ledger_rows", "Usage rows made durable."),
     _gauge("sextant_ledger_pending_rows", "Usage rows not yet durable."),
     _gauge("sextant_ledger_connected", "1 while the ledger acknowledges."),
@@ -175,6 +181,14 @@ TABLE: tuple[Metric, ...] = (
         "sextant_engine_ready", "1 while an engine replica answers its health check.", "model", "upstream"
     ),
     _counter("sextant_engine_restarts", "Times a process was started again after it died.", "process"),
+    _gauge("sextant_follow_applied", "1, with the commit that the deployment serves.", "revision"),
+    _gauge("sextant_follow_in_step", "1 while the newest commit of the branch that is followed serves."),
+    _gauge(
+        "sextant_follow_last_contact_timestamp_seconds",
+        "When the repository that is followed last answered; 0: never.",
+        unit="s",
+    ),
+    _counter("sextant_follow_failures", "Looks at the repository that ended in trouble."),
     _gauge("sextant_forward_waiting_rows", "Rows of the ledger that the centre has not confirmed yet."),
     _gauge(
         "sextant_forward_waiting_age_seconds",
