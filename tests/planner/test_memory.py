@@ -222,6 +222,26 @@ def test_the_parts_add_up() -> None:
     assert use.weights_bytes / GIB == pytest.approx(641.3 / 8, rel=1e-3)
 
 
+@pytest.mark.parametrize("engine", ["sglang", "trtllm"])
+def test_r1_in_fp8_fits_four_b200_with_the_engines_that_it_was_measured_with(engine: Engine) -> None:
+    use = use_of("R1", "fp8", "B200", Layout(tp=4), engine=engine)
+    assert use.fits, use
+    assert not use_of("R1", "fp8", "B200", Layout(tp=4), engine="vllm").fits, "90 % of all has to do there"
+
+
+def test_what_an_engine_leaves_alone_is_counted_as_the_engine_counts_it() -> None:
+    vllm, sglang, trtllm = (
+        use_of("Llama-3.1-70B", "fp8", "H200", Layout(tp=2), engine=engine)
+        for engine in ("vllm", "sglang", "trtllm")
+    )
+    beside = vllm.activations_bytes + vllm.runtime_bytes + vllm.graphs_bytes + vllm.fragmentation_bytes
+    assert sglang.reserve_bytes + beside == vllm.reserve_bytes
+    assert trtllm.free_bytes == pytest.approx(0.9 * (trtllm.free_bytes + trtllm.reserve_bytes), rel=1e-6)
+    for use in (vllm, sglang, trtllm):
+        parts = use.weights_bytes + beside + use.reserve_bytes + use.free_bytes
+        assert parts == use.capacity_bytes
+
+
 def test_every_precision_and_engine_has_its_numbers() -> None:
     assert set(BITS) == set(PRECISIONS)
     assert set(OVERHEADS) == set(Engine.__args__)  # type: ignore[attr-defined]
@@ -245,15 +265,17 @@ layouts = st.builds(
     sizes=st.lists(st.integers(2**30, 2**39), min_size=2, max_size=2),
     requests=st.integers(1, 4000),
     kv=st.sampled_from(["bf16", "fp8"]),
+    engine=st.sampled_from(["vllm", "sglang", "trtllm"]),
 )
 def test_more_memory_never_fits_less(
-    model: str, layout: Layout, sizes: list[int], requests: int, kv: KvPrecision
+    *, model: str, layout: Layout, sizes: list[int], requests: int, kv: KvPrecision, engine: Engine
 ) -> None:
     device = CATALOG.accelerator("H100")
     question = Question(
         architecture=CATALOG.model(model),
         precision="fp8",
         kv_precision=kv,
+        engine=engine,
         accelerators=(device,),
         workload=Workload(input_tokens=1000, output_tokens=500),
     )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import Literal
 
 import msgspec
 
@@ -46,11 +47,17 @@ SEQUENCES_SAMPLED = 256
 """Rows of logits that are alive at once."""
 
 
+ShareOf = Literal["memory", "memory for weights and cache", "what else leaves free"]
+"""What an engine's share is a share of. vLLM's holds all that it takes. SGLang's holds weights and cache;
+activations, graphs and runtime come out of the rest. TensorRT-LLM's is of what all but the cache leaves."""
+
+
 class Overheads(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What an engine takes for itself."""
 
     utilisation: float
-    """Share of the memory that it uses; the rest is the reserve."""
+    """Share that it uses of what `share_of` says; the rest is the reserve."""
+    share_of: ShareOf = "memory"
     runtime_bytes: int
     """Context and libraries."""
     collective_bytes: int
@@ -70,6 +77,12 @@ _SERVING = Overheads(
     batched_tokens=8192,
     fragmentation=0.01,  # estimate
 )
+_SGLANG = msgspec.structs.replace(  # docs.sglang.ai, mem_fraction_static: weights and the cache's pool
+    _SERVING, share_of="memory for weights and cache"
+)
+_TRTLLM = msgspec.structs.replace(  # nvidia.github.io/TensorRT-LLM, kvcacheconfig: 90 % of the free memory
+    _SERVING, share_of="what else leaves free"
+)
 _LLAMA = Overheads(
     utilisation=0.95,
     runtime_bytes=300 * MIB,
@@ -80,8 +93,8 @@ _LLAMA = Overheads(
 )
 OVERHEADS: Mapping[Engine, Overheads] = {
     "vllm": _SERVING,
-    "sglang": _SERVING,
-    "trtllm": _SERVING,
+    "sglang": _SGLANG,
+    "trtllm": _TRTLLM,
     "mindie": _SERVING,
     "llamacpp": _LLAMA,
     "embedded": _LLAMA,
@@ -111,8 +124,6 @@ def memory_use(
     tokens = question.wishes.context_tokens or question.workload.context_tokens
 
     capacity = accelerator.memory_bytes
-    kept = 1 - engine.utilisation
-    reserve = math.ceil(capacity * (max(kept, HOST_SHARE) if accelerator.shares_host_memory else kept))
     weights = weights_on_rank(model, question.precision, layout)
     activations = _activations(model, layout, engine.batched_tokens)
     runtime = engine.runtime_bytes + (engine.collective_bytes if layout.replica > 1 else 0)
@@ -121,8 +132,9 @@ def memory_use(
     fragmentation = math.ceil(
         engine.fragmentation * (weights + activations) + on_rank * per_token * BLOCK_TOKENS / 2
     )
-    taken = weights + activations + runtime + graphs + fragmentation + reserve
-    free = capacity - taken
+    beside = activations + runtime + graphs + fragmentation
+    reserve = _reserve(engine, accelerator, weights, beside)
+    free = capacity - weights - beside - reserve
     cache = on_rank * cache_on_rank(model, question.kv_precision, layout, tokens)
     one = cache_on_rank(model, question.kv_precision, layout, tokens)
     use = MemoryUse(
@@ -139,6 +151,18 @@ def memory_use(
         requests_fit=max(0, free // one) * layout.attention_dp if one else 0,
     )
     return msgspec.structs.replace(use, first_break=_first_break(use, model, tokens, on_rank))
+
+
+def _reserve(engine: Overheads, accelerator: Accelerator, weights: int, beside: int) -> int:
+    """Bytes that an engine leaves alone beside its weights and what else it takes."""
+    capacity, kept = accelerator.memory_bytes, 1 - engine.utilisation
+    if accelerator.shares_host_memory:
+        return math.ceil(capacity * max(kept, HOST_SHARE))
+    if engine.share_of == "what else leaves free":
+        return math.ceil(kept * max(0, capacity - weights - beside))
+    if engine.share_of == "memory for weights and cache":
+        return max(0, math.ceil(capacity * kept) - beside)
+    return math.ceil(capacity * kept)
 
 
 def weights_bytes(model: ModelArchitecture, precision: Precision) -> tuple[int, bool]:

@@ -11,7 +11,6 @@ from sextant.planner.memory import (
     BITS,
     BLOCK_TOKENS,
     GIB,
-    HOST_SHARE,
     MIB,
     OVERHEADS,
     SEQUENCES_SAMPLED,
@@ -30,9 +29,7 @@ def memory_working(question: Question, option: Option) -> Iterator[tuple[str, Es
     """(part, its GiB on the fullest accelerator with formula and sources), what is free last."""
     use, layout = option.memory, option.layout.decode or option.layout
     engine, model = OVERHEADS[question.engine], question.architecture
-    kept = 1 - engine.utilisation
-    if option.accelerator.shares_host_memory:
-        kept = max(kept, HOST_SHARE)
+    kept = use.reserve_bytes / use.capacity_bytes
     runtime = f"context and libraries {engine.runtime_bytes / MIB:.0f} MiB"
     if layout.replica > 1:
         runtime += f", buffers of collectives {engine.collective_bytes / MIB:.0f} MiB"
