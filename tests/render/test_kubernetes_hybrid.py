@@ -9,14 +9,16 @@ from typing import Any
 
 import msgspec
 import pytest
-from tests.render.orders import order
+from tests.render.orders import document, order
 from tests.render.schema_check import faults_among, faults_of, objects_of, of_kind
 from tests.render.test_kubernetes_metrics import known_metrics, metrics_in, queries
 
-from sextant.base.errors import Unsupported
+from sextant.app.centre_plan import with_fallbacks
+from sextant.base.errors import BadDocument, Unsupported
 from sextant.render import render
 from sextant.spec.bundle import Bundle
 from sextant.spec.document import parse_document
+from sextant.spec.snapshot import Fallback, ServedModel
 
 WITHOUT_SCHEMA = ("PodChaos", "NetworkChaos")
 """Of Chaos Mesh, whose schemas are not among those at hand."""
@@ -89,6 +91,43 @@ def test_what_may_leave_is_guarded_and_what_stays_is_cleared(hybrid: Bundle) -> 
     public = _models(hybrid, "public")
     assert list(public) == ["r1-7b"]
     assert public["r1-7b"].personal_data == "guarded"
+
+
+def test_the_private_gateway_alone_overflows_and_keeps_whom_it_must() -> None:
+    overflow = {
+        "when": "when_queue_full",
+        "models": [{"name": "r1-7b", "at_centre": "r1-7b-public"}],
+        "stays": ["board"],
+    }
+    bundle = render(order("hybrid", **HYBRID, overflow=overflow))
+    specs = {}
+    for folder in ("private", "public"):
+        objects = objects_of(side(bundle, folder))
+        text = next(
+            body["data"]["sextant.yaml"] for body in objects if "sextant.yaml" in body.get("data", {})
+        )
+        specs[folder] = parse_document(text)
+    assert specs["public"].spec.overflow is None
+    told = specs["private"].spec.overflow
+    assert told is not None and told.personal_data == "mask" and told.stays == ("board",)
+    here, there = ServedModel("r1-7b", "remote", ()), ServedModel("r1-7b-public", "remote", ())
+    found = with_fallbacks(specs["private"], [here, there])
+    assert found[0].fallback == Fallback(model="r1-7b-public", when_full=True, masks=True, stays=("board",))
+    assert found[1].fallback is None
+    assert any("board never leave" in note for note in bundle.notes)
+
+
+@pytest.mark.parametrize(
+    ("mode", "models", "said"),
+    [
+        ("hybrid", [{"name": "other", "at_centre": "other-public"}], "there is no model `other`"),
+        ("hybrid", [{"name": "r1-7b", "at_centre": "elsewhere"}], "`r1-7b-public`"),
+        ("private-cloud", [{"name": "r1-7b", "at_centre": "r1-7b"}], "no other model with the engine remote"),
+    ],
+)
+def test_overflow_to_nowhere_is_refused(mode: str, models: list[Any], said: str) -> None:
+    with pytest.raises(BadDocument, match=said):
+        parse_document(document(mode, **{**HYBRID, "overflow": {"models": models}}))
 
 
 def test_the_key_of_the_far_gateway_is_a_secret_of_the_private_site(hybrid: Bundle) -> None:

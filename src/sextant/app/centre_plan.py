@@ -55,7 +55,9 @@ def forwarder_program(settings: ForwarderSettings, state: StateDir, log_level: s
 
 def with_fallbacks(document: Deployment, models: Sequence[ServedModel]) -> list[ServedModel]:
     """`models`, each with what the document says of falling back."""
-    said = document.spec.centre.fallback if document.spec.centre is not None else None
+    said = document.spec.overflow
+    if said is None and document.spec.centre is not None:
+        said = document.spec.centre.fallback
     if said is None or said.when == "never":
         return list(models)
     found = {

@@ -141,7 +141,8 @@ def _check_stores(order: Order) -> None:
 
 def _of_site(order: Order, site: Site) -> Order:
     """The order with that site's hardware alone."""
-    spec = order.deployment.spec.model_copy(update={"sites": (site,)})
+    alone = {} if site.kind == "private" else {"overflow": None}
+    spec = order.deployment.spec.model_copy(update={"sites": (site,), **alone})
     return msgspec.structs.replace(order, deployment=order.deployment.model_copy(update={"spec": spec}))
 
 
@@ -308,13 +309,29 @@ def _needs(order: Order, public: Site) -> tuple[Need, ...]:
 def _notes(order: Order) -> tuple[str, ...]:
     mesh = order.deployment.spec.delivery.mesh
     return (
-        "Overflow is chosen by name: callers or tiers send what may leave to MODEL-public. The gateway does "
-        "not move requests by itself when the private engines are full.",
-        "What may leave is a tenant's privacy policy: without one, MODEL-public is reached unmasked. Set "
-        "`sextant tenant set TENANT --privacy …` before callers are let in.",
+        *_overflow_notes(order),
+        "What may leave by name is a tenant's privacy policy: without one, MODEL-public is reached unmasked. "
+        "Set `sextant tenant set TENANT --privacy …` before callers are let in.",
         "The public site is planned like the private one: every model has its planned replicas at both.",
         "The experiments in optional/chaos.yaml have been checked against no schema.",
         *(() if mesh == "istio" else ("Without a mesh nothing fails over between the sites by itself.",)),
+    )
+
+
+def _overflow_notes(order: Order) -> tuple[str, ...]:
+    overflow = order.deployment.spec.overflow
+    if overflow is None or overflow.when == "never":
+        return (
+            "spec.overflow is not set: requests go to MODEL-public by name alone, none is moved there when "
+            "the private engines are full.",
+        )
+    moved = "fail or are full" if overflow.when == "when_queue_full" else "fail"
+    kept = f"; requests of {', '.join(overflow.stays)} never leave" if overflow.stays else ""
+    names = ", ".join(each.name for each in overflow.models)
+    masked = "masked for tenants without a policy" if overflow.personal_data == "mask" else "as policies say"
+    return (
+        f"Where the private engines of {names} {moved}, the public site answers, before an answer has begun; "
+        f"personal data is {masked}{kept}. How full is full: `queue_length` of the model.",
     )
 
 

@@ -17,7 +17,7 @@ from pydantic_core import PydanticCustomError
 
 from sextant.base.errors import BadDocument
 from sextant.spec import checking, problems, reading
-from sextant.spec.centre_sections import Centre
+from sextant.spec.centre_sections import Centre, Fallback
 from sextant.spec.control_sections import Alerts, Oidc
 from sextant.spec.deploy_sections import Continuity, Delivery, Mode, Profile, Scaling, Training
 from sextant.spec.engine_sections import EmbeddedEngine, Engine, RemoteEngine
@@ -241,6 +241,11 @@ class Spec(Section):
     centre: Centre | None = Field(
         None, description="The centre that a box at the edge sends its usage to; unset: none."
     )
+    overflow: Fallback | None = Field(
+        None,
+        description="When another gateway answers for this one's engines, where both keep the same books: a "
+        "hybrid's public site for its private one, whose models are MODEL-public there; unset: never.",
+    )
     alerts: Alerts = Field(Alerts(), description="How alerts reach people.")
     store: Store = Field(Store(), description="Where accounts and the ledger live.")
     limits: SharedLimits | None = Field(
@@ -362,6 +367,7 @@ def _conflict(spec: Spec) -> Conflict | None:
         or _both_forms(spec)
         or _conflict_of_models(spec)
         or _conflict_of_centre(spec)
+        or _conflict_of_overflow(spec)
     )
 
 
@@ -424,6 +430,23 @@ def _conflict_of_centre(spec: Spec) -> Conflict | None:
         if not isinstance(engines.get(one.at_centre), RemoteEngine):
             said = f"`{one.at_centre}` is no model with the engine remote"
             return f"{place}.at_centre", said, "an entry of `models` that leads to the centre", "add one"
+    return None
+
+
+def _conflict_of_overflow(spec: Spec) -> Conflict | None:
+    engines = {model.name: model.engine for model in spec.served}
+    for number, one in enumerate(spec.overflow.models if spec.overflow else ()):
+        place = f"spec.overflow.models.{number}"
+        if one.name not in engines:
+            return f"{place}.name", f"there is no model `{one.name}`", "a model of this document", "its name"
+        if spec.mode == "hybrid":
+            public = f"{one.name}-public"
+            if one.at_centre != public:
+                said = f"the public site's is not `{one.at_centre}`"
+                return f"{place}.at_centre", said, "the name that the bundle gives it", f"`{public}`"
+        elif one.at_centre == one.name or not isinstance(engines.get(one.at_centre), RemoteEngine):
+            said = f"`{one.at_centre}` is no other model with the engine remote"
+            return f"{place}.at_centre", said, "an entry of `models` that leads elsewhere", "add one"
     return None
 
 
