@@ -33,6 +33,7 @@ from sextant.gateway import failures, strictjson
 from sextant.gateway.bodies import engine_body
 from sextant.gateway.counting import Tally
 from sextant.gateway.dialect import Call
+from sextant.gateway.fallback import policy_on_the_way, stand_in
 from sextant.gateway.fetching import Fetcher
 from sextant.gateway.holds import kinds_of, most_input_tokens, most_output_tokens
 from sextant.gateway.limit_headers import anthropic_headers, openai_headers
@@ -45,6 +46,7 @@ from sextant.gateway.run import Run, Surface
 from sextant.gateway.waiting import Waiting
 from sextant.governance.door import Claim, Governor, Principal
 from sextant.governance.limits.limiter import Headroom
+from sextant.spec.policy import PrivacyPolicy
 from sextant.spec.snapshot import GatewayLimits
 from sextant.spec.usage import Usage
 from sextant.transport.exchange import ClientGone, Header, Request, Responder, UpstreamPool, UpstreamResponse
@@ -90,7 +92,7 @@ class Flow:
             run.call = call = dialect.parse(fields, body, route.served)
             run.prompt_bytes = len(body)
             if principal.privacy is not None:
-                route, call = self._shielded(run, principal, fields, body)
+                route, call = self._shielded(run, principal, principal.privacy, fields, body)
                 gate = route.gate
             if call.media is not None:
                 check(call.media, route.served, self.limits)
@@ -110,6 +112,11 @@ class Flow:
             finally:
                 gate.leave()
         except SextantError as error:
+            if run.route is not None and run.route.served.fallback is not None:
+                instead = stand_in(run, error, self.index.of(principal.reach), principal.tenant_id)
+                if instead is not None:
+                    await self._fall_back(run, principal, fields, request, instead)
+                    return
             if run.route is None:
                 if not isinstance(error, Unauthenticated):  # how busy we are is no stranger's business
                     headers += self.gates.told()
@@ -121,29 +128,77 @@ class Flow:
             if isinstance(error, asyncio.CancelledError):
                 raise
         except Exception:  # noqa: BLE001 - the edge of one request: logged, and answered with 500
-            _log.exception("request %s failed on a defect of the gateway", request_id)
-            await self._failed(run, SextantError(f"The gateway failed; its log has more on {request_id}."))
+            await self._defect(run)
         finally:
             self.waiting.discard(run)
             surface.observer.finished(run)
 
+    async def _fall_back(
+        self,
+        run: Run,
+        principal: Principal,
+        fields: dict[str, Any],
+        request: Request,
+        instead: ModelRoute,
+    ) -> None:
+        """The whole way once more, to the model that stands in; what the first one reserved is given back."""
+        asked, policy = run.route, policy_on_the_way(run, principal.privacy)
+        if run.admission is not None:
+            self.governor.refund(run.admission)
+            run.admission = None
+        run.asked, run.tally, run.unmasking = False, None, None
+        try:
+            assert asked is not None
+            del run.headers[run.told_at :]
+            run.headers += instead.gate.told[instead.gate.free]
+            run.headers.append((b"x-sextant-fallback", instead.served.id.encode("ascii", "replace")))
+            run.surface.observer.fell_back(asked.served.id, instead.served.id)
+            call, route = self._parsed_for(run, fields, request.body, instead), instead
+            run.prompt_bytes = len(request.body)
+            if policy is not None:
+                route, call = self._shielded(run, principal, policy, fields, request.body)
+            if call.media is not None:
+                check(call.media, route.served, self.limits)
+                run.prompt_bytes -= call.media.body_bytes
+            run.admission = await self.governor.admit(principal, _claim(run, call, route, request.peer))
+            await self._through_gate(run, call, route)
+        except SextantError as error:
+            await self._failed(run, error)
+        except (asyncio.CancelledError, ClientGone) as error:
+            self._left(run)
+            if isinstance(error, asyncio.CancelledError):
+                raise
+        except Exception:  # noqa: BLE001 - as in `serve`
+            await self._defect(run)
+
+    async def _defect(self, run: Run) -> None:
+        """In an `except` of the edge of one request: logs what was raised, and answers 500."""
+        _log.exception("request %s failed on a defect of the gateway", run.request_id)
+        await self._failed(run, SextantError(f"The gateway failed; its log has more on {run.request_id}."))
+
+    def _parsed_for(self, run: Run, fields: dict[str, Any], body: bytes, instead: ModelRoute) -> Call:
+        """The request as it goes to another model than the one it names."""
+        assert run.call is not None
+        run.route = instead
+        run.dialect = run.surface.make()
+        run.dialect.request_id = run.request_id
+        call = run.dialect.parse(fields, body, instead.served)
+        call.body, call.fields = None, {**call.fields, "model": instead.served.id}
+        run.call = call
+        return call
+
     def _shielded(
-        self, run: Run, principal: Principal, fields: dict[str, Any], body: bytes
+        self, run: Run, principal: Principal, policy: PrivacyPolicy, fields: dict[str, Any], body: bytes
     ) -> tuple[ModelRoute, Call]:
-        """The route and the call as the tenant's privacy policy wants them. Raises what `Shield.apply`
-        does."""
-        assert run.route is not None and run.call is not None and principal.privacy is not None
+        """The route and the call as the privacy policy wants them. Raises what `Shield.apply` does."""
+        assert run.route is not None and run.call is not None
         routes = self.index.of(principal.reach).by_name.values()
-        call, instead = self.shield.apply(run, principal.privacy, run.call, routes)
+        call, instead = self.shield.apply(run, policy, run.call, routes)
         if instead is not None:
-            run.route = instead
-            run.dialect = run.surface.make()
-            run.dialect.request_id = run.request_id
-            call = run.dialect.parse(fields, body, instead.served)
-            call.body, call.fields = None, {**call.fields, "model": instead.served.id}
+            call = self._parsed_for(run, fields, body, instead)
             run.headers.append((b"x-sextant-personal-data", b"routed"))
-            if principal.privacy.everywhere:
-                call, _ = self.shield.apply(run, principal.privacy, call, routes)
+            if policy.everywhere:
+                call, _ = self.shield.apply(run, policy, call, routes)
         if run.unmasking is not None and call.body is not None:  # a token may be longer than its value
             run.prompt_bytes = max(len(body), len(call.body))
         run.call = call
@@ -164,6 +219,18 @@ class Flow:
                 route.gate.leave()
         finally:
             self.fetcher.release(media)
+
+    async def _through_gate(self, run: Run, call: Call, route: ModelRoute) -> None:
+        """The exchange, once there is a place for it."""
+        if call.media is not None:
+            await self._with_media(run, call, route, call.media)
+            return
+        if not route.gate.enter_now():
+            route = await self._wait(run, route)
+        try:
+            await self._exchange(run, call, route)
+        finally:
+            route.gate.leave()
 
     async def _wait(self, run: Run, route: ModelRoute) -> ModelRoute:
         """Waits for a place of the model, and returns its route as it is by then: an engine that was started

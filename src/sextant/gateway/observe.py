@@ -126,6 +126,10 @@ class Observer:
                 self._meters.count("sextant_gateway_media_parts", model, kind).value += parts
                 self._meters.count("sextant_gateway_media_bytes", model, kind).value += size_bytes
 
+    def fell_back(self, model: str, instead: str) -> None:
+        """A request that `model` could not answer goes to `instead`."""
+        self._meters.count("sextant_gateway_fallbacks", model, instead).value += 1
+
     def failed(self, run: Run, error: SextantError) -> None:
         """A request ends in `error`."""
         code = error.code
