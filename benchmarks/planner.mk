@@ -15,6 +15,7 @@ bench-planner: $(FIT_STAMP) ## Predictions against measured points (POINTS=FILE 
 	OMP_NUM_THREADS=1 $(BIN)/python -W ignore -m benchmarks.planner.fit $(POINTS) $(ARGS) || status=1; \
 	$(BIN)/python -m benchmarks.planner.published $(KEEP) || status=1; \
 	$(BIN)/python -m benchmarks.planner.fits $(POINTS) $(KEEP) || status=1; \
+	$(BIN)/python -m benchmarks.planner.speed $(KEEP) || status=1; \
 	$(MAKE) --no-print-directory bench-planner-local || status=1; \
 	if [ $$status = 0 ]; then echo "bench-planner: every goal met"; else echo "bench-planner: goals missed, named above"; fi; \
 	exit $$status

@@ -6,7 +6,7 @@ import hashlib
 import json
 from pathlib import Path
 
-from benchmarks.planner import page
+from benchmarks.planner import page, speed
 
 ROOT = Path(__file__).parents[2]
 
@@ -33,3 +33,22 @@ def test_the_peer_s_rows_are_those_of_one_file() -> None:
     slice_of_it = ROOT / "benchmarks/planner/data/serving_points.csv"
     assert told["points_sha256"] != hashlib.sha256(slice_of_it.read_bytes()).hexdigest()
     assert all({"ttft_ms", "tpot_ms"} <= one.keys() or "refused" in one for one in told["answers"].values())
+
+
+def test_a_plan_s_median_is_held_against_what_is_promised_of_it() -> None:
+    found = {
+        "one plan, in process": [0.1, 0.2, 0.9],
+        "one plan, whole command": [0.4, 0.5, 0.1],
+        "sextant version, whole command": [9.0, 9.0, 9.0],
+    }
+    goals = speed.goals_of(found)
+    assert [(goal.name, goal.figure, goal.verdict) for goal in goals] == [
+        ("one plan, in process, s", 0.2, "met"),
+        ("one plan, whole command, s", 0.4, "missed"),
+    ]
+
+
+def test_what_is_timed_is_a_plan_with_options() -> None:
+    assert speed.one_plan().plan.options
+    kinds = {option.accelerator.id for option in speed.sweep().plan.options}
+    assert {"h200", "mi300x", "ascend-910c"} <= kinds
