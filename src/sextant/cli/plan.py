@@ -203,7 +203,6 @@ def _write(file: Path, text: str) -> None:
 
 
 def _show(asked: Asked, ways: Ways) -> None:
-    from sextant.cli import plan_html, plan_view
     from sextant.cli.plan_answer import answer
 
     tools = tools_of(asked.prices, asked.machine)
@@ -218,10 +217,14 @@ def _show(asked: Asked, ways: Ways) -> None:
 
         compared = plan_measure.compare(answered, tools, ways.measure)
     if ways.html is not None:
+        from sextant.cli import plan_html
+
         _write(ways.html, plan_html.page(answered, ways.language))
     if ways.json:
         print_json({"plan": answered.plan, "shown": answered.shown, "measured": compared})
     else:
+        from sextant.cli import plan_view
+
         plan_view.show(answered, ways.language, explain=ways.explain)
         if compared is not None:
             plan_measure.show(compared, ways.language)

@@ -65,17 +65,16 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
 def asked_of(flags: Flags, files: Files) -> Asked:
     """The question, with the files that flags or the document name. Raises NotFound for unknown names, with
     the nearest; Misconfigured for a file that is wrong; BadRequest for what cannot be."""
-    from sextant.spec.document import load_document
     from sextant.spec.facts import load_catalog
     from sextant.spec.hardware_prices import load_prices
     from sextant.spec.local_calibration import read_calibration
-    from sextant.spec.planning_sections import Planning
 
-    document = None if flags.file is None else load_document(flags.file)
-    said = document.spec.planning if document else Planning()
-    catalog = load_catalog(*read_text(files.facts or _path(said.facts_file)))
-    prices = load_prices(*read_text(files.prices or _path(said.prices_file)))
-    text, name = read_text(files.calibration or _path(said.calibration_file))
+    document = None if flags.file is None else _document(flags.file)
+    if document is not None:
+        files = _named(files, document)
+    catalog = load_catalog(*read_text(files.facts))
+    prices = load_prices(*read_text(files.prices))
+    text, name = read_text(files.calibration)
     machine = read_calibration(text, name) if name else None
     if machine is not None and not flags.accelerators and not _stated(document):
         flags = msgspec.structs.replace(flags, accelerators=(machine.accelerator,))
@@ -84,6 +83,23 @@ def asked_of(flags: Flags, files: Files) -> Asked:
         _check_machine(machine, question, name)
     notes = tuple(_left_out(flags, document, question))
     return Asked(question=question, catalog=catalog, prices=prices, machine=machine, notes=notes)
+
+
+def _document(file: Path) -> Deployment:
+    """Imported only for a document: its models take as long as a plan does."""
+    from sextant.spec.document import load_document
+
+    return load_document(file)
+
+
+def _named(files: Files, document: Deployment) -> Files:
+    """With the files that the document names where no flag names one."""
+    said = document.spec.planning
+    return Files(
+        facts=files.facts or _path(said.facts_file),
+        prices=files.prices or _path(said.prices_file),
+        calibration=files.calibration or _path(said.calibration_file),
+    )
 
 
 def _left_out(flags: Flags, document: Deployment | None, question: Question) -> Iterator[str]:
