@@ -178,6 +178,11 @@ def test_every_document_loads(asked: Requirements) -> None:
     document = parse_document(start_document(advice, catalogue("en")))
     assert document.spec.workload.output_tokens == asked.output_tokens
     assert (document.spec.mode, document.spec.profile) == (advice.first, advice.effective.profile)
+    planning = document.spec.planning
+    assert planning.end_to_end_ms == pytest.approx(advice.effective.latency_ms)
+    assert planning.swing == pytest.approx(advice.effective.swing)
+    if advice.first != "saas":
+        assert planning.costs.most_usd_per_month == pytest.approx(asked.monthly_usd)
 
 
 def test_the_document_says_the_mode_and_the_industry() -> None:

@@ -141,6 +141,13 @@ def test_a_regulation_raises_what_is_not_said_and_what_is() -> None:
     assert found(spoken) == ["contradiction.regulation"]
 
 
+def test_what_a_regulation_raises_is_not_said_to_stand() -> None:
+    """Against the profile it would stand as said, and it does not: one sentence, not two that disagree."""
+    advice = advise(Requirements(profile="healthcare", regulation=("hipaa",), data="public"), DATA)
+    assert advice.effective.data == "restricted"
+    assert found(advice) == ["contradiction.regulation"]
+
+
 def test_what_the_user_says_stands_against_the_profile() -> None:
     advice = advise(Requirements(profile="finance", data="internal", stays="anywhere", team="novice"), DATA)
     effective = advice.effective

@@ -68,7 +68,7 @@ def change_said(change: Change) -> Said:
 
 def _rule_line(rule: AppliedRule, words: Catalogue) -> str:
     name, basis = words[f"rule.{rule.rule}.name"], words[f"basis.{rule.basis}"]
-    return f"{name} ({basis}){words['label.colon']}{say(rule.said, words)}"
+    return words["rule.line"].format(name=name, basis=basis, said=say(rule.said, words))
 
 
 def _row(one: RankedMode, words: Catalogue) -> tuple[str, ...]:

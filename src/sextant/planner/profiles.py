@@ -31,7 +31,7 @@ def settle(asked: Requirements, data: ModesData) -> Settled:
     if asked.profile is not None:
         own = data.profile[asked.profile].assumed
         assumed += _fill(found, msgspec.structs.asdict(own), "assumed.profile", asked.profile)
-        disagreements += _weaker_than_profile(asked, msgspec.structs.asdict(own))
+        disagreements += _weaker_than_profile(asked, msgspec.structs.asdict(own), data)
     assumed += _fill(found, msgspec.structs.asdict(data.assumed), "assumed.default", None)
     for regulation in asked.regulation:
         least = data.regulation[regulation]
@@ -76,11 +76,15 @@ def _fill(found: dict[str, object], values: dict[str, object], key: str, profile
     return said
 
 
-def _weaker_than_profile(asked: Requirements, own: dict[str, object]) -> list[Said]:
+def _weaker_than_profile(asked: Requirements, own: dict[str, object], data: ModesData) -> list[Said]:
+    """Where the user says less than is usual; not where a regulation raises it, which is said instead."""
     found = []
     for field in STRICTER:
         said, usual = getattr(asked, field), own[field]
         if said is None or usual is None or strictness(field, said) >= strictness(field, str(usual)):
+            continue
+        floors = (getattr(data.regulation[one], field) for one in asked.regulation)
+        if any(strictness(field, floor) > strictness(field, said) for floor in floors):
             continue
         found.append(
             Said(

@@ -71,6 +71,9 @@ _SITES: dict[Mode, tuple[tuple[str, str], ...]] = {
     "saas": (),
 }
 
+MOST_SWING = 1000.0
+"""What `spec.planning.swing` takes."""
+
 
 def start_document(advice: Advice, words: Catalogue) -> str:
     """The document's text."""
@@ -92,7 +95,7 @@ def start_document(advice: Advice, words: Catalogue) -> str:
     ]
     if needs.profile is not None:
         lines.append(f"  profile: {needs.profile}")
-    lines += [serving.rstrip("\n"), *_workload(needs), *_sites(mode)]
+    lines += [serving.rstrip("\n"), *_workload(needs), *_sites(mode), *_planning(needs, mode)]
     return "\n".join(lines) + "\n"
 
 
@@ -106,6 +109,18 @@ def _workload(needs: Requirements) -> Iterator[str]:
         yield "  workload:"
     for name, value in stated:
         yield f"    {name}: {value}"
+
+
+def _planning(needs: Requirements, mode: Mode) -> Iterator[str]:
+    """What `sextant plan` goes by beside the load: swing, the time for an answer, what a month may cost."""
+    swing = None if needs.swing is None else min(needs.swing, MOST_SWING)
+    stated = [("swing", swing), ("end_to_end_ms", needs.latency_ms or None)]
+    said = [f"    {name}: {value:.15g}" for name, value in stated if value is not None]
+    if needs.monthly_usd and mode != "saas":
+        said.append(f"    costs: {{most_usd_per_month: {needs.monthly_usd:.15g}}}")
+    if said:
+        yield "  planning:"
+        yield from said
 
 
 def _sites(mode: Mode) -> Iterator[str]:
