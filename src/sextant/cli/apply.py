@@ -13,7 +13,7 @@ import typer
 
 from sextant.cli.options import State, state_dir
 from sextant.cli.output import EXIT_FAILED, out
-from sextant.cli.verify import show
+from sextant.cli.verify import Kubernetes, Schemas, show
 
 
 def apply(
@@ -35,6 +35,8 @@ def apply(
         str,
         typer.Option("--site", metavar="FOLDER", help="Which cluster's part, of a bundle for several."),
     ] = "",
+    k8s: Kubernetes = None,
+    schemas: Schemas = None,
     state: State = None,
 ) -> None:
     """Verify a bundle, say what will be run, ask, and run it; or have what runs here serve another document.
@@ -50,9 +52,11 @@ def apply(
         apply_file(folder, state_dir(state))
         return
     from sextant.operations.verify.applying import commands_of, run_all
+    from sextant.operations.verify.findings import Reached
     from sextant.operations.verify.verifying import verify
 
-    report = verify(folder)
+    reached = Reached(context=context, site=site)
+    report = verify(folder, kubernetes=k8s, schemas=schemas, reached=reached)
     console = out()
     if report.faults:
         show(report)
@@ -66,5 +70,8 @@ def apply(
         console.print(f"  {shlex.join(command)}", markup=False)
     if not yes and not typer.confirm("Go on?"):
         raise typer.Exit(EXIT_FAILED)
-    run_all(folder, commands)
+    done = run_all(folder, commands, lambda line: console.print(f"  {line}", markup=False))
+    for one in done:
+        if one.objects:
+            console.print(f"Applied {one.objects} objects of {one.command[-1]}", markup=False)
     console.print("Done. What remains (secrets, waiting) stands in README.md under Install.", markup=False)

@@ -18,7 +18,7 @@ Kubernetes = Annotated[
     str | None,
     typer.Option("--k8s", metavar="VERSION", help="The cluster's version, like 1.36: which APIs it serves."),
 ]
-Folder = Annotated[
+Schemas = Annotated[
     Path | None,
     typer.Option(
         "--schemas",
@@ -32,7 +32,7 @@ Folder = Annotated[
 def verify(
     folder: Bundle,
     k8s: Kubernetes = None,
-    schemas: Folder = None,
+    schemas: Schemas = None,
     complete: Annotated[
         bool, typer.Option("--complete", help="Fail, too, where a check could not run.")
     ] = False,

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
 
-from sextant.operations.verify.findings import Fault, NotRun, Object, Outcome, Ran
+from sextant.operations.verify.findings import Fault, NotRun, Object, Outcome, Ran, Reached
 from sextant.operations.verify.pods import named
 from sextant.operations.verify.running import Bench, CannotRun, program_of, said_by, shown
 from sextant.operations.verify.subject import APPLIED, Subject
@@ -19,6 +19,7 @@ ALERT_RULES = "promtool check rules"
 DRY_RUN = "kubectl apply --dry-run=server"
 ANSWER_S = 10.0
 APPLY_S = 60.0
+TAKEN = re.compile(r" serverside-applied( \(server dry run\))?$")
 NO_NAMESPACE = re.compile(r"namespaces .*not found")
 
 
@@ -81,45 +82,56 @@ def judge_alerts(subject: Subject, bench: Bench) -> Outcome:
     return Outcome(faults=tuple(faults), ran=(Ran(ALERT_RULES, len(rules), "objects"),))
 
 
-def ask_cluster(subject: Subject, bench: Bench) -> Outcome:
+def ask_cluster(subject: Subject, bench: Bench, reached: Reached) -> Outcome:
     """`kubectl apply --dry-run=server` where a cluster answers. Nothing is changed there."""
-    folders = list(_applied(subject, bench))
+    folders = list(_applied(subject, bench, reached.site))
     if not folders:
         return Outcome()
     program = program_of("kubectl")
     if program is None:
         return Outcome(not_run=(NotRun(DRY_RUN, "kubectl is not installed"),))
-    if len(subject.clusters) > 1:
+    if len(subject.clusters) > 1 and not reached.site:
         why = "the bundle is for several clusters and kubectl knows one at a time; see the README"
         return Outcome(not_run=(NotRun(DRY_RUN, why),))
+    kubectl = (program, *(("--context", reached.context) if reached.context else ()))
     try:
-        question = (program, "get", "--raw=/version", "--request-timeout=5s")
-        answer = said_by(
-            question,
-            bench,
-            networked=True,
-            timeout_s=ANSWER_S,
-        )
-        if answer.status:
+        question = (*kubectl, "get", "--raw=/version", "--request-timeout=5s")
+        if said_by(question, bench, networked=True, timeout_s=ANSWER_S).status:
             return Outcome(not_run=(NotRun(DRY_RUN, "no cluster answers kubectl"),))
-        faults: list[Fault] = []
-        for folder in folders:
-            command = (program, "apply", "--server-side", "--dry-run=server", "-f", folder)
-            said = said_by(command, bench, networked=True, timeout_s=APPLY_S)
-            missing = [line for line in said.text.splitlines() if NO_NAMESPACE.search(line)]
-            if missing and said.status:
-                why = f"the cluster has no such namespace yet: apply {APPLIED[0]} first ({missing[0][:200]})"
-                return Outcome(faults=tuple(faults), not_run=(NotRun(DRY_RUN, why),))
-            if said.failure:
-                path = folder.relative_to(bench.top).as_posix()
-                faults.append(Fault(DRY_RUN, shown(said.failure, bench), ACTION, path))
+        return _tried(kubectl, folders, bench)
     except CannotRun as error:
         return Outcome(not_run=(NotRun(DRY_RUN, str(error)),))
+
+
+def _tried(kubectl: tuple[str, ...], folders: list[Path], bench: Bench) -> Outcome:
+    """What the API server says of each folder. Objects of namespaces that are not there yet cannot be judged,
+    which hides nothing that it says of others. Raises CannotRun."""
+    faults: list[Fault] = []
+    unjudged: list[str] = []
+    for folder in folders:
+        command = (*kubectl, "apply", "--server-side", "--dry-run=server", "-f", str(folder))
+        said = said_by(command, bench, networked=True, timeout_s=APPLY_S)
+        if not said.status:
+            continue
+        lines = [line for line in said.text.splitlines() if not TAKEN.search(line)]
+        unjudged += [line for line in lines if NO_NAMESPACE.search(line)]
+        other = "\n".join(line for line in lines if line and not NO_NAMESPACE.search(line))
+        if other or not lines:
+            path = folder.relative_to(bench.top).as_posix()
+            faults.append(Fault(DRY_RUN, shown(other or said.failure, bench), ACTION, path))
+    if unjudged:
+        why = (
+            f"{len(unjudged)} objects are of namespaces that the cluster does not have yet; apply "
+            f"{APPLIED[0]} and what the prerequisites name first ({unjudged[0][:200]})"
+        )
+        return Outcome(faults=tuple(faults), not_run=(NotRun(DRY_RUN, why),))
     return Outcome(faults=tuple(faults), ran=(Ran(DRY_RUN, len(folders), "folders"),))
 
 
-def _applied(subject: Subject, bench: Bench) -> Iterator[Path]:
+def _applied(subject: Subject, bench: Bench, site: str) -> Iterator[Path]:
     for cluster in subject.clusters:
+        if site and cluster.folder != site:
+            continue
         for name in APPLIED:
             folder = bench.top / cluster.folder / name
             if folder.is_dir():

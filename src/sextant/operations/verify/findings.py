@@ -71,6 +71,14 @@ class Rule(msgspec.Struct, frozen=True):
     """Yields what is wrong, a sentence each."""
 
 
+class Reached(msgspec.Struct, frozen=True):
+    """Which cluster is asked, and for which part of a bundle for several."""
+
+    context: str = ""
+    """kubectl's; empty: its own."""
+    site: str = ""
+
+
 class Outcome(msgspec.Struct, frozen=True):
     """What one check came to."""
 

@@ -24,7 +24,7 @@ from sextant.operations.verify.cluster_programs import (
     judge_objects,
 )
 from sextant.operations.verify.cluster_rules import CLUSTER_RULES
-from sextant.operations.verify.findings import Fault, NotRun, Outcome, Ran, Report, judged
+from sextant.operations.verify.findings import Fault, NotRun, Outcome, Ran, Reached, Report, judged
 from sextant.operations.verify.hardening import images_without_digest, privileges_declared
 from sextant.operations.verify.host_programs import HOST_PROGRAMS
 from sextant.operations.verify.running import judge, set_up
@@ -35,13 +35,18 @@ SCHEMAS_VARIABLE = "SEXTANT_K8S_SCHEMAS"
 
 
 def verify(
-    folder: Path, *, kubernetes: str | None = None, schemas: Path | None = None, kept: Schemas | None = None
+    folder: Path,
+    *,
+    kubernetes: str | None = None,
+    schemas: Path | None = None,
+    kept: Schemas | None = None,
+    reached: Reached | None = None,
 ) -> Report:
     """What is wrong with the bundle in `folder`, what ran, and what did not.
 
     `kubernetes` (`1.36`) names the version of the cluster it is for; `schemas` a folder of schemas, else the
-    environment does; `kept` are schemas that were read before, for many bundles in turn. Raises Misconfigured
-    where there is no bundle, SextantError for what is no version."""
+    environment does; `kept` are schemas that were read before, for many bundles in turn; `reached` is the
+    cluster to ask. Raises Misconfigured where there is no bundle, SextantError for what is no version."""
     subject = read_subject(folder)
     asked = None if kubernetes is None else f"1.{file_rules.minor_of(kubernetes)}"
     found, why_not = (kept, "") if kept is not None else open_schemas(schemas, asked)
@@ -50,7 +55,7 @@ def verify(
         bench = set_up(folder, Path(place))
         outcomes.append(judge_alerts(subject, bench))
         outcomes += [judge(validator, bench) for validator in HOST_PROGRAMS]
-        outcomes.append(ask_cluster(subject, bench))
+        outcomes.append(ask_cluster(subject, bench, reached or Reached()))
         if not bench.isolation:
             note = "this user may not make a network of its own: validators saw the machine's"
             outcomes.append(Outcome(not_run=(NotRun("isolation", note),)))
