@@ -224,10 +224,55 @@ def test_lines_of_business_share_what_there_is(bundles: dict[str, Bundle]) -> No
     assert engines == {"sextant-finance", "sextant-risk"}
 
 
+@pytest.mark.parametrize(
+    ("count", "percents", "shares"),
+    [(8, (40, 30, 30), (3, 3, 2)), (10, (40, 30, 30), (4, 3, 3)), (1, (34, 33, 33), (1, 0, 0)),
+     (7, (50, 25), (3, 2)), (0, (40, 60), (0, 0)), (13, (33, 33, 34), (4, 4, 5))],
+)  # fmt: skip
+def test_no_accelerator_is_left_over(count: int, percents: tuple[int, ...], shares: tuple[int, ...]) -> None:
+    names = ("finance", "risk", "audit")[: len(percents)]
+    lines = [{"name": name, "percent": percent} for name, percent in zip(names, percents, strict=True)]
+    sites = [{"name": "hall-1", "accelerators": [{"name": "H100", "count": count + 1}]}]
+    bundle = render(order("private-cloud", **{**SMALL, "sites": sites}, delivery={"quotas": lines}))
+    held = {
+        body["metadata"]["namespace"].removeprefix("sextant-"): int(
+            body["spec"]["hard"]["requests.nvidia.com/gpu"]
+        )
+        for body in of_kind(objects_of(bundle), "ResourceQuota")
+    }
+    assert tuple(held[name] for name in names) == shares
+    assert held["sextant"] == 1
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_no_engine_may_grow_beyond_its_namespace(bundles: dict[str, Bundle], name: str) -> None:
+    objects = objects_of(bundles[name])
+    held = {body["metadata"]["namespace"]: body["spec"]["hard"] for body in of_kind(objects, "ResourceQuota")}
+    asked: dict[tuple[str, str], float] = {}
+    for scaler in of_kind(objects, "ScaledObject"):
+        target = scaler["spec"]["scaleTargetRef"]
+        space = scaler["metadata"]["namespace"]
+        (body,) = [
+            each
+            for each in objects
+            if (each["kind"], each["metadata"]["name"], each["metadata"].get("namespace"))
+            == (target["kind"], target["name"], space)
+        ]
+        for template, count in pods_of(body):
+            for container in template["spec"]["containers"]:
+                for resource, amount in container["resources"]["requests"].items():
+                    key = (space, f"requests.{resource}")
+                    most = scaler["spec"]["maxReplicaCount"]
+                    asked[key] = asked.get(key, 0) + number(amount) * count * most
+    for (space, resource), amount in asked.items():
+        if resource in held[space]:
+            assert amount <= number(held[space][resource]), (space, resource)
+
+
 def test_a_line_whose_engines_need_more_than_its_share_is_refused() -> None:
     delivery = {"quotas": [{"name": "finance", "percent": 10}, {"name": "risk", "percent": 90}]}
     sites = [{"name": "hall-1", "accelerators": [{"name": "L40S", "count": 4}]}]
-    with pytest.raises(Unsupported, match=r"10 per cent for `finance` are 0 of 4"):
+    with pytest.raises(Unsupported, match=r"the share of `finance` is 0 of 4"):
         render(order("private-cloud", **{**LINES, "delivery": delivery, "sites": sites}))
 
 

@@ -91,7 +91,7 @@ def test_shared_engines_leave_the_rest_to_the_lines() -> None:
         if body["kind"] == "ResourceQuota"
     }
     assert quotas["llm"] == "16"
-    assert (quotas["llm-finance"], quotas["llm-risk"], quotas["llm-audit"]) == ("6", "4", "4")
+    assert (quotas["llm-finance"], quotas["llm-risk"], quotas["llm-audit"]) == ("6", "5", "5")
 
 
 def test_a_name_that_is_too_long_is_refused() -> None:

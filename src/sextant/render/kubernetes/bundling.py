@@ -35,6 +35,7 @@ APPLY = "kubectl apply --server-side --field-manager=sextant -f"
 def cluster_bundle(cluster: Cluster) -> Bundle:
     """The whole deployment on one cluster. Raises Unsupported for what does not fit."""
     rooms = quotas.rooms(cluster)
+    cluster = quotas.within(cluster, rooms)
     files = [*_cluster_files(cluster, rooms), *_manifests(cluster), *_others(cluster)]
     return Bundle(
         name=cluster.order.name,

@@ -86,9 +86,10 @@ def _leader_worker_set(cluster: Cluster, workload: Workload) -> Object:
 
 def _rolling(workload: Workload) -> Object:
     """One more first where there is room for one; else a new replica finds no accelerator free until an old
-    one is gone."""
+    one is gone. Of several one may be away: at their most there is no room either."""
     room = workload.replicas_most > workload.replicas
-    return {"maxSurge": 1, "maxUnavailable": 0} if room else {"maxSurge": 0, "maxUnavailable": 1}
+    away = 1 if not room or workload.replicas > 1 else 0
+    return {"maxSurge": int(room), "maxUnavailable": away}
 
 
 def _counted(workload: Workload, body: Object) -> Object:

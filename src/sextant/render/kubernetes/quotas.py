@@ -121,16 +121,20 @@ def _of_gateway(cluster: Cluster) -> Room:
 
 
 def capacity(cluster: Cluster) -> Mapping[str, int]:
-    """Accelerators of the deployment by extended resource: what its sites have, else what its engines may
-    grow to."""
+    """Accelerators of the deployment by extended resource: what its sites have; where no site says, or nodes
+    come as they are needed and no line of business has a share of them, what its engines may grow to."""
     counted: dict[str, int] = {}
     for namespace in cluster.namespaces:
         for name, count in needed(cluster, namespace).accelerators.items():
             counted[name] = counted.get(name, 0) + count
     sites = sum(each.count for site in cluster.order.deployment.spec.sites for each in site.accelerators)
     shared = any(each.share is not None for each in cluster.workloads)
+    delivery = cluster.order.deployment.spec.delivery
+    grows = delivery.node_scaling != "none" and not delivery.quotas
     if sites and len(counted) == 1 and not shared:
-        return {name: max(sites, _planned(cluster, name)) for name in counted}
+        return {
+            name: max(sites, count if grows else _planned(cluster, name)) for name, count in counted.items()
+        }
     return counted
 
 
@@ -152,14 +156,45 @@ def rooms(cluster: Cluster) -> Mapping[str, Room]:
     }
     found = {cluster.namespace: msgspec.structs.replace(shared, accelerators=kept)}
     left = {name: count - kept.get(name, 0) for name, count in whole.items()}
+    shares = {name: _shared_out(count, percents) for name, count in left.items()}
     for pool in cluster.pools:
-        own = needed(cluster, cluster.of_pool(pool))
-        percent = percents.get(pool)
-        found[cluster.of_pool(pool)] = own if percent is None else _line(cluster, pool, percent, left)
+        own = {name: share[pool] for name, share in shares.items()} if pool in percents else None
+        namespace = cluster.of_pool(pool)
+        found[namespace] = needed(cluster, namespace) if own is None else _line(cluster, pool, own, left)
     return {
         name: msgspec.structs.replace(room, accelerators={**dict.fromkeys(whole, 0), **room.accelerators})
         for name, room in found.items()
     }
+
+
+def within(cluster: Cluster, rooms: Mapping[str, Room]) -> Cluster:
+    """The cluster whose engines grow no further than their namespaces may hold: a replica more would be asked
+    for again and again, and never come."""
+    return msgspec.structs.replace(
+        cluster, workloads=tuple(_within(cluster, each, rooms) for each in cluster.workloads)
+    )
+
+
+def _within(cluster: Cluster, workload: Workload, rooms: Mapping[str, Room]) -> Workload:
+    if not workload.resource:
+        return workload
+    beside = sum(
+        each.accelerators
+        for each in cluster.workloads_in(workload.part.namespace)
+        if each is not workload and each.resource == workload.resource
+    )
+    room = rooms[workload.part.namespace].accelerators[workload.resource] - beside
+    most = max(workload.replicas, min(workload.replicas_most, room // (workload.per_pod * workload.nodes)))
+    return msgspec.structs.replace(workload, replicas_most=most)
+
+
+def _shared_out(count: int, percents: Mapping[str, int]) -> Mapping[str, int]:
+    """`count` pieces by those shares, none left over: whole ones first, then one more to whoever's rest is
+    the largest, the first of two alike."""
+    found = {name: count * percent // 100 for name, percent in percents.items()}
+    over = count * sum(percents.values()) // 100 - sum(found.values())
+    by_rest = sorted(percents, key=lambda name: -(count * percents[name] % 100))
+    return {name: whole + (name in by_rest[:over]) for name, whole in found.items()}
 
 
 def _planned_shared(cluster: Cluster, resource: str) -> int:
@@ -168,10 +203,9 @@ def _planned_shared(cluster: Cluster, resource: str) -> int:
     return sum(each.accelerators for each in shared if each.resource == resource)
 
 
-def _line(cluster: Cluster, pool: str, percent: int, left: Mapping[str, int]) -> Room:
+def _line(cluster: Cluster, pool: str, accelerators: Mapping[str, int], left: Mapping[str, int]) -> Room:
     """One line of business: its share of what is left, and CPU and memory to go with it."""
     namespace = cluster.of_pool(pool)
-    accelerators = {name: count * percent // 100 for name, count in left.items()}
     planned: dict[str, int] = {}
     for workload in cluster.workloads_in(namespace):
         if workload.resource:
@@ -179,7 +213,7 @@ def _line(cluster: Cluster, pool: str, percent: int, left: Mapping[str, int]) ->
     for name, count in planned.items():
         if count > accelerators.get(name, 0):
             raise Unsupported(
-                f"spec.delivery.quotas: {percent} per cent for `{pool}` are {accelerators.get(name, 0)} of "
+                f"spec.delivery.quotas: the share of `{pool}` is {accelerators.get(name, 0)} of "
                 f"{left[name]} {name}, and its models need {count}; give it more, or them fewer replicas"
             )
     count = sum(accelerators.values())
