@@ -41,7 +41,39 @@ def test_the_watchdog_runs_and_the_install_measures() -> None:
 
 def test_what_is_not_there_is_said() -> None:
     notes = " ".join(render(orders()["edge"]).notes)
-    assert "does not forward" in notes and "no fall-back to a centre" in notes
+    assert "no spec.centre" in notes and "Metrics are not forwarded" in notes
+
+
+CENTRE = {
+    "url": "https://10.0.0.9:8001",
+    "site": "plant-7",
+    "credential": "file:/etc/sextant/centre-credential",
+    "ca_file": "/home/me/ca.pem",
+}
+
+
+def test_the_box_knows_its_centre() -> None:
+    bundle = render(order("edge", **EMBEDDED, centre=CENTRE))
+    centre = parse_document(text_of(bundle, "sextant.yaml")).spec.centre
+    assert centre is not None and centre.url == "https://10.0.0.9:8001"
+    assert (centre.site, centre.ca_file) == ("plant-7", "/etc/sextant/tls/centre.pem")
+    needs = {need.name for need in bundle.needs}
+    assert {"/etc/sextant/centre-credential", "/etc/sextant/tls/centre.pem"} <= needs
+    assert "the site plant-7 at https://10.0.0.9:8001" in needs
+    assert "10.0.0.9:8001" in bundle.diagram
+    assert any("plant-7" in step.why for step in bundle.verify)
+    assert any("no fallback" in note for note in bundle.notes)
+
+
+def test_the_box_may_reach_its_centre_where_packets_are_restricted() -> None:
+    bundle = render(order("edge", **EMBEDDED, profile="finance", centre=CENTRE))
+    unit = text_of(bundle, "systemd/sextant.service")
+    assert "IPAddressDeny=any" in unit and "IPAddressAllow=localhost 10.0.0.9" in unit
+
+
+def test_a_centre_is_for_boxes_alone() -> None:
+    with pytest.raises(Unsupported, match=r"spec\.centre is for a box"):
+        render(order("container", **EMBEDDED, centre=CENTRE))
 
 
 def test_a_box_keeps_its_state_itself() -> None:

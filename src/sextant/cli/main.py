@@ -31,6 +31,7 @@ from sextant.cli import (
     price,
     project,
     render,
+    site,
     status,
     tenant,
     tier,
@@ -66,6 +67,7 @@ app.command("invoice")(invoice.invoice)
 app.add_typer(budget.app, name="budget")
 app.add_typer(user.app, name="user")
 app.add_typer(token.app, name="token")
+app.add_typer(site.app, name="site")
 app.add_typer(import_.app, name="import")
 app.add_typer(model.app, name="model")
 app.add_typer(catalog.app, name="catalog")

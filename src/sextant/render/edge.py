@@ -17,15 +17,21 @@ from sextant.spec.bundle import Bundle, File, Need, Step
 from sextant.spec.rendering import Order
 from sextant.spec.stores import SQLITE
 
+ALONE = (
+    "The document has no spec.centre: usage stays in the box's own ledger (`sextant usage`), and nobody "
+    "answers when its engine cannot."
+)
+FOLLOWS = (
+    "Usage waits in the box's ledger until the centre has confirmed it, for as long as the disk has room: "
+    "about 600 bytes a request, so 1 GiB for 1.7 million. `sextant status` shows what waits."
+)
+NO_FALLBACK = "spec.centre has no fallback: nobody answers when the engine of this box cannot."
 READY_S = 120
 """Longest start of embedded engines."""
 NOTES = (
     "These units have not been run under systemd as process 1 by whoever made this version; systemd's own "
     "checks pass on them, and their commands were run with their environment and limits.",
-    "Usage stays in the box's own ledger: this version does not forward it, or metrics, to a centre. Read it "
-    "with `sextant usage`, or scrape the box when its line is there.",
-    "There is no fall-back to a centre when the box cannot answer: a second model entry with the engine "
-    "`remote` is what this version offers, and callers choose it by name.",
+    "Metrics are not forwarded: scrape the box at its admin API's /metrics while its line is there.",
     "The box's own hardware watchdog is systemd's: RuntimeWatchdogSec= in /etc/systemd/system.conf.",
 )
 
@@ -58,12 +64,35 @@ def bundle(order: Order) -> Bundle:
         verify=(
             *steps.VERIFY,
             Step("See how fast it is here", (f"sudo cat {places.STATE}/latency.json",)),
+            *_centre_steps(ground),
         ),
         upgrade=steps.upgrade(f"sudo {places.BUNDLE}/upgrade.sh /media/usb/{order.name}"),
         rollback=steps.ROLLBACK,
         uninstall=steps.UNINSTALL,
         diagram=_diagram(ground, placed),
-        notes=NOTES,
+        notes=(*_centre_notes(ground), *NOTES),
+    )
+
+
+def _centre_notes(ground: Ground) -> tuple[str, ...]:
+    centre = ground.order.deployment.spec.centre
+    if centre is None:
+        return (ALONE,)
+    return (FOLLOWS,) if centre.fallback is not None else (FOLLOWS, NO_FALLBACK)
+
+
+def _centre_steps(ground: Ground) -> tuple[Step, ...]:
+    """How to see that the line to the centre works."""
+    centre = ground.order.deployment.spec.centre
+    if centre is None:
+        return ()
+    return (
+        Step(
+            "See what waits for the centre",
+            (f"sudo -u sextant {places.VENV}/bin/sextant status --state {places.STATE}",),
+            f"The line `Centre` says whether {centre.url} has everything; at the centre, `sextant site list` "
+            f"shows what came from {centre.site}.",
+        ),
     )
 
 
@@ -109,6 +138,7 @@ def _needs(ground: Ground) -> tuple[Need, ...]:
         Need("secret", "an ed25519 key pair", "`sign.sh` signs with it; only release.pub goes to the box"),
         *documents.tls_needs(ground),
         *places.secret_needs(ground),
+        *documents.centre_needs(ground),
         *engines.needs(ground),
         *documents.model_needs(ground),
     )
@@ -145,5 +175,9 @@ def _diagram(ground: Ground, placed: engines.Placed) -> str:
         f'    serving --> state[("{places.STATE}, SQLite")]',
         '    timer["sextant-watchdog.timer"] -->|"/health"| serving',
     ]
+    centre = ground.order.deployment.spec.centre
+    if centre is not None:
+        what = "usage, when there is a line" if centre.fallback is None else "usage; requests by policy"
+        lines.append(f'    serving -.->|"{what}"| centre["{centre.url}"]')
     lines += [f'    serving --> engine-{unit.key}["{unit.name}"]' for _, unit in placed.units]
     return "\n".join(lines)

@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from sextant.base.errors import Unsupported
 from sextant.catalog import arguments
 from sextant.render.dumping import yaml_text
 from sextant.spec.engine_sections import LaunchedEngine
@@ -50,7 +51,13 @@ class Place(msgspec.Struct, frozen=True, kw_only=True):
 
 def serving_document(order: Order, place: Place) -> str:
     """The document as YAML text. It can be read by `sextant up` as it stands, once the files it names are
-    there."""
+    there. Raises Unsupported."""
+    if order.deployment.spec.centre is not None and order.mode != "edge":
+        raise Unsupported(
+            f"{order.name}: spec.centre is for a box that keeps its books itself; the mode {order.mode} "
+            f"keeps them where its sites share them: use the mode edge for the box, and no spec.centre here",
+            field="spec.centre",
+        )
     spec = order.deployment.spec.model_dump(mode="json", exclude_unset=True, by_alias=True)
     for name in (*NOT_SERVED, "model", "engine", "models"):
         spec.pop(name, None)

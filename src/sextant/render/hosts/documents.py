@@ -9,6 +9,7 @@ from __future__ import annotations
 import msgspec
 
 from sextant.render.hosts.places import (
+    CENTRE_CA,
     CERTIFICATE,
     CERTIFICATE_KEY,
     CLIENT_CA,
@@ -62,6 +63,31 @@ def tls_needs(ground: Ground) -> tuple[Need, ...]:
     )
 
 
+def centre_needs(ground: Ground) -> tuple[Need, ...]:
+    """What a box needs of its centre."""
+    centre = ground.order.deployment.spec.centre
+    if centre is None:
+        return ()
+    found = [
+        Need(
+            "account",
+            f"the site {centre.site} at {centre.url}",
+            "takes the box's usage; its credential is shown once",
+            f"sextant site create {centre.site} --tenant default=TENANT   # at the centre",
+        )
+    ]
+    if centre.ca_file is not None:
+        found.append(
+            Need(
+                "secret",
+                CENTRE_CA,
+                f"certificate authorities of {centre.url}; readable by sextant",
+                f"sudo ls -l {CENTRE_CA}",
+            )
+        )
+    return tuple(found)
+
+
 def _file(served: ServedModel) -> str:
     """The file's own name; empty for a bundled model and for one that is fetched by name."""
     source = served.entry.source or ""
@@ -70,7 +96,7 @@ def _file(served: ServedModel) -> str:
 
 def _with_own_tls(ground: Ground) -> Deployment:
     """The document with certificates where the installation keeps them; the gateway's own TLS ends at the
-    front, where there is one."""
+    front, where there is one. The centre's are there too."""
     deployment = ground.order.deployment
     spec = deployment.spec
     changes: dict[str, Section] = {}
@@ -80,6 +106,8 @@ def _with_own_tls(ground: Ground) -> Deployment:
         changes["gateway"] = _changed(spec.gateway, tls=tls)
     if spec.control.tls is not None:
         changes["control"] = _changed(spec.control, tls=_tls(None))
+    if spec.centre is not None and spec.centre.ca_file is not None:
+        changes["centre"] = _changed(spec.centre, ca_file=CENTRE_CA)
     return deployment.model_copy(update={"spec": spec.model_copy(update=changes)})
 
 

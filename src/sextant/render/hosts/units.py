@@ -292,6 +292,7 @@ def outside_hosts(spec: Spec) -> tuple[str, ...]:
     urls = [spec.store.url, spec.limits.url if spec.limits else ""]
     urls += [one.engine.base_url for one in spec.served if isinstance(one.engine, RemoteEngine)]
     urls += [spec.control.oidc.issuer] if spec.control.oidc else []
+    urls += [spec.centre.url] if spec.centre else []
     found = {urlsplit(url).hostname or "" for url in urls}
     found |= {spec.alerts.smtp.host} if spec.alerts.smtp else set()
     found |= set(spec.gateway.limits.media_hosts)
