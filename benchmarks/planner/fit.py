@@ -6,8 +6,9 @@ seen.
 coarsely (ranks for the layout), by pair of lengths, by model and by system, measures the bands on folds that
 neither forest has seen, and prints the tables (`report.py`). `--write` also fits on everything and writes
 `spec/data/calibration.toml`. What aiconfigurator answered stands beside it where it was asked the same file
-(`--peer`). Exit code 1 where a goal is missed. Needs numpy and lightgbm, which the product does not: the
-trees are walked in plain Python.
+(`--peer`). Our own points of small models (`own_points.py`) are learnt from too, and scored apart. Exit code 1
+where a goal is missed. Needs numpy and lightgbm, which the product does not: the trees are walked in plain
+Python.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ import numpy as np
 
 from benchmarks.goals import exit_code, last_line
 from benchmarks.planner import report
+from benchmarks.planner.own_points import FIRST_ROW, own_points
 from benchmarks.planner.points import Measured, read
 from benchmarks.planner.report import score
 from sextant.planner.calibration import baseline, features
@@ -75,6 +77,7 @@ class Data:
             "tpot": np.log([p.tpot_ms / 1000 / b.tpot_s for p, b in zip(points, bases, strict=True)]),
             "ttft": np.log([p.ttft_ms / 1000 / b.ttft_s for p, b in zip(points, bases, strict=True)]),
         }
+        self.own = np.array([one.row >= FIRST_ROW for one in points])
         self.agg = np.array([one.point.prefill is None for one in points])
         self.complete = np.array([one.complete for one in points])
 
@@ -113,10 +116,10 @@ def bands(data: Data, error: Any, fold: Any) -> dict[str, Any]:
     inside = (-error >= low * usual) & (-error <= high * usual)
     width = np.exp((high - low) * usual)
     scaled = -error / usual
-    parts = {"aggregated": data.agg, "disaggregated": ~data.agg}
+    parts = {"aggregated": data.agg & ~data.own, "disaggregated": ~data.agg, "own": data.own}
     return {
-        "covered": round(float(inside.mean()), 3),
-        "median_width": round(float(np.median(width)), 3),
+        "covered": round(float(inside[~data.own].mean()), 3),
+        "median_width": round(float(np.median(width[~data.own])), 3),
         **{f"covered_{name}": round(float(inside[part].mean()), 3) for name, part in parts.items()},
         **{f"median_width_{name}": round(float(np.median(width[part])), 3) for name, part in parts.items()},
         "low": float(np.quantile(scaled, 0.1)),
@@ -135,9 +138,10 @@ def evaluate(data: Data) -> dict[str, Any]:
         "system left out": _numbered(one.point.accelerator.id for one in data.points),
     }
     alike = _numbered(repr(one.configuration) for one in data.points)
+    theirs, agg = ~data.own, data.agg & ~data.own
     parts = {
-        "all": data.agg | True,
-        "aggregated": data.agg,
+        "all": theirs,
+        "aggregated": agg,
         "disaggregated": ~data.agg,
         "disaggregated, workers known": ~data.agg & data.complete,
     }
@@ -146,12 +150,16 @@ def evaluate(data: Data) -> dict[str, Any]:
         error = held_out(data.x, y, fold, CORRECTION) - y
         others = {left: held_out(data.x, y, ids, CORRECTION) - y for left, ids in apart.items()}
         own = error - np.array([np.median(error[alike == one]) for one in alike])
+        unaided = model(CORRECTION).fit(data.x[theirs], y[theirs]).predict(data.x) - y
         found[name] = {
-            "baseline alone": score(-y + np.median(y)),
+            "baseline alone": score((np.median(y[theirs]) - y)[theirs]),
             **{part: score(error[mask]) for part, mask in parts.items()},
-            "all, were each configuration's median known": score(own),
-            **{left: score(other) for left, other in others.items()},
-            **{f"aggregated, {left}": score(other[data.agg]) for left, other in others.items()},
+            "all, were each configuration's median known": score(own[theirs]),
+            **{left: score(other[theirs]) for left, other in others.items()},
+            **{f"aggregated, {left}": score(other[agg]) for left, other in others.items()},
+            "measured by us": score(error[data.own]),
+            "measured by us, model left out": score(others["model left out"][data.own]),
+            "measured by us, all of ours left out": score(unaided[data.own]),
             "bands": bands(data, error, fold),
             "error": error,
         }
@@ -163,11 +171,11 @@ def _numbered(names: Any) -> Any:
 
 
 def tree_line(node: dict[str, Any]) -> str:
-    """A tree in preorder: `FEATURE<THRESHOLD` or a leaf's value."""
+    """A tree as JSON: a leaf's value, or [feature, threshold, at most, above]."""
     if "leaf_value" in node:
         return f"{node['leaf_value']:.3g}"
     left, right = tree_line(node["left_child"]), tree_line(node["right_child"])
-    return f"{node['split_feature']}<{node['threshold']:.6g} {left} {right}"
+    return f"[{node['split_feature']},{node['threshold']:.6g},{left},{right}]"
 
 
 def forest(x: Any, y: Any, settings: dict[str, Any]) -> tuple[float, str]:
@@ -205,7 +213,7 @@ def write(data: Data, found: dict[str, Any], today: datetime.date) -> None:
     }
     lines = [
         "# Written by `python -m benchmarks.planner.fit POINTS.csv --write`; do not edit by hand.",
-        "# Trees add up to the logarithm of (measured / baseline); one a line, nodes in preorder.",
+        "# Trees add up to the logarithm of (measured / baseline); one a line, as JSON: a leaf or [feature, threshold, at most, above].",
         'source = "NVIDIA aiconfigurator-core 0.12.0, silicon_sample.csv (Apache-2.0), one '
         "vendor's collection\"",
         f"date = {today}",
@@ -252,7 +260,8 @@ def main() -> int:
     parser.add_argument("--keep", action="store_true", help="write benchmarks/results/planner.{md,json}")
     parser.add_argument("--peer", type=Path, default=PEER, help="what aiconfigurator_rows.py wrote")
     asked = parser.parse_args()
-    data = Data(read(asked.points, load_catalog()))
+    catalog = load_catalog()
+    data = Data(read(asked.points, catalog) + own_points(catalog))
     found = evaluate(data)
     tables = report.tables(data, found, answered(asked.peer, asked.points))
     print(tables.text)

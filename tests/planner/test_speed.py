@@ -100,7 +100,9 @@ def test_what_the_prefix_cache_holds_is_not_computed() -> None:
     assert prompt(point(prefix_hit_share=0.5)).compute_s < 0.6 * prompt(point()).compute_s
 
 
-@pytest.mark.parametrize("line", ["", "x", "3<1.0 0.5", "0.5 0.5", "y<1 0 0"])
+@pytest.mark.parametrize(
+    "line", ["", "x", "[3,1.0,0.5]", "0.5 0.5", '["y",1,0,0]', "[3,1,0,0,0]", "[3,1,0,[4,1,0]]"]
+)
 def test_a_line_that_is_no_tree_is_refused(line: str) -> None:
     target = msgspec.structs.replace(CALIBRATION.targets["tpot"], correction=line or " ")
     with pytest.raises(Misconfigured, match="calibration"):
@@ -108,7 +110,7 @@ def test_a_line_that_is_no_tree_is_refused(line: str) -> None:
 
 
 def test_a_tree_is_walked_to_its_leaf() -> None:
-    target = msgspec.structs.replace(CALIBRATION.targets["tpot"], correction="1<2 10 0<5 20 30")
+    target = msgspec.structs.replace(CALIBRATION.targets["tpot"], correction="[1,2,10,[0,5,20,30]]")
     trees = forests(msgspec.structs.replace(CALIBRATION, targets={"t": target}))["t"].correction
     assert [walk(trees, [a, b]) for a, b in ((0, 2), (5, 3), (6, 3))] == [10, 20, 30]
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import msgspec
 
@@ -36,8 +37,8 @@ BURST_SHARE = 0.05
 ENGINES = ("vllm", "sglang", "trtllm")
 SMALLEST = 1e-9
 
-Tree = float | tuple[int, float, "Tree", "Tree"]
-"""A leaf, or (feature, threshold, at most, above)."""
+Tree = float | list[Any]
+"""A leaf, or [feature, threshold, at most, above]."""
 
 
 class Baseline(msgspec.Struct, frozen=True, kw_only=True):
@@ -184,32 +185,34 @@ def walk(trees: Sequence[Tree], values: Sequence[float]) -> float:
     total = 0.0
     for tree in trees:
         node = tree
-        while node.__class__ is tuple:  # twice as fast as isinstance; half of a plan's time is spent here
-            feature, threshold, at_most, above = node
+        while node.__class__ is list:  # twice as fast as isinstance; half of a plan's time is spent here
+            feature, threshold, at_most, above = node  # type: ignore[misc]
             node = at_most if values[feature] <= threshold else above
         total += node  # type: ignore[operator]
     return total
 
 
+class _Split(msgspec.Struct, array_like=True, forbid_unknown_fields=True, gc=False):
+    """What a tree that is no leaf has to be."""
+
+    feature: int
+    threshold: float
+    at_most: float | _Split
+    above: float | _Split
+
+
+_SPLITS = msgspec.json.Decoder(float | _Split)
+_PLAIN = msgspec.json.Decoder()
+
+
 def _tree(line: str) -> Tree:
-    """A tree from its line: nodes in preorder, `FEATURE<THRESHOLD` or a leaf's number."""
-    words = iter(line.split())
-
-    def node() -> Tree:
-        word = next(words)
-        feature, splits, threshold = word.partition("<")
-        if not splits:
-            return float(word)
-        at_most = node()
-        return (int(feature), float(threshold), at_most, node())
-
+    """A tree from its line. Decoded twice, to check it and as lists, which are walked faster than structs."""
     try:
-        found = node()
-    except (ValueError, StopIteration):
+        _SPLITS.decode(line)
+        tree: Tree = _PLAIN.decode(line)
+    except msgspec.MsgspecError as error:
         raise Misconfigured(
-            f"calibration: `{line[:60]}` is no tree; expected nodes in preorder; write the "
-            f"file anew with fit.py"
+            f"calibration: `{line[:60]}` is no tree ({error}); expected a number or [feature, threshold, at "
+            f"most, above]; write the file anew with fit.py"
         ) from None
-    if next(words, None) is not None:
-        raise Misconfigured(f"calibration: `{line[:60]}` goes on after its tree; write the file anew")
-    return found
+    return tree

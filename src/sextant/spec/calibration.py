@@ -15,7 +15,7 @@ from sextant.spec.kernels import Kernels, load_kernels
 
 
 class Target(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """One predicted time. Trees stand one a line, nodes in preorder; they add up, in logarithms."""
+    """One predicted time. Trees stand one a line, as JSON; they add up, in logarithms."""
 
     correction_start: float
     correction: str
