@@ -33,12 +33,14 @@ class Tables(msgspec.Struct, frozen=True, kw_only=True):
 def tables(data: Any, found: dict[str, Any], answers: dict[str, Any]) -> Tables:
     """The tables of one run; `answers` are the peer's, by row of the file."""
     peer = _beside(data, found, answers) if answers else {}
-    goals = _goals(found, complete=len(data.points) >= ALL_POINTS)
+    ours = int(data.own.sum())
+    goals = _goals(found, complete=len(data.points) - ours >= ALL_POINTS)
     configurations = len({one.configuration for one in data.points})
     text = "\n".join(
         [
             f"{len(data.points)} measurements of {configurations} configurations, cross-validated by whole "
-            "configuration.",
+            f"configuration. {ours} of them are our own, of models that fit one card "
+            "(`measure_vllm.py`); they have rows of their own and are in no other.",
             "",
             *_accuracy({**found, **peer}),
             "",
@@ -83,8 +85,8 @@ def _bands(found: dict[str, Any]) -> list[str]:
     lines = ["| target | 80 % band holds | median width (high / low) |", "|---|---|---|"]
     for name, parts in found.items():
         band = parts["bands"]
-        for suffix in ("", "_aggregated", "_disaggregated"):
-            title = f"{name}{suffix.replace('_', ', ')}"
+        for suffix in ("", "_aggregated", "_disaggregated", "_own"):
+            title = f"{name}{suffix.replace('_own', '_measured by us').replace('_', ', ')}"
             lines.append(f"| {title} | {band['covered' + suffix]:.1%} | {band['median_width' + suffix]} |")
     return lines
 
