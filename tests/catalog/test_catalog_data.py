@@ -13,7 +13,7 @@ from tests.render.orders import DISTILLED, EMBEDDED, order
 from sextant.base.errors import Unsupported
 from sextant.catalog.capabilities import cell_of, check
 from sextant.catalog.devices import device_of
-from sextant.catalog.images import image_of, unpinned
+from sextant.catalog.images import image_of, skews, unpinned
 from sextant.render import MODES
 from sextant.spec.engine_data import engines
 from sextant.spec.facts import load_catalog
@@ -57,6 +57,28 @@ def test_tags_are_fixed_and_everything_names_its_source() -> None:
         assert image.tag != "latest" or image.name == "vllm-intel"
         assert re.fullmatch(r"[\w./-]+:[\w.-]+", image.tagged)
     assert IMAGES.known["sextant"].tag == "1.2.3"
+
+
+def release_of(version: str) -> str:
+    """`0.33` of `v0.33.0`; empty where there is no number of a release."""
+    found = re.match(r"v?(\d+\.\d+)", version)
+    return found[1] if found else ""
+
+
+@pytest.mark.parametrize("name", [name for name, image in IMAGES.known.items() if image.engine])
+def test_the_arguments_are_for_the_version_in_the_image_or_that_is_said(name: str) -> None:
+    image = IMAGES.known[name]
+    assert image.engine_version in image.tagged, "the tag says another version"
+    written_for = FACTS.engines[image.engine].version
+    same = release_of(written_for) != "" and release_of(written_for) == release_of(image.engine_version)
+    assert bool(image.skew) != same, f"written for {written_for}, the image holds {image.engine_version}"
+
+
+def test_a_skew_is_said_in_the_bundle() -> None:
+    (said,) = skews(planned("H200", "vllm"))
+    assert "written for 0.33.0 and its image holds 0.31.0" in said
+    assert skews(planned("H200", "nim")) == ()
+    assert skews(order("on-prem", **EMBEDDED)) == ()
 
 
 def test_every_accelerator_of_the_catalogue_has_a_vendor_and_a_device() -> None:

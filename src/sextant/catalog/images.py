@@ -31,6 +31,24 @@ def image_of(order: Order, served: ServedModel) -> Image:
     )
 
 
+def skews(order: Order) -> tuple[str, ...]:
+    """A sentence for each engine image of the order whose version is not the one that the engine's arguments
+    were written for."""
+    found = []
+    for served in order.served:
+        kind = served.entry.engine.kind
+        if kind not in {image.engine for image in order.images.known.values()}:
+            continue
+        image = image_of(order, served)
+        if image.skew:
+            written_for = order.facts.engines[kind].version
+            found.append(
+                f"{served.entry.name}: arguments of {kind} were written for {written_for} and its image "
+                f"holds {image.engine_version}: {image.skew}."
+            )
+    return tuple(dict.fromkeys(found))
+
+
 def unpinned(order: Order, names: Iterable[str]) -> tuple[str, ...]:
     """Of the images so named those that the user's lock file has no digest for, as `repository:tag`."""
     known = order.images.known

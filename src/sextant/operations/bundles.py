@@ -21,6 +21,7 @@ import msgspec
 import sextant
 from sextant.base.errors import BadDocument, Misconfigured, SextantError
 from sextant.catalog import capabilities
+from sextant.catalog.images import skews
 from sextant.operations.bundles_plan import served_models
 from sextant.planner.cost import cost_of
 from sextant.planner.options import Tools
@@ -74,7 +75,7 @@ def render_document(
     )
     order = order_of(deployment, own)
     bundle = render(order)
-    noted = msgspec.structs.replace(bundle, notes=(*capabilities.check(order), *bundle.notes))
+    noted = msgspec.structs.replace(bundle, notes=(*capabilities.check(order), *skews(order), *bundle.notes))
     digest = hashlib.sha256(data).hexdigest()
     return Rendered(
         bundle=noted, files=_with_papers(noted, order, digest), order=order, document_sha256=digest

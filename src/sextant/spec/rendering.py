@@ -41,6 +41,10 @@ class Image(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     """The engine's program inside it; empty: the engine's usual one."""
     repository: str
     tag: str
+    engine_version: str = ""
+    """Of the engine in it; empty: it is no engine."""
+    skew: str = ""
+    """What it means that the engine's arguments were written for another version; empty: they were not."""
     user: int = 65532
     """The uid that it can run as; 0: only as root, as far as is known."""
     port: int = 0
