@@ -33,6 +33,10 @@ from sextant.store.ledger_posting import LedgerPosting
 MARK = "lilou"
 """Stands in every name and id of the other tenant, and nowhere else: generated ids have no l, i, o or u."""
 PASSWORD = "correct horse battery"
+EACH_ROLE = [
+    role if role in ("owner", "member") else pytest.param(role, marks=pytest.mark.slow) for role in ROLES
+]
+"""Half a second each: `make test-fast` is content with the most that a role may, and the least."""
 
 SAMPLES: dict[tuple[str, str], Any] = {
     ("GET", "/health"): None,
@@ -284,7 +288,7 @@ def test_without_a_role_nothing_but_oneself_is_seen(world: World) -> None:
     assert client.get("/v1/me").json()["tenants"] == []
 
 
-@pytest.mark.parametrize("role", ROLES)
+@pytest.mark.parametrize("role", EACH_ROLE)
 def test_within_ones_own_tenant_the_table_decides(world: World, role: str) -> None:
     client = world.control.token(role, "acme")
     for method, path, needs in routes(world.control):
@@ -297,7 +301,7 @@ def test_within_ones_own_tenant_the_table_decides(world: World, role: str) -> No
         assert MARK not in answer.text, f"{role}: {method} {path} shows the other tenant: {answer.text}"
 
 
-@pytest.mark.parametrize("role", ROLES)
+@pytest.mark.parametrize("role", EACH_ROLE)
 def test_anothers_records_are_as_if_there_were_none(world: World, role: str) -> None:
     """The answer for another tenant's record is that for one which does not exist, word for word."""
     client = world.control.token(role, "acme")
@@ -324,7 +328,7 @@ def anonymous(answer: httpx.Response, names: dict[str, str]) -> tuple[int, str]:
     return answer.status_code, text
 
 
-@pytest.mark.parametrize("role", ROLES)
+@pytest.mark.parametrize("role", EACH_ROLE)
 def test_a_role_of_the_deployment_reaches_every_tenant(world: World, role: str) -> None:
     client = world.control.token(role)
     for method, path, needs in routes(world.control):

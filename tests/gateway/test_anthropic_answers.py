@@ -229,6 +229,7 @@ def test_a_body_too_large_has_the_documented_type() -> None:
     assert body["error"]["type"] == "request_too_large"
 
 
+@pytest.mark.slow
 @settings(max_examples=150)
 @given(answers())
 def test_any_cut_of_the_stream_gives_the_whole_answer(

@@ -241,6 +241,7 @@ def test_an_answer_without_a_message_is_an_engine_error() -> None:
         opened().answer({"choices": []}, USAGE)
 
 
+@pytest.mark.slow
 @settings(max_examples=150)
 @given(answers())
 def test_any_cut_of_the_stream_gives_the_whole_answer(

@@ -47,7 +47,7 @@ class MemoryMachine(LimiterMachine):
         return now(self.limiter.admit(ask))  # type: ignore[arg-type]
 
 
-TestAgainstTheModel = MemoryMachine.TestCase
+TestAgainstTheModel = pytest.mark.slow(MemoryMachine.TestCase)
 TestAgainstTheModel.settings = settings(max_examples=60, stateful_step_count=60, deadline=None)
 
 

@@ -394,6 +394,7 @@ def half_even(exact: Fraction) -> int:
         )
 
 
+@pytest.mark.slow
 @settings(max_examples=400, deadline=None)
 @given(one=ROWS, of=PRICES, steps=STEPS, before=COUNTS)
 def test_rating_agrees_with_fractions(

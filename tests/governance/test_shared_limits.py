@@ -258,6 +258,7 @@ async def test_a_server_that_would_evict_limits_is_not_used(redis_server: Redis)
         redis_server.cli("CONFIG", "SET", "maxmemory-policy", "noeviction")
 
 
+@pytest.mark.slow
 async def test_closed_refuses_soon_and_comes_back_by_itself(redis_server: Redis) -> None:
     async with limiter(redis_server.url, timeout_s=0.3) as one:
         await admitted(one, ask(FIVE))

@@ -80,6 +80,7 @@ async def test_a_user_with_no_more_rights_than_needed(
         await until(lambda: "WRONGPASS" in one.trouble or "invalid username" in one.trouble)
 
 
+@pytest.mark.slow
 async def test_a_cluster_is_asked_where_our_slot_is(private_redis: Callable[..., Redis]) -> None:
     buses = [free_port(), free_port()]
     owner, other = (private_redis(cluster_enabled="yes", cluster_port=str(bus)) for bus in buses)

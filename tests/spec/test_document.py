@@ -177,6 +177,7 @@ def test_document_size_is_bounded(tmp_path: Path) -> None:
         load_document(huge)
 
 
+@pytest.mark.slow
 def test_document_depth_and_nodes_are_bounded() -> None:
     _, problems = read_tree("[" * DOCUMENT_DEPTH + "]" * DOCUMENT_DEPTH)
     assert problems == []

@@ -48,6 +48,7 @@ def test_an_error_of_the_servers_stays_what_it_is(database: str) -> None:
         assert not db.closed
 
 
+@pytest.mark.slow
 def test_a_migration_waits_for_anothers_as_long_as_that_takes(
     database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

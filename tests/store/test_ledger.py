@@ -194,6 +194,7 @@ def test_a_row_that_fits_no_column_refuses_its_batch_alone(
     assert set(stored(db_path)) == {"r1"}
 
 
+@pytest.mark.slow
 def test_a_client_that_reads_no_acknowledgements_is_dropped(
     server: LedgerServer, db_path: Path, socket_path: Path
 ) -> None:

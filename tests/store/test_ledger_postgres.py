@@ -86,6 +86,7 @@ def test_hosts_that_share_tenants_stay_exact(database: str) -> None:
         assert all(numbers == sorted(numbers) for numbers in versions.values())
 
 
+@pytest.mark.slow
 def test_a_server_killed_under_load_loses_nothing_and_doubles_nothing(
     database: str, postgres: Postgres
 ) -> None:
@@ -122,6 +123,7 @@ def test_a_server_killed_under_load_loses_nothing_and_doubles_nothing(
     )
 
 
+@pytest.mark.slow
 async def test_gateways_are_refused_while_the_server_is_away_and_go_on_after(
     database: str, postgres: Postgres, tmp_path: Path
 ) -> None:
@@ -147,6 +149,7 @@ async def test_gateways_are_refused_while_the_server_is_away_and_go_on_after(
         await client.close()
 
 
+@pytest.mark.slow
 def test_a_server_that_is_away_at_the_start_is_found_later(database: str, postgres: Postgres) -> None:
     postgres.kill()
     ledger = LedgerDatabase(database)

@@ -177,6 +177,7 @@ def test_an_attempt_at_a_provider_is_taken_once_and_in_time(
     assert [accounts.take_oidc(state) is None for state in ("a", "b", "c")] == [True, False, False]
 
 
+@pytest.mark.slow
 def test_what_a_password_must_be() -> None:
     check = passwords.Passwords()
     for wrong in ("", "x" * 11, "x" * 257):
@@ -191,6 +192,7 @@ def test_what_a_password_must_be() -> None:
     assert not check.verify("anything", "no hash")
 
 
+@pytest.mark.slow
 def test_an_unknown_person_takes_as_long_as_a_known_one() -> None:
     check = passwords.Passwords()
     stored = check.hash("a long enough password")
@@ -208,7 +210,7 @@ def test_an_unknown_person_takes_as_long_as_a_known_one() -> None:
 
 def test_a_hash_of_other_parameters_is_renewed_at_the_next_sign_in(accounts: Accounts) -> None:
     weak = passwords.argon2.PasswordHasher(time_cost=1, memory_cost=64, parallelism=1).hash(PASSWORD)
-    accounts.passwords = passwords.Passwords()
+    assert accounts.passwords is not None
     with accounts.writing() as db:
         db.execute(sa.update(person).values(password_hash=weak))
     accounts.sign_in(EMAIL, PASSWORD, "bearer")

@@ -57,6 +57,7 @@ def test_an_empty_database_has_nothing_to_migrate(tmp_path: Path, database: str)
         check_databases(empty)
 
 
+@pytest.mark.slow
 def test_a_backup_comes_back_and_what_was_there_is_kept(databases: Databases) -> None:
     assert found_schemas(databases) == known_schemas()
     assert check_databases(databases) == []
@@ -108,6 +109,7 @@ def test_a_backup_of_the_other_kind_of_store_is_refused(databases: Databases, tm
         restore_backup(databases, other)
 
 
+@pytest.mark.slow
 def test_a_newer_schema_is_refused_and_an_older_one_migrated(
     databases: Databases, monkeypatch: pytest.MonkeyPatch
 ) -> None:

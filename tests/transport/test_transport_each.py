@@ -166,6 +166,7 @@ async def test_cancelling_closes_the_connection_and_takes_no_more(benches: Bench
     assert bench.pool.connections == 0
 
 
+@pytest.mark.slow
 async def test_a_silent_engine_is_cut_while_pieces_keep_it_alive(plain_benches: Benches) -> None:
     async def script(call: Call) -> None:
         await call.send(chunked(b"0", end=b""))
