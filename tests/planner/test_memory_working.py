@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from sextant.planner.memory import GIB, MIB, memory_use
+from sextant.planner.memory import GIB, MIB, memory_use, weights_on_rank
 from sextant.planner.memory_working import memory_working
 from sextant.spec.architecture import KvPrecision
 from sextant.spec.facts import load_catalog
@@ -92,3 +92,12 @@ def test_the_engine_and_what_it_leaves_alone() -> None:
 )
 def test_other_caches_say_what_they_keep(model: str, kv: KvPrecision, said: str) -> None:
     assert said in working(model, "h200", Layout(tp=8), kv=kv)["KV cache"].formula
+
+
+def test_experts_that_do_not_divide_fill_the_fullest_rank() -> None:
+    """256 experts over 48 ranks: some hold six, 6 x 48 / 256 of an even share."""
+    model = CATALOG.model("deepseek-r1")
+    even = weights_on_rank(model, "fp8", Layout(tp=48, attention_dp=48, ep=1))
+    uneven = weights_on_rank(model, "fp8", Layout(tp=48, attention_dp=48, ep=48))
+    share = model.expert_params / model.params_total * model.checkpoints["fp8"] / 48
+    assert uneven - even == pytest.approx(share * (6 * 48 / 256 - 1), rel=1e-6)

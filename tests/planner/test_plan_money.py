@@ -149,6 +149,17 @@ def test_break_even_is_where_both_cost_the_same() -> None:
     assert all(each.tokens_per_s is None for each in small.break_evens)
 
 
+def test_break_even_counts_half_of_the_hours_as_peak() -> None:
+    given = have(most=1e6, costs=StatedCosts(usd_per_h=1.0))
+    question = msgspec.structs.replace(given.question, architecture=CATALOG.model("deepseek-v4-pro"))
+    money = money_of(msgspec.structs.replace(given, question=question))
+    one = next(each for each in money.break_evens if each.api.startswith("DeepSeek"))
+    tokens_per_month = 2.0 * 500 * 730 * 3600
+    per_mtok = (1.98 + 2 * 0.66) * 1.5  # peak hours cost twice as much
+    assert one.api_usd_per_month == pytest.approx(tokens_per_month / 1e6 * per_mtok)
+    assert one.tokens_per_s == pytest.approx(one.own_usd_per_month / per_mtok * 1e6 / (730 * 3600))
+
+
 def test_what_moves_the_sum_most_comes_first_and_what_is_stated_does_not_move() -> None:
     swings = swings_of(have())["on-prem"]
     assert next(iter(swings)) == "price_usd"
@@ -231,14 +242,19 @@ def test_on_demand_follows_the_swing_and_reserved_does_not() -> None:
     ways = {way.mode: way for way in ways_of(have("h200", costs=costs, load=load)) if way.mode != "saas"}
     reserved, container = ways["private-cloud"].usd_per_month, ways["container"].usd_per_month
     assert reserved is not None and reserved.value == pytest.approx(8 * 2.0 * 730)
+    total = ways["private-cloud"].total_usd
+    assert total is not None and total.value == pytest.approx(36 * reserved.value)
     assert container is not None and container.value == pytest.approx((2 + 6 * 0.2) * 2.0 * 730)
 
 
 def test_the_edge_is_for_what_one_circuit_feeds() -> None:
     edge = next(way for way in ways_of(have()) if way.mode == "edge")
     assert edge.total_usd is None and "3,680 W" in edge.missing[0]
-    small = next(way for way in ways_of(have("jetson-thor")) if way.mode == "edge")
-    assert small.total_usd is not None
+    hall, _, _, small, *_ = ways_of(have("jetson-thor", costs=StatedCosts(price_usd=3500)))
+    assert small.mode == "edge" and small.usd_per_month is not None and hall.usd_per_month is not None
+    kept = 8 * 3500 * 0.05 / 12
+    # No hall around it: the power alone, without the average PUE.
+    assert hall.usd_per_month.value - kept == pytest.approx(1.54 * (small.usd_per_month.value - kept))
 
 
 def test_spot_training_pays_for_its_interruptions() -> None:

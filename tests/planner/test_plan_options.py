@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sextant.base.errors import BadRequest
+from sextant.planner.host import host_needed
 from sextant.planner.memory import BREAKS, GIB
 from sextant.planner.options import Tools, answer_ms, price, watts_per_request
 from sextant.planner.plan import plan, precision_choices
@@ -196,6 +197,18 @@ def test_hosts_are_checked_only_where_the_user_said_something() -> None:
     assert planned("R1", "H100", host=enough).options[0].warnings == ()
     pi = planned("nano", "Pi-5", precision="q8", engine="embedded", host=small).options[0]
     assert pi.warnings == ()
+
+
+def test_a_socket_more_for_a_fifth_accelerator_and_a_network_for_each() -> None:
+    h200 = CATALOG.accelerator("H200")
+    question = asked("R1", "H200")
+    assert host_needed(question, Layout(tp=1, dp=5), h200).cpu_sockets == 2
+    assert host_needed(question, Layout(tp=1, dp=4), h200).cpu_sockets == 1
+    needed = host_needed(question, Layout(tp=8, pp=2), h200)
+    assert needed.network_bytes_per_s == pytest.approx(8 * h200.network_bytes_per_s)
+    weights = CATALOG.model("R1").checkpoints["fp8"]
+    assert needed.memory_bytes == pytest.approx(weights / 2 + 8 * 16 * GIB, abs=1)
+    assert needed.storage_bytes == 2 * weights
 
 
 def test_formats_without_units_are_warned_of() -> None:

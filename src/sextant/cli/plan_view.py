@@ -104,7 +104,9 @@ def number(value: float) -> str:
     """Three significant digits, without an exponent."""
     if value == 0 or abs(value) >= 100:
         return f"{value:,.0f}"
-    return f"{value:,.1f}" if abs(value) >= 10 else f"{value:.2f}" if abs(value) >= 0.095 else f"{value:.4f}"
+    if abs(value) >= 0.095:
+        return f"{value:,.1f}" if abs(value) >= 10 else f"{value:.2f}"
+    return f"{value:.4f}".rstrip("0").rstrip(".")
 
 
 def banded(estimate: Estimate | None) -> str:
