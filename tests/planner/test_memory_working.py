@@ -101,3 +101,11 @@ def test_experts_that_do_not_divide_fill_the_fullest_rank() -> None:
     uneven = weights_on_rank(model, "fp8", Layout(tp=48, attention_dp=48, ep=48))
     share = model.expert_params / model.params_total * model.checkpoints["fp8"] / 48
     assert uneven - even == pytest.approx(share * (6 * 48 / 256 - 1), rel=1e-6)
+
+
+def test_the_longer_stage_is_the_fullest() -> None:
+    """61 layers in two stages are 31 and 30."""
+    model = CATALOG.model("deepseek-r1")
+    whole, staged = (weights_on_rank(model, "fp8", Layout(tp=8, pp=pp)) for pp in (1, 2))
+    embedding = 2 * model.vocabulary * model.hidden / model.params_total * model.checkpoints["fp8"] / 8
+    assert staged - embedding == pytest.approx((whole - embedding) * 31 / 61, rel=1e-6)

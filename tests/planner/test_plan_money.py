@@ -283,6 +283,14 @@ def test_energy_follows_load_pue_and_grid() -> None:
     assert of(StatedCosts(), most=0.0)[1] == 0.0  # it serves nothing
 
 
+def test_energy_follows_the_mean_load_and_not_the_peak() -> None:
+    def watts(swing: float) -> float:
+        load = Workload(requests_per_s=1.0, input_tokens=1000, output_tokens=500, swing=swing)
+        return have(load=load).energy.watts.value
+
+    assert watts(4.0) == watts(1.0)
+
+
 def test_a_lower_cap_saves_between_nothing_and_all_of_the_difference() -> None:
     card = msgspec.structs.replace(CATALOG.accelerator("a100-80"), watts=250)
     given = have(card, costs=StatedCosts(pue=1.1, power_usd_per_kwh=0.1))
