@@ -322,6 +322,19 @@ def test_nothing_grows_beyond_the_sites(bundles: dict[str, Bundle]) -> None:
     assert most("karpenter") == 8  # nodes come as they are needed
 
 
+def test_rooks_class_is_offered_where_the_volumes_name_it(bundles: dict[str, Bundle]) -> None:
+    objects = objects_of(bundles["one-machine"])
+    claims = {body["spec"]["storageClassName"] for body in of_kind(objects, "PersistentVolumeClaim")}
+    (storage,) = of_kind(objects, "StorageClass")
+    assert storage["metadata"]["name"] in claims
+    (filesystem,) = of_kind(objects, "CephFilesystem")
+    assert storage["parameters"]["fsName"] == filesystem["metadata"]["name"]
+    pools = [f"{filesystem['metadata']['name']}-{each['name']}" for each in filesystem["spec"]["dataPools"]]
+    assert storage["parameters"]["pool"] in pools
+    own = render(order("private-cloud", **{**R1, "delivery": {"storage_class": "nfs"}}))
+    assert of_kind(objects_of(own), "StorageClass") == []
+
+
 # ---- each check bites ------------------------------------------------------------------------------------
 
 

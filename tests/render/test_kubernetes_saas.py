@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import shlex
+
 import pytest
 from tests.render.orders import EMBEDDED, order
 from tests.render.schema_check import objects_of, of_kind
 from tests.render.test_kubernetes_bundles import POOLED
+from typer.main import get_command
 
 from sextant.base.errors import Unsupported
+from sextant.cli.main import app
 from sextant.render import render
+from sextant.spec.document import parse_document
 
 BUNDLE = render(order("saas", **POOLED))
 ALL = objects_of(BUNDLE)
@@ -68,6 +73,46 @@ def test_a_fast_burn_calls_somebody_and_a_slow_one_does_not() -> None:
     assert severities == ["critical", "critical", "warning"]
     assert "> 0.0144 and" in alerts[0]["expr"]
     assert "[1h]" in alerts[0]["expr"] and "[5m]" in alerts[0]["expr"]
+
+
+def test_shared_engines_sleep_and_dedicated_pools_do_not() -> None:
+    scaled = {
+        body["metadata"]["namespace"]: body["spec"]
+        for body in of_kind(ALL, "ScaledObject")
+        if body["metadata"]["name"].startswith("engine")
+    }
+    assert scaled["sextant"]["idleReplicaCount"] == 0
+    assert "idleReplicaCount" not in scaled["sextant-professional"]
+    assert scaled["sextant-professional"]["minReplicaCount"] >= 1
+    names = {each["name"] for each in scaled["sextant"]["triggers"]}
+    assert "asked" in names and "asked" not in {
+        each["name"] for each in scaled["sextant-professional"]["triggers"]
+    }
+
+
+def test_the_steps_of_business_are_commands_that_there_are() -> None:
+    typed = [
+        shlex.split(command.partition(" -- sextant ")[2])
+        for step in BUNDLE.install
+        for command in step.commands
+        if " -- sextant " in command
+    ]
+    assert len(typed) >= 9
+    for words in typed:
+        command, rest = get_command(app), words
+        while hasattr(command, "commands") and rest and rest[0] in command.commands:
+            command, rest = command.commands[rest[0]], rest[1:]
+        assert not hasattr(command, "commands"), words
+        command.make_context("sextant", list(rest))  # raises for an argument or option that it has not
+
+
+def test_signs_of_abuse_are_watched_and_limits_shared() -> None:
+    rules = next(body for body in of_kind(ALL, "PrometheusRule") if body["metadata"]["name"] == "objectives")
+    names = {each["alert"] for each in rules["spec"]["groups"][1]["rules"]}
+    assert names == {"SextantLimitsRunAgainst", "SextantStrangers", "SextantMalformed"}
+    document = next(body["data"]["sextant.yaml"] for body in ALL if "sextant.yaml" in body.get("data", {}))
+    # One tenant's limit is one limit, whichever replica is asked.
+    assert parse_document(document).spec.limits is not None
 
 
 def test_the_agreement_is_a_placeholder_and_says_so() -> None:

@@ -12,6 +12,7 @@ from tests.render.schema_check import faults_among, faults_of, objects_of, of_ki
 from tests.render.test_kubernetes_hybrid import HYBRID, side
 
 from sextant.base.errors import BadDocument, Unsupported
+from sextant.operations.verify.pods import number
 from sextant.render import render
 from sextant.spec.bundle import Bundle
 from sextant.spec.document import parse_document
@@ -130,8 +131,22 @@ def test_the_queue_holds_the_job_and_no_more(bundles: dict[str, Bundle]) -> None
     held = {each["name"]: each["nominalQuota"] for each in flavoured["resources"]}
     assert held["nvidia.com/gpu"] == "16"
     asked = job["spec"]["template"]["spec"]["containers"][0]["resources"]["requests"]
-    assert int(held["cpu"]) == int(asked["cpu"]) * job["spec"]["parallelism"]
+    # Kueue lets no job go that asks for something its queue does not count.
+    assert set(asked) == set(group["coveredResources"]) == set(held)
+    assert {name: number(amount) * 2 for name, amount in asked.items()} == {
+        name: number(amount) for name, amount in held.items()
+    }
     assert flavour["spec"]["nodeLabels"]["sextant.dev/capacity"] == "spot"
+
+
+def test_a_mesh_puts_no_proxy_beside_the_trainer() -> None:
+    bundle = side(trained(delivery={"mesh": "istio"}), "public")
+    labels = {
+        body["metadata"]["name"]: body["metadata"]["labels"]
+        for body in of_kind(objects_of(bundle), "Namespace")
+    }
+    assert labels["sextant"]["istio-injection"] == "enabled"
+    assert "istio-injection" not in labels["sextant-training"]
 
 
 def test_volcano_begins_anew_as_a_whole(bundles: dict[str, Bundle]) -> None:

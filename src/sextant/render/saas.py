@@ -65,7 +65,7 @@ def bundle(order: Order) -> Bundle:
         base,
         files=tuple(sorted(files, key=lambda file: file.path)),
         needs=(*base.needs, *_needs(order, spec.delivery.ingress_host)),
-        install=(*base.install, _business(cluster.namespace)),
+        install=(*base.install, *_business(cluster.namespace)),
         notes=(*base.notes, *_notes(order)),
     )
 
@@ -92,17 +92,38 @@ def _needs(order: Order, host: str) -> tuple[Need, ...]:
     )
 
 
-def _business(namespace: str) -> Step:
+def _business(namespace: str) -> tuple[Step, ...]:
     run = f"kubectl -n {namespace} exec deploy/gateway -c gateway -- sextant"
-    return Step(
-        "Set tiers and prices, and make the first tenant.",
-        (
-            f"{run} tier list",
-            f"{run} price list",
-            f"{run} tenant create --help",
+    return (
+        Step(
+            "Set tiers and prices.",
+            (
+                f"{run} tier list",
+                f"{run} tier set free --limit requests_per_s=5 --limit spend_per_month=10.00",
+                f"{run} price list",
+            ),
+            "Tiers say limits, pools and the availability promised. Numbers are examples; "
+            "`price set PLAN MODEL --input 3.00` sets a price.",
         ),
-        "Tiers say limits, pools and the availability promised; prices and balances follow the ledger, which "
-        "meters every request.",
+        Step(
+            "Make a tenant.",
+            (
+                f'{run} tenant create "$TENANT" --tier professional --billing prepaid',
+                f'{run} balance top-up "$TENANT" 100.00 --note "first payment"',
+                f'{run} key create --tenant "$TENANT" --name first',
+            ),
+            "The key is shown once. From now on every request of it is metered and charged.",
+        ),
+        Step(
+            "See what a tenant has used and owes.",
+            (
+                f'{run} balance show "$TENANT"',
+                f'{run} usage --by day --by model --tenant "$TENANT"',
+                f'{run} invoice "$TENANT" "$(date +%Y-%m)"',
+            ),
+            "The admin API at the service `admin` gives the same to programs; a tenant's key reads its "
+            "balance at `/user/balance`.",
+        ),
     )
 
 
@@ -111,6 +132,8 @@ def _notes(order: Order) -> tuple[str, ...]:
     return (
         "A proxy that keeps off floods (a web application firewall, or the cloud's own) belongs in front of "
         "a service that faces the Internet; the gateway's own limits hold for each key and connection.",
-        "The developer portal is not in this version: tenants are made through the admin API.",
+        "A web portal for tenants is not in this version: accounts, balances, usage and invoices are the "
+        "admin API's and the command line's, where a tenant's people sign in by invitation.",
+        "With spec.scaling.scale_to_zero the shared engines sleep; dedicated pools do not.",
         f"Pools with namespaces of their own: {', '.join(pools) or 'none; every tier shares its engines'}.",
     )

@@ -125,8 +125,17 @@ def _others(cluster: Cluster) -> list[File]:
         yaml_file("after/warm-up.yaml", *warm_up_objects(cluster)),
         yaml_file("optional/hpa.yaml", scaling.alternative_hpa(cluster), comment=hpa),
         yaml_file("optional/descheduler.yaml", upkeep.descheduler(cluster)),
+        *_ceph_files(cluster),
         yaml_file("optional/spire.yaml", *spiffe_ids(cluster)),
     ]
+
+
+def _ceph_files(cluster: Cluster) -> list[File]:
+    """Only where the bundle's volumes are Rook's: the document names no class of its own."""
+    if not cluster.workloads or cluster.order.deployment.spec.delivery.storage_class is not None:
+        return []
+    told = "For a cluster with Rook-Ceph and without the class that the volumes name; the administrator's."
+    return [yaml_file("optional/rook-ceph.yaml", *upkeep.ceph_storage(cluster), comment=told)]
 
 
 def _install(cluster: Cluster) -> tuple[Step, ...]:

@@ -27,8 +27,9 @@ _SCHEME_PORTS = {"postgresql": 5432, "redis": 6379, "rediss": 6379, "http": 80, 
 Peer = Mapping[str, Any]
 
 
-def namespace_policies(cluster: Cluster, namespace: str) -> tuple[Object, ...]:
-    """What holds for all pods of a namespace: nothing passes, but for questions to the cluster's DNS."""
+def namespace_policies(cluster: Cluster, namespace: str, *, meshed: bool = True) -> tuple[Object, ...]:
+    """What holds for all pods of a namespace: nothing passes, but for questions to the cluster's DNS, and
+    where it is `meshed` to the mesh's control plane."""
     part = cluster.part("network", namespace=namespace)
     nothing = {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}
     names = {
@@ -47,8 +48,8 @@ def namespace_policies(cluster: Cluster, namespace: str) -> tuple[Object, ...]:
         made("networking.k8s.io/v1/NetworkPolicy", part, nothing, name="default-deny"),
         made("networking.k8s.io/v1/NetworkPolicy", part, names, name="allow-dns"),
     ]
-    if cluster.order.deployment.spec.delivery.mesh == "istio":
-        meshed = {
+    if meshed and cluster.order.deployment.spec.delivery.mesh == "istio":
+        mesh = {
             "podSelector": {},
             "policyTypes": ["Egress"],
             "egress": [
@@ -56,7 +57,7 @@ def namespace_policies(cluster: Cluster, namespace: str) -> tuple[Object, ...]:
                 {"ports": [_port(MESH_GATEWAY_PORT)]},
             ],
         }
-        found.append(made("networking.k8s.io/v1/NetworkPolicy", part, meshed, name="allow-mesh"))
+        found.append(made("networking.k8s.io/v1/NetworkPolicy", part, mesh, name="allow-mesh"))
     return tuple(found)
 
 

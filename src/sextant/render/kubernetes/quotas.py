@@ -226,13 +226,16 @@ def _line(cluster: Cluster, pool: str, accelerators: Mapping[str, int], left: Ma
     )
 
 
-def namespace_objects(cluster: Cluster, namespace: str, room: Room) -> tuple[Object, ...]:
-    """The namespace, its quota, and the defaults of its containers."""
+def namespace_objects(
+    cluster: Cluster, namespace: str, room: Room, *, meshed: bool = True
+) -> tuple[Object, ...]:
+    """The namespace, its quota, and the defaults of its containers. Not `meshed`: without a mesh's proxies,
+    where the others have them."""
     part = cluster.part("namespace", namespace=namespace)
     labels = {
         **part.labels,
         **{f"pod-security.kubernetes.io/{mode}": POD_SECURITY for mode in ("enforce", "audit", "warn")},
-        **({"istio-injection": "enabled"} if _is_meshed(cluster) else {}),
+        **({"istio-injection": "enabled"} if meshed and _is_meshed(cluster) else {}),
     }
     body = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace, "labels": labels}}
     memory = gibibytes(room.memory_bytes)

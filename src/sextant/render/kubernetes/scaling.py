@@ -81,7 +81,7 @@ def engine_scaling(cluster: Cluster, workload: Workload) -> Object:
         )
         triggers.append(_trigger("accelerators", query, "1"))
     counts: Object = {"minReplicaCount": workload.replicas, "maxReplicaCount": workload.replicas_most}
-    if scaling.scale_to_zero:
+    if _may_sleep(cluster, workload):
         counts = {"idleReplicaCount": 0, **counts, "cooldownPeriod": IDLE_S}
         triggers = [_sleepy(each) for each in triggers]
         triggers.append(_asked(cluster, workload))
@@ -91,6 +91,13 @@ def engine_scaling(cluster: Cluster, workload: Workload) -> Object:
         triggers,
         {**counts, **_held(workload.replicas, ENGINE_CALM_S, up=1)},
     )
+
+
+def _may_sleep(cluster: Cluster, workload: Workload) -> bool:
+    """Whether it is stopped without requests: where the document allows that, but for a service's dedicated
+    pools, whose tenants pay for an engine that is there."""
+    dedicated = cluster.order.mode == "saas" and workload.served.entry.pool is not None
+    return cluster.order.deployment.spec.scaling.scale_to_zero and not dedicated
 
 
 def alternative_hpa(cluster: Cluster) -> Object:

@@ -45,6 +45,8 @@ CHECKPOINTS = "checkpoints"
 CHECKPOINT_PATH = "/checkpoints"
 RENDEZVOUS_PORT = 29_400
 """Where machines of one job find each other: torchrun's usual port."""
+STORAGE_GIB = 96
+"""Of each machine's own disk, for what is gone with the pod."""
 MARGIN_S = 10
 """Of the provider's notice, for noticing it and for taking the pod away."""
 NO_SUCH_COMMAND = (126, 127)
@@ -107,7 +109,8 @@ def administrators_objects(job: Job) -> tuple[Object, ...]:
     made_of = _kueue_queue if job.training.queue == "kueue" else _volcano_queue
     karpenter = job.cluster.order.deployment.spec.delivery.node_scaling == "karpenter"
     return (
-        *quotas.namespace_objects(job.cluster, job.part.namespace, _quota(job)),
+        # A proxy beside the trainer would outlive it, and the job never end.
+        *quotas.namespace_objects(job.cluster, job.part.namespace, _quota(job), meshed=False),
         *made_of(job),
         *([_node_pool(job)] if karpenter else []),
     )
@@ -118,7 +121,7 @@ def job_objects(job: Job) -> tuple[Object, ...]:
     namespace = job.part.namespace
     return (
         *service_accounts(job.cluster, namespace, (COMPONENT,)),
-        *network.namespace_policies(job.cluster, namespace),
+        *network.namespace_policies(job.cluster, namespace, meshed=False),
         _policy(job),
         _checkpoints(job),
         *([_local_queue(job)] if job.training.queue == "kueue" else []),
@@ -139,11 +142,7 @@ def _kueue_queue(job: Job) -> tuple[Object, ...]:
         "nodeTaints": [{"key": CAPACITY_LABEL, "value": SPOT, "effect": "NoSchedule"}],
         "tolerations": _tolerations(job),
     }
-    amounts = {
-        "cpu": cores(job.room.cores),
-        "memory": gibibytes(job.room.memory_bytes),
-        **{name: str(count) for name, count in job.room.accelerators.items()},
-    }
+    amounts = _amounts(job)
     name = _wide_name(job)
     group = {
         "coveredResources": list(amounts),
@@ -166,6 +165,19 @@ def _kueue_queue(job: Job) -> tuple[Object, ...]:
     )
 
 
+def _amounts(job: Job) -> Mapping[str, str]:
+    """All that the job asks for, all machines together: a queue lets nothing go that asks for something it
+    does not count."""
+    nodes = job.training.nodes
+    found = {
+        "cpu": cores(job.room.cores),
+        "memory": gibibytes(job.room.memory_bytes),
+        "ephemeral-storage": f"{nodes * STORAGE_GIB}Gi",
+    }
+    others = {name: nodes * count for name, count in _devices(job).items()}
+    return {**found, **{name: str(count) for name, count in others.items()}}
+
+
 def _wide_name(job: Job) -> str:
     return dns_label(f"{job.part.namespace}-{SPOT}")
 
@@ -178,11 +190,7 @@ def _volcano_queue(job: Job) -> tuple[Object, ...]:
     spec = {
         "reclaimable": True,
         "weight": 1,
-        "capability": {
-            "cpu": cores(job.room.cores),
-            "memory": gibibytes(job.room.memory_bytes),
-            **{name: str(count) for name, count in job.room.accelerators.items()},
-        },
+        "capability": _amounts(job),
     }
     instance = job.cluster.order.name
     return (cluster_wide("scheduling.volcano.sh/v1beta1/Queue", _wide_name(job), instance, spec),)
@@ -370,12 +378,17 @@ def _environment(job: Job, rank: str, leader: str) -> list[Object]:
 def _resources(job: Job) -> Object:
     count = job.training.accelerators_per_node
     amounts = resources(
-        cores(count * CORES_PER_ACCELERATOR), gibibytes(count * MEMORY_PER_ACCELERATOR), "96Gi"
+        cores(count * CORES_PER_ACCELERATOR), gibibytes(count * MEMORY_PER_ACCELERATOR), f"{STORAGE_GIB}Gi"
     )
-    more: dict[str, int] = {job.device.resource: count}
+    return {name: {**amount, **_devices(job)} for name, amount in amounts.items()}
+
+
+def _devices(job: Job) -> dict[str, int]:
+    """Accelerators of one machine, and its network where there are several."""
+    found = {job.device.resource: job.training.accelerators_per_node}
     if job.training.nodes > 1 and job.device.rdma_resource:
-        more[job.device.rdma_resource] = 1
-    return {name: {**amount, **more} for name, amount in amounts.items()}
+        found[job.device.rdma_resource] = 1
+    return found
 
 
 def training_needs(job: Job) -> tuple[Need, ...]:

@@ -11,8 +11,11 @@ from urllib.parse import urlsplit
 from sextant.render.dumping import yaml_text
 from sextant.render.kubernetes.cluster import Cluster, Workload
 from sextant.render.kubernetes.objects import Object, cluster_wide
+from sextant.render.kubernetes.weights import FILESYSTEM_CLASS
 
 VELERO_NAMESPACE = "velero"
+CEPH_NAMESPACE, CEPH_FILESYSTEM = "rook-ceph", "sextant"
+"""Where Rook's own examples put its cluster, and what the file system is called there."""
 KUBE_SYSTEM = "kube-system"
 NODE_CLASS = ("karpenter.cluster.x-k8s.io", "ClusterAPINodeClass", "sextant-accelerators")
 """Karpenter's provider for what Cluster API manages, as OpenStack and vSphere are; the object is the
@@ -82,6 +85,44 @@ def _object_store(repository: str) -> tuple[str, str, str] | None:
     parts = urlsplit(repository.removeprefix("s3:"))
     bucket, _, prefix = parts.path.strip("/").partition("/")
     return (f"{parts.scheme}://{parts.netloc}", bucket, prefix) if bucket else None
+
+
+def ceph_storage(cluster: Cluster) -> tuple[Object, ...]:
+    """Rook's file system and its storage class, for a cluster where Rook-Ceph runs and has neither yet.
+    Weights and checkpoints lie on it: three copies of each on different hosts, kept when the file system's
+    object is deleted."""
+    instance = cluster.order.name
+    three = {"failureDomain": "host", "replicated": {"size": 3, "requireSafeReplicaSize": True}}
+    filesystem = cluster_wide("ceph.rook.io/v1/CephFilesystem", CEPH_FILESYSTEM, instance)
+    filesystem["metadata"]["namespace"] = CEPH_NAMESPACE
+    filesystem["spec"] = {
+        "metadataPool": three,
+        "dataPools": [{"name": "replicated", **three}],
+        "preserveFilesystemOnDelete": True,
+        "metadataServer": {"activeCount": 1, "activeStandby": True},
+    }
+    secrets = {
+        f"csi.storage.k8s.io/{step}-secret-{part}": told
+        for step, name in (
+            ("provisioner", "rook-csi-cephfs-provisioner"),
+            ("controller-expand", "rook-csi-cephfs-provisioner"),
+            ("node-stage", "rook-csi-cephfs-node"),
+        )
+        for part, told in (("name", name), ("namespace", CEPH_NAMESPACE))
+    }
+    storage = cluster_wide("storage.k8s.io/v1/StorageClass", FILESYSTEM_CLASS, instance)
+    storage |= {
+        "provisioner": f"{CEPH_NAMESPACE}.cephfs.csi.ceph.com",
+        "parameters": {
+            "clusterID": CEPH_NAMESPACE,
+            "fsName": CEPH_FILESYSTEM,
+            "pool": f"{CEPH_FILESYSTEM}-replicated",
+            **secrets,
+        },
+        "reclaimPolicy": "Retain",
+        "allowVolumeExpansion": True,
+    }
+    return filesystem, storage
 
 
 def descheduler(cluster: Cluster) -> Object:
