@@ -16,6 +16,8 @@ from sextant.planner.phases import Point
 from sextant.spec.calibration import Calibration, Target
 from sextant.spec.planning import Basis
 
+MOST = 30.0
+"""Beyond this factor either way a band says no more than that the order of magnitude is not known."""
 UNSEEN_CLASS = 2.0
 """For hardware of a class without any point: an estimate, wider than another system of a seen class."""
 
@@ -50,4 +52,5 @@ def factors(
 ) -> tuple[float, float]:
     """Low and high end of the band over the predicted value: low <= 1 <= high."""
     usual = math.exp(forests.spread_start + walk(forests.spread, values)) * factor
-    return math.exp(min(0.0, target.band_low * usual)), math.exp(max(0.0, target.band_high * usual))
+    low, high = math.exp(min(0.0, target.band_low * usual)), math.exp(max(0.0, target.band_high * usual))
+    return max(low, 1 / MOST), min(high, MOST)

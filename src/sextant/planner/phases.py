@@ -10,7 +10,7 @@ from __future__ import annotations
 import msgspec
 
 from sextant.planner.communication import pass_s
-from sextant.planner.memory import GIB, cache_on_rank, weights_on_rank
+from sextant.planner.memory import GGUF, GIB, cache_on_rank, weights_on_rank
 from sextant.spec.architecture import KvPrecision, ModelArchitecture, Precision
 from sextant.spec.hardware import Accelerator
 from sextant.spec.planning import Engine, Layout
@@ -146,6 +146,8 @@ def rate_flops_per_s(accelerator: Accelerator, precision: Precision) -> float:
         return rates.fp8 or rates.bf16 or rates.int8
     if precision == "int8":
         return rates.int8 or rates.bf16 or rates.fp8
+    if precision in GGUF and accelerator.kind == "cpu":
+        return max(rates.bf16, rates.int8)  # llama.cpp's dot products on processors are of 8-bit integers
     return rates.bf16 or rates.int8 or rates.fp8
 
 

@@ -16,7 +16,7 @@ import msgspec
 from sextant.planner import bands
 from sextant.planner.calibration import Baseline, Forests, baseline, features, forests, walk
 from sextant.planner.kernels import extra
-from sextant.planner.phases import Point
+from sextant.planner.phases import Point, decode_step, prompt
 from sextant.spec.calibration import Calibration
 from sextant.spec.hardware import Accelerator
 from sextant.spec.planning import Basis, Estimate, Layout, MemoryUse, Predict, Question, Speed, Targets
@@ -30,6 +30,9 @@ FULL = 0.98
 """Of a prompt server: above it the wait's formula has no meaning."""
 MOST_KNOWN = 20_000
 """Predictions kept; then all are forgotten."""
+MOST_COMPUTE_SHARE = 0.6
+"""Of the accelerators' operations per second, in the long run: 99 of 100 aggregated points stay below 0.37,
+and those above 1 cannot be as recorded."""
 WIDE = 4.0
 """High over low, from which on a band is named in a warning."""
 
@@ -64,7 +67,7 @@ def predict(
 ) -> Speed:
     """TTFT, TPOT and throughput of `layout`, all replicas together, at the question's load."""
     point, replicas = _point(question, layout, accelerator)
-    most = max(1.0, float(memory.requests_fit * (layout.decode.dp if layout.decode else 1)))
+    most = max(1.0, float(memory.requests_fit * point.layout.dp))
     steps = _climb(model, (point, most), question.targets)
     wanted = question.workload.peak_requests_per_s / replicas
     asked = question.wishes.concurrency
@@ -92,9 +95,14 @@ def step_s(model: Model, point: Point) -> float:
 
 
 def _point(question: Question, layout: Layout, accelerator: Accelerator) -> tuple[Point, int]:
-    """The load on one replica, and how many there are; a split deployment is taken whole."""
-    split = layout.prefill is not None and layout.decode is not None
-    decode = layout.decode if layout.decode is not None and split else msgspec.structs.replace(layout, dp=1)
+    """The load on one replica, and how many there are. Of a split deployment that is the smallest part with
+    the same proportion, so that twice as many parts carry twice as much."""
+    prefill, decode, replicas = None, msgspec.structs.replace(layout, dp=1), layout.dp
+    if layout.prefill is not None and layout.decode is not None:
+        replicas = math.gcd(layout.prefill.dp, layout.decode.dp)
+        prefill, decode = (
+            msgspec.structs.replace(part, dp=part.dp // replicas) for part in (layout.prefill, layout.decode)
+        )
     point = Point(
         architecture=question.architecture,
         precision=question.precision,
@@ -102,13 +110,13 @@ def _point(question: Question, layout: Layout, accelerator: Accelerator) -> tupl
         engine=question.engine,
         accelerator=accelerator,
         layout=decode,
-        prefill=layout.prefill if split else None,
+        prefill=prefill,
         concurrency=1.0,
         input_tokens=float(question.workload.input_tokens),
         output_tokens=float(question.workload.output_tokens),
         prefix_hit_share=question.workload.prefix_hit_share,
     )
-    return point, 1 if split else layout.dp
+    return point, replicas
 
 
 def _at(point: Point, concurrency: float) -> Point:
@@ -180,11 +188,16 @@ def _predicted(model: Model, point: Point) -> Times:
     tpot_s = base.tpot_s * _correction(model, "tpot", values) + beyond.step_s + base.others * beyond.prompt_s
     ratio = _correction(model, "ttft", values)
     ttft_s = base.ttft_s * ratio + beyond.step_s + base.waited * beyond.prompt_s
+    short_s = _least_s(point, base) - ttft_s - point.output_tokens * tpot_s
+    if short_s > 0 and point.prefill is None:
+        tpot_s += short_s / point.output_tokens
+    elif short_s > 0:
+        ttft_s += short_s
     return Times(
         concurrency=point.concurrency,
         ttft_s=ttft_s,
         tpot_s=tpot_s,
-        ttft_p99_s=ttft_s + _tail_s(base, ratio),
+        ttft_p99_s=ttft_s + _tail_s(point, base, ratio),
         requests_per_s=point.concurrency / (ttft_s + point.output_tokens * tpot_s),
     )
 
@@ -194,10 +207,19 @@ def _correction(model: Model, target: str, values: list[float]) -> float:
     return math.exp(trees.correction_start + walk(trees.correction, values))
 
 
-def _tail_s(base: Baseline, ratio: float) -> float:
+def _least_s(point: Point, base: Baseline) -> float:
+    """How long requests are in flight at least when so many are: by Little's law the work of all of them, at
+    the most operations per second that are reached."""
+    answer_s = point.output_tokens * base.step.compute_s / point.batch / point.layout.pp / point.layout.dp
+    read_s = base.prompt.compute_s / point.prefilling.pp / point.prefilling.dp
+    work_s = read_s + answer_s if point.prefill is None else max(read_s, answer_s)
+    return point.concurrency * work_s / MOST_COMPUTE_SHARE
+
+
+def _tail_s(point: Point, base: Baseline, ratio: float) -> float:
     """What one prompt in a hundred waits for others: the exponential tail of an M/D/1 queue of prompts,
-    `ln(100 rho) * S / (2 (1 - rho))`."""
-    busy = min(base.busy, FULL)
+    `ln(100 rho) * S / (2 (1 - rho))`. An arriving one does not wait for itself."""
+    busy = min(base.busy * (1 - 1 / point.concurrency), FULL)
     prompt_s = base.prompt_s * ratio
     return math.log(max(1.0, 100 * busy)) * prompt_s / (2 * (1 - busy))
 
@@ -222,6 +244,7 @@ def _speed(model: Model, load: tuple[Point, int], found: tuple[Times, Times], ra
         bands.factors(values, model.trees[name], calibration.targets[name], factor)
         for name in ("ttft", "tpot")
     )
+    ttft, tpot = _possible(here, now, (ttft, tpot))
     slower = (1 / tpot[1], 1 / tpot[0])
     sources = (calibration.source, *extra(here, calibration.kernels).sources)
 
@@ -247,6 +270,20 @@ def _speed(model: Model, load: tuple[Point, int], found: tuple[Times, Times], ra
         output_tokens_per_s=stated(tokens_per_s, "tokens/s", slower),
         requests_per_s_max=stated(rate * replicas, "requests/s", slower),
         warnings=_warnings(point, kind, (ttft, tpot)),
+    )
+
+
+def _possible(
+    point: Point, now: Times, found: tuple[tuple[float, float], tuple[float, float]]
+) -> tuple[tuple[float, float], tuple[float, float]]:
+    """Bands that do not begin below what the hardware's full rates allow."""
+    step, one = decode_step(point), prompt(point)
+    step_s = max(step.weights_s + step.cache_s, step.compute_s)
+    least_s = (max(one.compute_s, one.weights_s), step_s)
+    (ttft_low, ttft_high), (tpot_low, tpot_high) = found
+    return (
+        (max(ttft_low, min(1.0, least_s[0] / now.ttft_s)), ttft_high),
+        (max(tpot_low, min(1.0, least_s[1] / now.tpot_s)), tpot_high),
     )
 
 
