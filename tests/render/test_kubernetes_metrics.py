@@ -212,8 +212,10 @@ tests:
     values: '0x30 40x10 3x40'
   - series: 'vllm:num_requests_waiting{namespace="sextant",service="engine-r1-7b",pod="b"}'
     values: '0x30 0x10 3x40'
-  - series: 'DCGM_FI_DEV_GPU_UTIL{exported_namespace="sextant",exported_pod="engine-r1-7b-a",gpu="0"}'
+  - series: 'DCGM_FI_DEV_GPU_UTIL{exported_namespace="sextant",exported_pod="engine-r1-7b-6f-x2x4k",gpu="0"}'
     values: '95x80'
+  - series: 'DCGM_FI_DEV_GPU_UTIL{exported_namespace="sextant",exported_pod="engine-r1-7b-b-6f-x2x4k",gpu="1"}'
+    values: '0x80'
   promql_expr_test:
   - expr: 'wanted:engine_r1_7b:0'
     eval_time: 7m
@@ -228,7 +230,8 @@ tests:
     eval_time: 19m
     exp_samples: [{labels: 'wanted:engine_r1_7b:2', value: 3}]
 """
-"""Two replicas: idle queue, then 20 waiting each, then 3 each; an accelerator that is busy throughout."""
+"""Two replicas: idle queue, then 20 waiting each, then 3 each; an accelerator that is busy throughout, and
+an idle one of another model whose name begins alike."""
 
 
 @pytest.mark.skipif(PROMTOOL is None, reason="promtool is not installed (Debian: prometheus)")

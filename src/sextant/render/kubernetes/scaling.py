@@ -72,7 +72,7 @@ def engine_scaling(cluster: Cluster, workload: Workload) -> Object:
         kv = f"avg({used}{{{chosen}}})"
         triggers.append(_trigger("kv-cache", _stepped(answering, kv, KV_HIGH, KV_LOW), "1"))
     if workload.resource and workload.share is None:
-        pods = f'namespace="{workload.part.namespace}",pod=~"{workload.part.name}-.*"'
+        pods = f'namespace="{workload.part.namespace}",pod=~"{_pods(workload)}"'
         minutes = scaling.gpu_high_minutes
         busy = f"avg({UTILIZATION}{{{pods}}})[{minutes}m:30s]"
         query = (
@@ -91,6 +91,12 @@ def engine_scaling(cluster: Cluster, workload: Workload) -> Object:
         triggers,
         {**counts, **_held(workload.replicas, ENGINE_CALM_S, up=1)},
     )
+
+
+def _pods(workload: Workload) -> str:
+    """Names of its pods as a regular expression, and not those of a model whose name begins alike."""
+    ending = "[0-9]+(-[0-9]+)?" if workload.nodes > 1 else "[a-z0-9]+-[a-z0-9]{5}"
+    return f"{workload.part.name}-{ending}"
 
 
 def _may_sleep(cluster: Cluster, workload: Workload) -> bool:
