@@ -6,8 +6,9 @@ import re
 
 import pytest
 
-from sextant.planner.memory import GIB, MIB, memory_use, weights_on_rank
+from sextant.planner.memory import GIB, MIB, cache_on_rank, memory_use, weights_on_rank
 from sextant.planner.memory_working import memory_working
+from sextant.planner.phases import Point, decode_step
 from sextant.spec.architecture import KvPrecision
 from sextant.spec.facts import load_catalog
 from sextant.spec.planning import Engine, Estimate, Layout, Option, Question, Speed, Wishes, Workload
@@ -92,6 +93,30 @@ def test_the_engine_and_what_it_leaves_alone() -> None:
 )
 def test_other_caches_say_what_they_keep(model: str, kv: KvPrecision, said: str) -> None:
     assert said in working(model, "h200", Layout(tp=8), kv=kv)["KV cache"].formula
+
+
+def test_heads_that_do_not_divide_fill_the_fullest_rank() -> None:
+    """Eight KV heads over five ranks: some hold two."""
+    model = CATALOG.model("r1-distill-qwen-14b")
+    whole = cache_on_rank(model, "bf16", Layout(), 1000)
+    assert cache_on_rank(model, "bf16", Layout(tp=5), 1000) == whole * 2 / 8
+
+
+def test_a_step_reads_the_cache_of_each_request_whole_on_each_rank() -> None:
+    card = CATALOG.accelerator("h200")
+    point = Point(
+        architecture=CATALOG.model("deepseek-r1"),
+        precision="fp8",
+        kv_precision="bf16",
+        engine="vllm",
+        accelerator=card,
+        layout=Layout(tp=8),
+        concurrency=16,
+        input_tokens=2048,
+        output_tokens=512,
+    )
+    read_bytes = 16 * (2048 + 256) * 61 * (512 + 64) * 2
+    assert decode_step(point).cache_s == pytest.approx(read_bytes / card.bandwidth_bytes_per_s)
 
 
 def test_experts_that_do_not_divide_fill_the_fullest_rank() -> None:

@@ -117,6 +117,16 @@ def test_a_user_s_file_changes_and_adds() -> None:
     assert CATALOG.accelerator("H100").watts == 700
 
 
+def test_what_a_user_leaves_alone_keeps_its_source() -> None:
+    """Also where the catalogue's own entry is like another and has a source for its own fields alone."""
+    own = load_catalog("[accelerator.h200]\nwatts = 650", "my.toml")
+    h200 = own.accelerator("h200")
+    assert own.source_of(h200, "watts").where == "my.toml"
+    assert own.source_of(h200, "bandwidth_bytes_per_s") == CATALOG.source_of(
+        CATALOG.accelerator("h200"), "bandwidth_bytes_per_s"
+    )
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [

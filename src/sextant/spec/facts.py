@@ -163,7 +163,7 @@ def _add(tables: Tables, more: dict[str, Any], own_name: str) -> None:
 
 def _sources(base: dict[str, Any], entry: dict[str, Any], own_name: str) -> dict[str, str]:
     said = {field: own_name for field in entry if field not in UNSOURCED and field != "like"}
-    rest = {} if "like" in entry else {ANY_FIELD: own_name}
+    rest = {} if base or "like" in entry else {ANY_FIELD: own_name}
     return {**rest, **base.get("sources", {}), **said, **entry.get("sources", {})}
 
 
