@@ -299,13 +299,14 @@ def test_a_split_that_does_not_carry_the_load_is_not_offered() -> None:
 
     def saturating(question: Question, layout: Layout, accelerator: Accelerator, memory: MemoryUse) -> Speed:
         speed = fake_predict(question, layout, accelerator, memory)
-        if layout.decode is not None and layout.count > 64:
+        if layout.decode is not None and layout.count > 32:
             return msgspec.structs.replace(speed, requests_per_s_max=estimate(1.0, "requests/s"))
         return speed
 
-    load = Workload(requests_per_s=900)
-    for option in plan(asked("R1", "H200", workload=load), Tools(predict=saturating)).options:
-        assert option.speed.requests_per_s_max.value >= load.peak_requests_per_s
+    question = asked("R1", "H200", workload=Workload(requests_per_s=3000), wishes=Wishes(split=True))
+    assert plan(question, TOOLS).options
+    made = plan(question, Tools(predict=saturating))
+    assert made.options == () and "without split" in made.refusals[0].first_break.text
 
 
 def test_the_same_question_gives_the_same_plan() -> None:
