@@ -299,11 +299,11 @@ def test_a_split_that_does_not_carry_the_load_is_not_offered() -> None:
 
     def saturating(question: Question, layout: Layout, accelerator: Accelerator, memory: MemoryUse) -> Speed:
         speed = fake_predict(question, layout, accelerator, memory)
-        if layout.decode is not None and layout.count > 32:
+        if layout.decode is not None and layout.count > 4 * layout.decode.replica:
             return msgspec.structs.replace(speed, requests_per_s_max=estimate(1.0, "requests/s"))
         return speed
 
-    question = asked("R1", "H200", workload=Workload(requests_per_s=3000), wishes=Wishes(split=True))
+    question = asked("R1", "H200", workload=Workload(requests_per_s=400_000), wishes=Wishes(split=True))
     assert plan(question, TOOLS).options
     made = plan(question, Tools(predict=saturating))
     assert made.options == () and "without split" in made.refusals[0].first_break.text
