@@ -51,10 +51,13 @@ def apply(
 
         apply_file(folder, state_dir(state))
         return
+    from sextant.operations.bundles import bundle_at
     from sextant.operations.verify.applying import commands_of, run_all
     from sextant.operations.verify.findings import Reached
     from sextant.operations.verify.verifying import verify
 
+    bundle_at(folder)
+    commands = commands_of(folder, site=site, context=context, options=tuple(options or ()))
     reached = Reached(context=context, site=site)
     report = verify(folder, kubernetes=k8s, schemas=schemas, reached=reached)
     console = out()
@@ -64,7 +67,6 @@ def apply(
         raise typer.Exit(EXIT_FAILED)
     for each in report.not_run:
         console.print(f"not run  {each.check}: {each.why}", markup=False)
-    commands = commands_of(folder, site=site, context=context, options=tuple(options or ()))
     console.print(f"{report.name}, {report.mode}: this will be run in {folder}:", markup=False)
     for command in commands:
         console.print(f"  {shlex.join(command)}", markup=False)

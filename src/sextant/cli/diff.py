@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sextant.cli.options import Json
-from sextant.cli.output import EXIT_FAILED, out, print_json
+from sextant.cli.output import EXIT_FAILED, out, print_json, warn
 from sextant.cli.render import Facts, Lock
 
 if TYPE_CHECKING:
@@ -48,8 +48,10 @@ def diff(
 
 
 def _files(place: Path, lock: Path | None, facts: Path | None) -> Mapping[str, File]:
-    from sextant.operations.bundles import read, render_document
+    from sextant.operations.bundles import bundle_at, changed_files, read, render_document
 
     if place.is_dir():
+        for path in changed_files(place, bundle_at(place)):
+            warn(f"{place}: {path} is not as it was rendered; what you see is what stands there")
         return read(place)
     return render_document(place, images_lock=lock, facts=facts).by_path

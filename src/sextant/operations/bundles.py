@@ -142,9 +142,7 @@ def read(folder: Path) -> Mapping[str, File]:
     """The files of a bundle on disk, its README and manifest among them.
 
     Raises Misconfigured where it is no bundle of ours, or a file of it is missing."""
-    manifest = manifest_of(folder)
-    if manifest is None:
-        raise Misconfigured(f"{folder}: is no bundle: it has no {MANIFEST} of `{MADE_BY}`")
+    manifest = bundle_at(folder)
     found = {}
     for path in (*manifest["files"], MANIFEST):
         place = folder / path
@@ -155,6 +153,21 @@ def read(folder: Path) -> Mapping[str, File]:
                 f"{place}: cannot be read: {error.strerror}; the bundle is not whole, render it again"
             ) from None
     return found
+
+
+def bundle_at(folder: Path) -> dict[str, Any]:
+    """The manifest of the bundle in that folder. Raises Misconfigured where there is none."""
+    manifest = manifest_of(folder)
+    if manifest is not None:
+        return manifest
+    if folder.is_file():
+        raise Misconfigured(f"{folder}: is a file, not a bundle; `sextant render {folder} -o DIR` makes one")
+    if not folder.exists():
+        raise Misconfigured(f"{folder}: is not there; name a folder that `{MADE_BY}` wrote")
+    raise Misconfigured(
+        f"{folder}: is no bundle: it has no {MANIFEST} of `{MADE_BY}`; name the folder that was given to "
+        f"`{MADE_BY} -o`"
+    )
 
 
 def manifest_of(folder: Path) -> dict[str, Any] | None:
@@ -191,8 +204,12 @@ def _bytes(document: Path) -> bytes:
     try:
         with document.open("rb") as opened:
             data = opened.read(DOCUMENT_BYTES + 1)
+    except IsADirectoryError:
+        raise BadDocument(f"{document}: is a folder; name the document in it, such as sextant.yaml") from None
     except OSError as error:
-        raise BadDocument(f"{document}: cannot be read: {error.strerror}") from None
+        raise BadDocument(
+            f"{document}: cannot be read: {error.strerror}; name a deployment document"
+        ) from None
     try:
         data.decode("utf-8-sig")
     except UnicodeDecodeError:
@@ -316,8 +333,8 @@ def _put_in_place(made: Path, folder: Path) -> None:
         folder.rename(aside)
     try:
         made.rename(folder)
-    except OSError:
-        if stood:
+    except BaseException:  # whatever it is, Ctrl-C too: the old one comes back and it is raised again
+        if stood and not folder.exists():
             aside.rename(folder)
         raise
     if stood:

@@ -13,7 +13,9 @@ from sextant.operations.bundles import MANIFEST
 from sextant.spec.bundle import File
 
 VALUE_CHARACTERS = 120
-"""Longer values are shown by their beginning."""
+"""Of longer values so much is shown, from shortly before where they differ."""
+CONTEXT_CHARACTERS = 24
+"""Of what two long values have in common before that."""
 
 Kind = Literal["added", "removed", "changed"]
 
@@ -90,7 +92,8 @@ def _value_lines(path: str, old: Any, new: Any) -> Iterator[str]:
     elif isinstance(old, list) and isinstance(new, list):
         yield from _list_lines(path, old, new)
     else:
-        yield f"{path}: {_shown(old)} -> {_shown(new)}"
+        start = _same_start(old, new)
+        yield f"{path}: {_shown(old, start)} -> {_shown(new, start)}"
 
 
 def _list_lines(path: str, old: list[Any], new: list[Any]) -> Iterator[str]:
@@ -113,11 +116,27 @@ class _Nothing:
 _NOTHING = _Nothing()
 
 
-def _shown(value: Any) -> str:
+def _same_start(old: Any, new: Any) -> int:
+    """How many characters of two long values may be left out, since both begin with them."""
+    if isinstance(old, _Nothing) or isinstance(new, _Nothing):
+        return 0
+    before, after = _text(old), _text(new)
+    if max(len(before), len(after)) <= VALUE_CHARACTERS:
+        return 0
+    same = next((n for n, (a, b) in enumerate(zip(before, after, strict=False)) if a != b), len(before))
+    return max(0, min(same, len(after)) - CONTEXT_CHARACTERS)
+
+
+def _text(value: Any) -> str:
+    return msgspec.json.encode(value).decode()
+
+
+def _shown(value: Any, start: int) -> str:
     if isinstance(value, _Nothing):
         return "nothing"
-    text = msgspec.json.encode(value).decode()
-    return text if len(text) <= VALUE_CHARACTERS else f"{text[:VALUE_CHARACTERS]}…"
+    text = _text(value)
+    shown = text[start : start + VALUE_CHARACTERS]
+    return f"{'…' if start else ''}{shown}{'…' if start + len(shown) < len(text) else ''}"
 
 
 def _text_lines(path: str, old: bytes, new: bytes) -> Iterator[str]:

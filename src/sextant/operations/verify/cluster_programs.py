@@ -48,9 +48,8 @@ def judge_objects(subject: Subject, schemas: Schemas | None, why_not: str) -> Ou
                 kind = f"{body['apiVersion']} {body['kind']}"
                 unknown[kind] = unknown.get(kind, 0) + 1
             faults += [Fault(BY_SCHEMA, f"{named(body)}: {each}", ACTION, path) for each in said or ()]
-    left = tuple(
-        NotRun("schemas", f"no schema for {many} of {kind}") for kind, many in sorted(unknown.items())
-    )
+    kinds = ", ".join(f"{many} of {kind}" for kind, many in sorted(unknown.items()))
+    left = (NotRun("schemas", f"there is no schema at hand for {kinds}"),) if unknown else ()
     ran = Ran("schemas", count - sum(unknown.values()), f"objects, Kubernetes {schemas.version}")
     return Outcome(faults=tuple(faults), ran=(ran,) if ran.count else (), not_run=left)
 

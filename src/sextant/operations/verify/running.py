@@ -112,9 +112,12 @@ def said_by(
     try:
         text, _ = process.communicate(timeout=timeout_s)
     except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
         raise CannotRun(f"{Path(str(command[0])).name} took longer than {timeout_s:.0f} s") from None
+    finally:
+        # It has a session of its own, which Ctrl-C does not reach.
+        if process.returncode is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
     return Said(process.returncode, text.decode(errors="replace").strip())
 
 

@@ -12,7 +12,7 @@ import msgspec
 import yaml
 
 from sextant.base.errors import Misconfigured
-from sextant.operations.bundles import MADE_BY, MANIFEST, manifest_of
+from sextant.operations.bundles import MANIFEST, bundle_at
 from sextant.operations.verify.findings import Cluster, Fault, Object
 from sextant.spec.bundle import Need, Planned
 
@@ -44,9 +44,7 @@ class Subject(msgspec.Struct, frozen=True, kw_only=True):
 
 def read_subject(folder: Path) -> Subject:
     """The bundle in that folder. Raises Misconfigured where there is none, or it is too large to check."""
-    manifest = manifest_of(folder)
-    if manifest is None:
-        raise Misconfigured(f"{folder}: is no bundle: it has no {MANIFEST} of `{MADE_BY}`; render one first")
+    manifest = bundle_at(folder)
     texts, faults = _texts(folder)
     objects: dict[str, tuple[Object, ...]] = {}
     for path, text in texts.items():

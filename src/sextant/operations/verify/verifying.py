@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import sextant
 from sextant.base.config import variable
 from sextant.base.errors import Misconfigured
 from sextant.operations.verify import file_rules
@@ -31,6 +32,8 @@ from sextant.operations.verify.running import judge, set_up
 from sextant.operations.verify.schemas import PlainSchemas, StrictSchemas
 from sextant.operations.verify.subject import UNREADABLE, Subject, read_subject
 
+BY_NEEDS = ("SX-V002", "SX-V018")
+"""Rules that go by the prerequisites which the manifest keeps."""
 SCHEMAS_VARIABLE = "SEXTANT_K8S_SCHEMAS"
 
 
@@ -102,8 +105,17 @@ def _by_rules(subject: Subject, kubernetes: str | None) -> Outcome:
     faults = [*subject.faults, *_over_files(subject, kubernetes)]
     unpinned: set[str] = set()
     not_run, noted = [], []
+    manifest = subject.manifest
+    rules = CLUSTER_RULES
+    if subject.clusters and "needs" not in manifest:
+        rules = tuple(rule for rule in rules if rule.id not in BY_NEEDS)
+        why = "the manifest keeps no prerequisites: it is of an older version; render again"
+        not_run += [NotRun(id_, why) for id_ in BY_NEEDS]
+    if (made_with := manifest.get("version")) != sextant.__version__:
+        why = f"the bundle is of Sextant {made_with}, the rules are of {sextant.__version__}; render again"
+        not_run.append(NotRun("version", why))
     for cluster in subject.clusters:
-        faults += judged(CLUSTER_RULES, cluster)
+        faults += judged(rules, cluster)
         with contextlib.suppress(AttributeError, IndexError, KeyError, TypeError, ValueError):
             # An object that cannot be judged is a fault by SX-V008 already.
             noted += list(privileges_declared(cluster))
