@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 
 import msgspec
@@ -76,6 +77,23 @@ def test_threads_that_were_asked_for_stay_whatever_the_cores(
     os.sched_setaffinity(process.pid, {min(os.sched_getaffinity(0))})
     with pytest.raises(subprocess.TimeoutExpired):
         process.wait(0.5)
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=20)
+    assert process.returncode == 0
+
+
+def test_an_engine_that_was_frozen_goes_on(
+    waiting: Callable[[EmbeddedSettings], subprocess.Popen[str]],
+) -> None:
+    """As by a paused container: the wait is interrupted past its end, and no signal was sent."""
+    process = waiting(ASKED)
+    for _ in range(5):
+        process.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, process.pid, os.WSTOPPED)
+        time.sleep(0.2)  # four times the wait that it is frozen in
+        process.send_signal(signal.SIGCONT)
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(0.2)
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=20)
     assert process.returncode == 0

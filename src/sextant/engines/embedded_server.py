@@ -24,6 +24,8 @@ from sextant.engines.embedded import HTTP_THREADS, EmbeddedSettings
 
 CORES_EVERY_S = 5.0
 """How often the engine looks whether it still has its cores."""
+SENT_CODES = frozenset({0, -1, -6, 128})
+"""`si_code` of a signal that somebody sent: SI_USER, SI_QUEUE, SI_TKILL, and SI_KERNEL of a Ctrl-C."""
 _LOG_WARNINGS = 2  # llama.cpp's verbosity; its higher levels print prompts
 
 
@@ -69,7 +71,7 @@ def serve_until_stopped(
     """Waits for a signal and returns True; False when cores were taken away (a pinned or resized container)
     and the counted threads no longer fit. OpenMP's threads spin while they wait for each other: two on one
     core answer 0.4 requests/s where one answers 65, so it is better to start again with fewer."""
-    while signal.sigtimedwait(stop_signals, look_every_s) is None:
+    while not _is_sent(signal.sigtimedwait(stop_signals, look_every_s), stop_signals):
         cores = usable_cores()
         if settings.threads_counted and settings.threads > cores:
             print(
@@ -80,6 +82,13 @@ def serve_until_stopped(
             )
             return False
     return True
+
+
+def _is_sent(received: signal.struct_siginfo | None, wanted: set[signal.Signals]) -> bool:
+    """Whether one of the signals wanted was received. CPython answers with uninitialised memory when a wait
+    is interrupted past its end, as by the SIGCONT after a freeze (a paused container, a suspended machine).
+    """
+    return received is not None and received.si_signo in wanted and received.si_code in SENT_CODES
 
 
 def start(settings: EmbeddedSettings, openmp_folder: Path) -> Any:
