@@ -1,4 +1,4 @@
-"""`render`, `diff`, `verify` and `apply` in the hands of somebody new: each mistake is named, and the way out."""
+"""`render`, `diff`, `verify`, `apply` in the hands of somebody new: each mistake is named, with the way out."""
 
 from __future__ import annotations
 
