@@ -98,7 +98,7 @@ def test_a_stream_on_the_old_engine_ends_whole_and_only_then_the_engine(up: Stac
     asking.join(30)
     assert whole[0].rstrip().endswith(b"data: [DONE]")
     until(lambda: not alive(old), "the old engine ends after its last stream")
-    assert engines(up) == {"engine-nano-2.0.0-0"}
+    until(lambda: engines(up) == {"engine-nano-2.0.0-0"}, "nothing is left of it")
 
 
 def test_two_versions_side_by_side_and_the_engine_that_stays_is_not_touched(

@@ -176,6 +176,7 @@ class Swap:
                 self._crew.enlist(member)
             for member in started:
                 await self._ready(member)
+                tell(Doing(f"{member.name} is up and makes a token"))
             for number, member in zip(change.fresh, started, strict=True):
                 await _proven(models[number], member)
             await self._switch(models, tell)
