@@ -1,4 +1,4 @@
-"""`render`, `diff`, `verify`, `apply` in the hands of somebody new: each mistake is named, with the way out."""
+"""`render`, `diff`, `verify`, `apply` in the hands of somebody new: mistakes are named, with the way out."""
 
 from __future__ import annotations
 
