@@ -60,9 +60,11 @@ async def test_an_engine_that_is_not_ready_is_stood_in_for_and_metered_once(box:
     else:
         answer = await box.chat(messages=ask())
         text = said_whole(answer)
+        assert answer.json()["model"] == "nano"
     assert text == PHONE and answer.headers["x-sextant-fallback"] == "nano-centre"
     assert box.engines[0].exchanges == []
     [exchange] = box.engines[1].exchanges
+    assert exchange.body["model"] == "nano"  # as the centre calls it
     assert "138-0013-8000" not in told(exchange) and "<PHONE" in told(exchange)
     [(claim, outcome)] = box.governor.rows
     assert (claim.model, outcome.result) == ("nano-centre", "ok")

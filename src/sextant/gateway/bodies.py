@@ -27,8 +27,9 @@ def engine_body(
     body = call.body
     fields = call.fields
     added = _asking(call, running_usage) if call.stream else None
-    if body is not None and upstream_model is not None and upstream_model != call.model:
-        body = _renamed(body, call.model, upstream_model)
+    named = fields.get("model")  # in the body; `call.model` is what the answer says
+    if body is not None and upstream_model is not None and upstream_model != named:
+        body = _renamed(body, named, upstream_model)
     if body is not None and added:
         is_new = added.keys().isdisjoint(fields)
         body = body.rstrip()[:-1] + b"," + _encode(added)[1:] if is_new else None
@@ -53,7 +54,7 @@ def _asking(call: Call, running_usage: dict[str, object]) -> dict[str, Any]:
     return {name: value for name, value in wanted.items() if call.fields.get(name) != value}
 
 
-def _renamed(body: bytes, asked: str, wanted: str) -> bytes | None:
+def _renamed(body: bytes, asked: Any, wanted: str) -> bytes | None:
     """`body` with the model's name replaced in place; None when the one place cannot be told for sure."""
     if body.count(b'"model"') != 1:
         return None
