@@ -9,6 +9,8 @@ import sys
 from pathlib import Path
 
 import pytest
+import typer
+from typer.testing import CliRunner
 
 from servers import PASSWORD
 from sextant.app.bootstrap import bootstrap
@@ -16,6 +18,7 @@ from sextant.app.machine import Gpu, Machine, look, model_sizes
 from sextant.app.state import StateDir
 from sextant.app.stores import note_store
 from sextant.cli.doctor import what_fits
+from sextant.cli.main import app, asked_for
 from sextant.spec.stores import StoreSettings
 from sextant.store.accounts import Accounts
 from stack_under_test import sextant
@@ -46,6 +49,26 @@ def test_help_imports_nothing_heavy() -> None:
         "prometheus_client",
     }
     assert not heavy & set(loaded.split())
+
+
+def test_one_verb_alone_is_what_it_is_among_all() -> None:
+    runner = CliRunner()
+
+    def said(of: typer.Typer, *words: str) -> tuple[int, str]:
+        done = runner.invoke(of, list(words), prog_name="sextant", env=plain())
+        return done.exit_code, done.output
+
+    verbs = [one.name for one in (*app.registered_commands, *app.registered_groups)]
+    for words in [
+        *([verb, "--help"] for verb in verbs),
+        ["key"],
+        ["key", "create", "-h"],
+        ["version", "--no"],
+    ]:
+        narrow = asked_for(list(map(str, words)))
+        assert narrow is not app
+        assert said(narrow, *map(str, words)) == said(app, *map(str, words))
+    assert all(asked_for(words) is app for words in ([], ["--help"], ["vers"], [""]))
 
 
 def test_version() -> None:

@@ -59,8 +59,8 @@ CLI_LIGHT = (
     "uvloop",
 )
 """What asking for help must not load."""
-CLI_STARTS = 40
-"""Importing the command may take so many times a bare start of Python."""
+CLI_STARTS = 20
+"""Importing the command may take so many times a bare start of Python: 10 at present."""
 
 PROBE = """
 import importlib, json, os, sys, threading
@@ -121,6 +121,15 @@ def test_asking_for_help_loads_nothing_heavy() -> None:
     script = f"import sys, sextant.cli.main; print([name for name in {CLI_LIGHT!r} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_verb_loads_nothing_heavy_that_it_does_not_use() -> None:
+    script = (
+        "import atexit, sys, sextant.cli.main as cli; sys.argv = ['sextant', 'version']; "
+        f"atexit.register(lambda: print([name for name in {CLI_LIGHT!r} if name in sys.modules])); cli.main()"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[1:] == ["[]"]
 
 
 @pytest.mark.timing

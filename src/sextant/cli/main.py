@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import os
+import sys
 
 import typer
 
@@ -44,13 +45,16 @@ from sextant.cli import (
 )
 from sextant.cli.output import EXIT_FAILED, fail, fail_unexpected
 
+HELP = "Your own DeepSeek: one command serves a model behind a governed, OpenAI-compatible API."
+HELP_NAMES = ["-h", "--help"]
+
 app = typer.Typer(
     name="sextant",
-    help="Your own DeepSeek: one command serves a model behind a governed, OpenAI-compatible API.",
+    help=HELP,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings={"help_option_names": HELP_NAMES},
 )
 app.command("up")(up.up)
 app.command("down")(down.down)
@@ -87,7 +91,7 @@ def main() -> None:
     """Entry of the console script. Exit codes: 0 done, 1 failed, 2 wrong usage, 3 nothing runs, 130
     interrupted."""
     try:
-        app(prog_name="sextant")
+        asked_for(sys.argv[1:])(prog_name="sextant")
     except SextantError as error:
         fail(error)
     except OSError as error:
@@ -98,6 +102,28 @@ def main() -> None:
         )  # the reader or the terminal is gone: nobody is left to tell, and no flush can work
     except Exception as error:  # noqa: BLE001 - the edge: a traceback goes to a file, a sentence to the user
         fail_unexpected(error)
+
+
+def asked_for(arguments: list[str]) -> typer.Typer:
+    """`app` with no verb but the one that `arguments` begin with, since to build all of them
+    takes longer than most of them run; the whole `app` where they begin with none."""
+    verb = arguments[0] if arguments else ""
+    commands = [one for one in app.registered_commands if one.name == verb]
+    groups = [one for one in app.registered_groups if one.name == verb]
+    if not commands and not groups:
+        return app
+    # A help flag that is not given would be None, for which typer loads pydantic: 50 ms. False it knows.
+    unasked = {"help": False, verb: {"help": False}}
+    only = typer.Typer(
+        name="sextant",
+        help=HELP,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": HELP_NAMES, "default_map": unasked},
+    )
+    only.callback()(lambda: None)  # a group, though it has one command
+    only.registered_commands, only.registered_groups = commands, groups
+    return only
 
 
 if __name__ == "__main__":
