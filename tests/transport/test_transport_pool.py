@@ -15,7 +15,7 @@ from transport_upstreams import Call, Script, ScriptedUpstream, answer, chunked
 from sextant.base.errors import Misconfigured, UpstreamError, UpstreamUnavailable
 from sextant.spec.snapshot import GatewayLimits
 from sextant.telemetry.table import Registry
-from sextant.transport.client import Pool
+from sextant.transport.client import ORIGINS, Pool
 from sextant.transport.emission import UnsafeHeader
 from sextant.transport.upstream import READ_AHEAD_BYTES
 
@@ -397,3 +397,20 @@ async def test_unknown_certificate_is_refused(certificate: kit.Certificate) -> N
         assert pool._ssl_context.minimum_version == ssl.TLSVersion.TLSv1_2
         assert pool._ssl_context.verify_mode == ssl.CERT_REQUIRED
         pool.close()
+
+
+# origins of engines that were replaced
+
+
+async def test_engines_that_were_replaced_make_room_for_others(benches: Benches) -> None:
+    bench = await benches.start(always(answer(b"fine")))
+    assert await bench.ask() == b"fine"
+    with socket.socket() as closed:  # bound, and nobody listens
+        closed.bind(("127.0.0.1", 0))
+        nobody = f"http://127.0.0.1:{closed.getsockname()[1]}"
+        for number in range(ORIGINS + 10):
+            with pytest.raises(UpstreamUnavailable):
+                await bench.pool.send(f"{nobody}/{number}", b"GET", b"/", (), b"")
+    assert await bench.ask() == b"fine"
+    assert len(bench.upstream.calls) == 2
+    assert {call.connection for call in bench.upstream.calls} == {1}

@@ -171,6 +171,9 @@ class Pool:
 
     def _origin(self, base_url: str) -> Origin:
         origin = Origin(base_url)
+        if len(self._origins) >= ORIGINS:  # engines that were replaced leave theirs behind
+            used = {connection.origin for connection in self._connections}
+            self._origins = {url: one for url, one in self._origins.items() if one in used}
         if len(self._origins) >= ORIGINS:
             raise UpstreamError(f"more than {ORIGINS} engine addresses")
         self._origins[base_url] = origin
