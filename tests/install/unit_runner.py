@@ -50,7 +50,10 @@ class Unit:
         return self.keys.get(key, [default])[-1]
 
     def environment(self) -> dict[str, str]:
-        path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+        path = (
+            os.environ.get("UNIT_RUNNER_PATH", "")
+            + "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+        )
         found = {"PATH": path, "SEXTANT_ROOT": str(ROOT)}  # scripts that units run are below it
         for value in self.keys.get("Environment", []):
             found |= dict(part.split("=", 1) for part in shlex.split(value))

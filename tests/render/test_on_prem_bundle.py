@@ -111,7 +111,6 @@ def test_a_changed_document_is_another_release() -> None:
         ({**EMBEDDED, "continuity": PAIR["continuity"]}, "needs a store that both servers share"),
         ({**DISTILLED, **PAIR}, "the first server of the pair is not known"),
         ({**with_hosts(DISTILLED, "one.example.com", HOSTS[1]), **PAIR}, "firewall rules hold no names"),
-        ({**EMBEDDED, "delivery": {"orchestration": "compose"}}, "run by systemd in this version"),
     ],
 )
 def test_what_servers_cannot_do_is_refused_with_the_reason(spec: dict[str, object], said: str) -> None:

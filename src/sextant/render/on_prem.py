@@ -14,11 +14,13 @@ from sextant.base.errors import Unsupported
 from sextant.render.dumping import text_file
 from sextant.render.hosts import (
     backup,
+    compose,
     documents,
     engines,
     firewall,
     front,
     kit,
+    operating,
     places,
     standby,
     steps,
@@ -39,22 +41,20 @@ NO_BACKUPS = (
 
 def bundle(order: Order) -> Bundle:
     """The bundle of servers without a cluster. Raises Unsupported for what they cannot do."""
-    if order.deployment.spec.delivery.orchestration != "systemd":
-        raise Unsupported(
-            f"{order.name}: servers are run by systemd in this version, not by "
-            f"{order.deployment.spec.delivery.orchestration}; write `orchestration: systemd`, or use the "
-            f"mode container",
-            field="spec.delivery.orchestration",
-        )
-    ground = places.ground_of(order, has_front=True)
+    contained = order.deployment.spec.delivery.orchestration == "compose"
+    ground = places.ground_of(order, has_front=True, contained=contained)
     hosts = tuple(host for site in order.deployment.spec.sites for host in site.hosts)
+    containers = compose.contain(ground) if contained else None
     servers = _Servers(
         hosts,
         standby.pair_of(ground, hosts),
-        engines.place_engines(ground, hosts),
+        _placed(containers) if containers else engines.place_engines(ground, hosts),
         backup.backups_of(ground),
+        containers,
     )
     files = (*_files(ground, servers), *servers.placed.files)
+    names = [file.path.rpartition("/")[2] for file in files if file.path.endswith(".service")]
+    files += operating.operating_files(ground, sorted(names), pair=servers.pair is not None)
     settings = _settings(ground, servers, files)
     return Bundle(
         name=order.name,
@@ -62,8 +62,15 @@ def bundle(order: Order) -> Bundle:
         files=tuple(sorted((*files, *script_files(settings)), key=lambda file: file.path)),
         needs=_needs(ground, servers),
         install=_install(settings),
-        verify=(*steps.VERIFY, *(backup.verify_steps() if servers.backups else ())),
-        upgrade=steps.upgrade("sudo ./upgrade.sh"),
+        verify=(
+            *steps.VERIFY,
+            *(backup.verify_steps() if servers.backups else ()),
+            *operating.verify_steps(),
+        ),
+        upgrade=(
+            *steps.upgrade("sudo ./upgrade.sh"),
+            *(operating.pair_upgrade() if servers.pair else ()),
+        ),
         rollback=(*steps.ROLLBACK, *(backup.restore_steps() if servers.backups else ())),
         uninstall=steps.UNINSTALL,
         diagram=_diagram(ground, servers),
@@ -78,6 +85,7 @@ class _Servers(msgspec.Struct, frozen=True):
     pair: tuple[str, str] | None
     placed: engines.Placed
     backups: backup.Backups | None
+    containers: compose.Contained | None
 
     @property
     def roles(self) -> tuple[str, ...]:
@@ -91,21 +99,36 @@ class _Servers(msgspec.Struct, frozen=True):
         return self.roles[: 2 if self.pair else 1] or ("all",)
 
 
+def _placed(containers: compose.Contained) -> engines.Placed:
+    """What the rest of the bundle must know of engines in containers."""
+    return engines.Placed(
+        balances=containers.balances, variables=containers.variables, ready_s=containers.ready_s
+    )
+
+
 def _files(ground: Ground, servers: _Servers) -> tuple[File, ...]:
-    placed = servers.placed
-    after = tuple(unit.name for server, unit in placed.units if server == 0)
+    placed, containers = servers.placed, servers.containers
+    roots = compose.endpoints(ground, containers) if containers else None
     return (
         *units.slices(),
         units.target(ground),
-        units.serving_unit(ground, after=after, ready_s=placed.ready_s or READY_S),
-        *(units.engine_unit(ground, unit) for _, unit in placed.units),
+        *(compose.compose_files(ground, containers) if containers else _processes(ground, placed)),
         *front.front_files(ground, placed.balances),
         *firewall.firewall_files(ground, _rules(ground, servers)),
         *(standby.standby_files(ground, servers.pair) if servers.pair else ()),
         *(backup.backup_files(ground, servers.backups) if servers.backups else ()),
-        *kit.kit_files(ground, kit.Kit()),
-        text_file("sextant.yaml", documents.served_document(ground)),
+        *kit.kit_files(ground, compose.kit_of(ground, containers) if containers else kit.Kit()),
+        text_file("sextant.yaml", documents.served_document(ground, roots)),
         text_file("units.list", "\n".join(_started(servers))),
+    )
+
+
+def _processes(ground: Ground, placed: engines.Placed) -> tuple[File, ...]:
+    """Units of what runs without containers."""
+    after = tuple(unit.name for server, unit in placed.units if server == 0)
+    return (
+        units.serving_unit(ground, after=after, ready_s=placed.ready_s or READY_S),
+        *(units.engine_unit(ground, unit) for _, unit in placed.units),
     )
 
 
@@ -132,6 +155,8 @@ def _started(servers: _Servers) -> list[str]:
     lines = ["all sextant.target", f"all {firewall.UNIT}"]
     for server, unit in servers.placed.units:
         lines.append(f"{f'server-{server}' if servers.roles else 'all'} {unit.name}")
+    if servers.containers:
+        lines += [f"all {compose.unit_of(engine.name)}" for engine in servers.containers.engines]
     for role in servers.gateways:
         lines += [f"{role} sextant.service", f"{role} {front.UNIT}"]
         lines += [f"{role} {standby.UNIT}"] if servers.pair else []
@@ -141,7 +166,8 @@ def _started(servers: _Servers) -> list[str]:
 
 def _settings(ground: Ground, servers: _Servers, files: Sequence[File]) -> Settings:
     order, placed = ground.order, servers.placed
-    program, backups = order.deployment.spec.delivery.front, servers.backups
+    backups, contained = servers.backups, servers.containers is not None
+    program = order.deployment.spec.delivery.front
     return Settings(
         name=order.name,
         version=order.version,
@@ -149,6 +175,7 @@ def _settings(ground: Ground, servers: _Servers, files: Sequence[File]) -> Setti
         url=ground.url,
         ready_s=int(placed.ready_s) + READY_S,
         front=program,
+        contained=contained,
         tls=True,
         engine_variables=placed.variables,
         models=documents.models_of_kit(ground),
@@ -158,7 +185,7 @@ def _settings(ground: Ground, servers: _Servers, files: Sequence[File]) -> Setti
         backup_holder=backups.holder if backups else "",
         users=("sextant", "sextant-front", *(("sextant-engine",) if placed.units else ())),
         programs=(
-            program,
+            "docker" if contained else program,
             "nft",
             *(("keepalived",) if servers.pair else ()),
             *(("restic",) if backups else ()),
@@ -169,15 +196,25 @@ def _settings(ground: Ground, servers: _Servers, files: Sequence[File]) -> Setti
 
 def _needs(ground: Ground, servers: _Servers) -> tuple[Need, ...]:
     program = ground.order.deployment.spec.delivery.front
+    containers = servers.containers
     return (
-        Need("program", "python3", "runs Sextant; 3.11 or newer, with venv", "python3 -m venv --help"),
-        Need("program", program, "is the front", f"command -v {program}"),
+        *(
+            compose.needs(ground, containers)
+            if containers
+            else (
+                Need(
+                    "program", "python3", "runs Sextant; 3.11 or newer, with venv", "python3 -m venv --help"
+                ),
+                Need("program", program, "is the front", f"command -v {program}"),
+            )
+        ),
         Need("program", "nft", "loads the firewall rules", "command -v nft"),
         *_pair_needs(servers),
+        *operating.needs(ground),
         *documents.tls_needs(ground),
         *places.secret_needs(ground),
         *(backup.needs(ground, servers.backups) if servers.backups else ()),
-        *engines.needs(ground),
+        *(engines.needs(ground) if not containers else ()),
         *documents.model_needs(ground),
     )
 
@@ -220,6 +257,8 @@ def _diagram(ground: Ground, servers: _Servers) -> str:
         lines.append(f'    standby["{standby.UNIT} on two servers"] -.->|"who has the address"| front')
     lines.append(f'    front["{front.UNIT}"] -->|"127.0.0.1:{ground.port}"| serving["sextant.service"]')
     lines.append(f'    serving --> state[("{places.STATE}")]')
+    for each in servers.containers.engines if servers.containers else ():
+        lines.append(f'    serving --> {each.name}["container {each.name}"]')
     for server, unit in servers.placed.units:
         lines.append(f'    serving --> engine-{unit.key}["{unit.name} on server {server}"]')
     return "\n".join(lines)
@@ -230,6 +269,8 @@ def _notes(ground: Ground, servers: _Servers) -> tuple[str, ...]:
         "These units have not been run under systemd as process 1 by whoever made this version; systemd's "
         "own checks pass on them, and their commands were run with their environment and limits."
     ]
+    if servers.containers:
+        found.append(compose.NOTE)
     if ground.order.defaults.encryption == "hsm":
         found.append(
             "The profile wants keys held by an HSM. This version of Sextant has no keys of its own to put "
@@ -255,8 +296,7 @@ def _notes(ground: Ground, servers: _Servers) -> tuple[str, ...]:
         )
     if servers.pair:
         found.append(
-            "Upgrade the server without the address first, then the other one: both share one database, "
-            "which the first upgrade migrates. A partition that leaves both reachable gives both the "
-            "address; their accounts and ledger stay one, in the shared database."
+            "A partition that leaves both servers of the pair reachable gives both the address; their "
+            "accounts and ledger stay one, in the shared database."
         )
     return tuple(found)

@@ -53,6 +53,12 @@ def backups_of(ground: Ground) -> Backups | None:
     asked = continuity.backup
     if asked is None:
         return None
+    if ground.contained:
+        raise Unsupported(
+            f"{ground.order.name}: backups by a timer run without containers in this version; write "
+            f"`orchestration: systemd`, or leave spec.continuity.backup out and run `sextant db backup`",
+            field="spec.continuity.backup",
+        )
     known = re.match(r"/|(s3|sftp|rest|b2|azure|gs|swift|rclone):", asked.repository)
     if known is None:
         raise Unsupported(

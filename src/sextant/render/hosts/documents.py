@@ -6,6 +6,8 @@ one; files of models are looked for in the release. Neighbours: `own_document.py
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import msgspec
 
 from sextant.render.hosts.places import (
@@ -26,16 +28,19 @@ from sextant.spec.rendering import ServedModel
 HUBS = ("hf:", "modelscope:")
 
 
-def served_document(ground: Ground) -> str:
-    """YAML text, for `sextant up`."""
+def served_document(ground: Ground, containers: Mapping[str, str] | None = None) -> str:
+    """YAML text, for `sextant up`. `containers` are the API roots of launched models that are containers."""
     launched = {served.key: ground.engine_port(served) for served in ground.launched}
     place = Place(
-        engines={key: f"http://127.0.0.1:{port}/v1" for key, port in launched.items()},
-        engine_keys=dict.fromkeys(launched, f"file:{ENGINE_KEY}"),
+        engines=containers or {key: f"http://127.0.0.1:{port}/v1" for key, port in launched.items()},
+        engine_keys=dict.fromkeys(
+            launched, "file:/run/secrets/engine-key" if ground.contained else f"file:{ENGINE_KEY}"
+        ),
         sources={served.key: f"{MODELS}/{_file(served)}" for served in ground.embedded if _file(served)},
-        host="127.0.0.1" if ground.has_front else "",
+        host="0.0.0.0" if ground.contained else "127.0.0.1" if ground.has_front else "",
         port=ground.port,
-        trusted_proxies=("127.0.0.1/32",) if ground.has_front else (),
+        control_host="0.0.0.0" if ground.contained else "",
+        trusted_proxies=(f"{ground.front_host}/32",) if ground.has_front else (),
     )
     deployment = _with_own_tls(ground)
     return serving_document(msgspec.structs.replace(ground.order, deployment=deployment), place)

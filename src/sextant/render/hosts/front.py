@@ -36,15 +36,21 @@ class Balance(msgspec.Struct, frozen=True):
 def front_files(ground: Ground, balances: Sequence[Balance]) -> tuple[File, ...]:
     """The configuration of the front that the document names, and its unit."""
     kind = ground.order.deployment.spec.delivery.front
-    if kind == "haproxy":
-        return text_file("front/haproxy.cfg", haproxy(ground, balances)), _unit(ground, *_HAPROXY)
-    return text_file("front/nginx.conf", nginx(ground, balances)), _unit(ground, *_NGINX)
+    haproxy_is = kind == "haproxy"
+    file = (
+        text_file("front/haproxy.cfg", haproxy(ground, balances))
+        if haproxy_is
+        else text_file("front/nginx.conf", nginx(ground, balances))
+    )
+    if ground.contained:
+        return (file,)
+    return file, _unit(ground, *(_HAPROXY if haproxy_is else _NGINX))
 
 
 def nginx(ground: Ground, balances: Sequence[Balance]) -> str:
     """nginx.conf. HTTP/2 to callers, HTTP/1.1 with kept connections to the gateway."""
     spec = ground.order.deployment.spec
-    listen = f"{_bracketed(ground.public_host)}:" if ground.public_host else ""
+    listen = f"{_bracketed(ground.public_host)}:" if ground.public_host and not ground.contained else ""
     tls = spec.gateway.tls
     mutual = (
         f"\n        ssl_client_certificate {CLIENT_CA};\n        ssl_verify_client on;"
@@ -57,13 +63,13 @@ def nginx(ground: Ground, balances: Sequence[Balance]) -> str:
         body_mib=-(-spec.gateway.limits.body_bytes // (1 << 20)),
         headers_s=HEADERS_TIMEOUT_S,
         answer_s=ANSWER_TIMEOUT_S,
-        gateway=f"127.0.0.1:{ground.port}",
+        gateway=f"{ground.gateway_host}:{ground.port}",
         listen=listen + str(ground.public_port),
         name=name,
         certificate=CERTIFICATE,
         key=CERTIFICATE_KEY,
         mutual=mutual,
-        engines="".join(_nginx_balance(balance) for balance in balances),
+        engines="".join(_nginx_balance(ground, balance) for balance in balances),
     )
 
 
@@ -71,15 +77,15 @@ def haproxy(ground: Ground, balances: Sequence[Balance]) -> str:
     """haproxy.cfg. A request that finds the gateway restarting waits instead of failing."""
     spec = ground.order.deployment.spec
     mutual = f" ca-file {CLIENT_CA} verify required" if _mutual(spec.gateway.tls) else ""
-    host = _bracketed(ground.public_host) if ground.public_host else "*"
+    host = _bracketed(ground.public_host) if ground.public_host and not ground.contained else "*"
     return _HAPROXY_TEXT.format(
         connections=CONNECTIONS,
         headers_s=HEADERS_TIMEOUT_S,
         answer_s=ANSWER_TIMEOUT_S,
         retries=RESTART_WAIT_S,
         bind=f"{host}:{ground.public_port} ssl crt {ETC}/tls/server.pem{mutual}",
-        gateway=f"127.0.0.1:{ground.port}",
-        engines="".join(_haproxy_balance(balance) for balance in balances),
+        gateway=f"{ground.gateway_host}:{ground.port}",
+        engines="".join(_haproxy_balance(ground, balance) for balance in balances),
     )
 
 
@@ -91,26 +97,25 @@ def _bracketed(host: str) -> str:
     return f"[{host}]" if ":" in host else host
 
 
-def _nginx_balance(balance: Balance) -> str:
+def _nginx_balance(ground: Ground, balance: Balance) -> str:
     servers = "".join(
         f"        server {server} max_fails=3 fail_timeout=30s;\n" for server in balance.servers
     )
     return (
         f"\n    upstream engine-{balance.key} {{\n        least_conn;\n{servers}"
         f"        keepalive 64;\n    }}\n"
-        f"    server {{\n        listen 127.0.0.1:{balance.port};\n        location / {{\n"
+        f"    server {{\n        listen {ground.front_host}:{balance.port};\n        location / {{\n"
         f"            proxy_pass http://engine-{balance.key};\n        }}\n    }}\n"
     )
 
 
-def _haproxy_balance(balance: Balance) -> str:
+def _haproxy_balance(ground: Ground, balance: Balance) -> str:
     servers = "".join(
         f"    server engine-{number} {server} check inter 2s fall 3 rise 2\n"
         for number, server in enumerate(balance.servers)
     )
-    return (
-        f"\nlisten engine-{balance.key}\n    bind 127.0.0.1:{balance.port}\n    balance leastconn\n{servers}"
-    )
+    bind = f"{ground.front_host}:{balance.port}"
+    return f"\nlisten engine-{balance.key}\n    bind {bind}\n    balance leastconn\n{servers}"
 
 
 def _unit(ground: Ground, program: str, start: str, reload: str, check: str) -> File:

@@ -24,13 +24,17 @@ class Kit(msgspec.Struct, frozen=True, kw_only=True):
 
     images: tuple[str, ...] = ()
     """References of container images."""
+    python: str = ""
+    """Version of the Python that runs Sextant there; empty: that of the machine that collects."""
     platforms: tuple[str, ...] = ()
     """Wheel platforms of the server; empty: those of the machine that collects."""
 
 
 def kit_files(ground: Ground, kit: Kit) -> tuple[File, ...]:
     """The lists and scripts of the kit."""
-    collected = f"images_list='{' '.join(kit.images)}'\nplatforms='{' '.join(kit.platforms)}'\n"
+    collected = f"images_list='{' '.join(kit.images)}'\n"
+    collected += f'platforms="{" ".join(kit.platforms)}"\n'
+    collected += f"python_version='{kit.python}'\n"
     weights = [
         f"{served.key} {served.entry.source or served.entry.name} {served.weights_bytes}"
         for served in ground.order.served
@@ -110,6 +114,7 @@ rm -f SHA256SUMS SHA256SUMS.sig
 mkdir -p wheels
 set --
 for platform in $platforms; do set -- "$@" --platform "$platform"; done
+[ -z "$python_version" ] || set -- "$@" --python-version "$python_version"
 [ $# -eq 0 ] || set -- "$@" --only-binary=:all:
 say "Fetching wheels …"
 "$python" -m pip --disable-pip-version-check download --quiet --dest wheels "$@" "$wheel" ||
@@ -118,7 +123,9 @@ say "Fetching wheels …"
 pull() { # pull weights|cache NAME SOURCE: by the tool of Sextant itself, from an environment made for this
     if [ ! -x .collect/bin/sextant ]; then
         "$python" -m venv .collect
-        .collect/bin/python -m pip --disable-pip-version-check install --quiet --no-index --no-deps wheels/*.whl ||
+        set -- "$1" "$2" "$3" --no-index --no-deps wheels/*.whl
+        [ -z "$python_version" ] || set -- "$1" "$2" "$3" "$wheel"
+        (shift 3 && .collect/bin/python -m pip --disable-pip-version-check install --quiet "$@") ||
             die "the wheels of this kit do not fit this machine, which must fetch models with them; collect on one of the server's kind"
     fi
     say "Fetching $2 from $3 …"

@@ -33,6 +33,10 @@ SECRETS = f"{ETC}/secrets.env"
 """Variables that `env:` references of the document name; mode 0600."""
 ENGINE_KEY = f"{ETC}/engine-key"
 
+NETWORK = "172.31.254"
+"""First numbers of the addresses of containers that share a server."""
+FRONT_ADDRESS, GATEWAY_ADDRESS = f"{NETWORK}.2", f"{NETWORK}.3"
+
 PUBLIC_PORT = 443
 PORT_SHIFT = 10_000
 """The gateway moves so far from a port that the front takes."""
@@ -56,8 +60,20 @@ class Ground(msgspec.Struct, frozen=True, kw_only=True):
     """Models that run inside `sextant up`."""
     launched: tuple[ServedModel, ...]
     """Models whose engine is a unit of its own."""
+    contained: bool = False
+    """Whether gateway, front and engines are containers with addresses of their own."""
     references: tuple[str, ...]
     """Secret references of the document."""
+
+    @property
+    def gateway_host(self) -> str:
+        """Where the front finds the gateway."""
+        return GATEWAY_ADDRESS if self.contained else "127.0.0.1"
+
+    @property
+    def front_host(self) -> str:
+        """Where the gateway finds the front, which balances several engines of one model."""
+        return FRONT_ADDRESS if self.contained else "127.0.0.1"
 
     @property
     def url(self) -> str:
@@ -70,7 +86,7 @@ class Ground(msgspec.Struct, frozen=True, kw_only=True):
         return ENGINE_PORT + self.launched.index(served)
 
 
-def ground_of(order: Order, *, has_front: bool) -> Ground:
+def ground_of(order: Order, *, has_front: bool, contained: bool = False) -> Ground:
     """The agreement of that order."""
     spec = order.deployment.spec
     gateway = spec.gateway
@@ -86,6 +102,7 @@ def ground_of(order: Order, *, has_front: bool) -> Ground:
         port=port,
         control_port=spec.control.port,
         has_front=has_front,
+        contained=contained,
         embedded=tuple(one for one in order.served if isinstance(one.entry.engine, EmbeddedEngine)),
         launched=tuple(one for one in order.served if isinstance(one.entry.engine, LaunchedEngine)),
         references=tuple(sorted(set(_references(spec.model_dump(mode="json", exclude_unset=True))))),

@@ -27,6 +27,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Of the gateway, on this server."""
     ready_s: int
     """Longest time from start to ready."""
+    contained: bool = False
+    """Whether Sextant is an image instead of an environment of Python."""
     signed: bool = False
     front: str = "none"
     tls: bool = False
@@ -70,6 +72,7 @@ def _settings(settings: Settings) -> str:
         "release": settings.release,
         "url": settings.url,
         "ready_s": str(settings.ready_s),
+        "contained": _word(settings.contained),
         "signed": _word(settings.signed),
         "front": settings.front,
         "tls": _word(settings.tls),
@@ -155,10 +158,7 @@ take_lock
 stage "$here" "$wheels" "${trust:-$etc/trusted.pub}"
 
 if [ -z "$root" ]; then
-    for user in $users; do
-        id "$user" >/dev/null 2>&1 ||
-            useradd --system --user-group --home-dir /var/lib/sextant --no-create-home --shell /usr/sbin/nologin "$user"
-    done
+    for user in $users; do make_user "$user"; done
 fi
 mkdir -p "$etc/tls" "$state"
 chmod 0700 "$state"
@@ -193,8 +193,7 @@ if serves "$staged"; then
     # shellcheck disable=SC1091
     . "$etc/secrets.env"
     set +a
-    as_service "$programs_dir/sextant" up "$base/current/bundle/sextant.yaml" --state "$state" --detach
-    as_service "$programs_dir/sextant" down --state "$state"
+    first_start "$programs_dir"
 fi
 
 switch_to "$staged"
@@ -314,6 +313,7 @@ if [ -e "$etc/units" ]; then
     "$systemctl" daemon-reload
 fi
 if [ -z "$root" ] && command -v nft >/dev/null; then nft delete table inet sextant 2>/dev/null || true; fi
+remove_images
 rm -rf "$base" "$etc/units" "$etc/installed" "$etc/role" "$root/run/sextant"
 if [ "$purge" = yes ]; then
     kept=

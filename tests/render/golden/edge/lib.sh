@@ -39,8 +39,8 @@ take_lock() {
     trap 'rm -rf "$base/lock" "$base/incoming"' EXIT
 }
 
-as_service() {
-    if [ -n "$root" ]; then "$@"; else runuser -u sextant -- "$@"; fi
+as_service() { # in a container of its own where the release is an image
+    if [ -n "$root" ] || [ -e "${1%/bin/*}/image" ]; then "$@"; else runuser -u sextant -- "$@"; fi
 }
 
 own() { # own USER FILE…: gives files to a user; not in a scratch installation
@@ -162,6 +162,10 @@ release_id() { # of the kit in $1: the bundle's, and its wheels' and models'
 # make_runtime WHEELS: sets `runtime`, a folder below runtimes/ with Python and the programs. Releases with the
 # same wheels share one, so that a change of the document alone takes seconds.
 make_runtime() {
+    if [ "$(setting contained "$incoming")" = yes ]; then
+        make_image "$1"
+        return 0
+    fi
     if [ -d "$1" ]; then
         runtime=$(cd "$1" && sha256sum -- *.whl | sha256sum | cut -c1-16)
     else
@@ -185,6 +189,82 @@ make_runtime() {
     : >"$venv/complete"
 }
 
+# make_image WHEELS: the same as an image, and programs in `runtime` that run it over this server's state.
+make_image() {
+    if [ ! -d "$1" ]; then mkdir -p "$incoming/wheels" && set -- "$incoming/wheels"; fi
+    runtime=image-$(find "$1" -name '*.whl' -exec sha256sum {} + | sed 's|  .*/||' | LC_ALL=C sort |
+        cat - "$incoming/image/Dockerfile" | sha256sum | cut -c1-16)
+    venv=$base/runtimes/$runtime
+    [ ! -e "$venv/complete" ] || return 0
+    image=sextant-$name:$runtime
+    rm -rf "$venv"
+    mkdir -p "$venv/bin"
+    if ! docker image inspect "$image" >/dev/null 2>&1; then
+        say "Building the image $image …"
+        ours=$(find "$1" -name 'sextant_llm-*.whl' | head -n 1)
+        if [ -n "$ours" ]; then
+            docker build --quiet --build-arg PIP_NO_INDEX=1 --build-arg "WHAT=/wheels/${ours##*/}" --tag "$image" \
+                --file "$incoming/image/Dockerfile" "$1"
+        else
+            docker build --quiet --tag "$image" --file "$incoming/image/Dockerfile" "$1"
+        fi
+    fi
+    printf '%s\n' "$image" >"$venv/image"
+    for program in sextant python first-start; do
+        # shellcheck disable=SC2016
+        case $program in
+            first-start)
+                network=bridge
+                inside='sh -c '\''sextant up "$1" --state "$2" --insecure --detach && sextant down --state "$2"'\'' sh'
+                ;;
+            *) network=host inside=$program ;;
+        esac
+        printf '%s\n' '#!/bin/sh' '# Sextant of this release, in a container that has the state and nothing else of this server.' \
+            "exec docker run --rm --interactive --init --network $network --read-only --tmpfs /tmp --cap-drop ALL --security-opt no-new-privileges --user $(number_of sextant) --env-file $etc/secrets.env --volume $base:$base:ro --volume $state:$state $image $inside \"\$@\"" >"$venv/bin/$program"
+        chmod 755 "$venv/bin/$program"
+    done
+    : >"$venv/complete"
+}
+
+number_of() { # UID:GID of a user, made where it is not there
+    if [ -n "$root" ]; then
+        printf '%s:%s\n' "$(id -u)" "$(id -g)"
+        return 0
+    fi
+    make_user "$1"
+    printf '%s:%s\n' "$(id -u "$1")" "$(id -g "$1")"
+}
+
+make_user() {
+    id "$1" >/dev/null 2>&1 ||
+        useradd --system --user-group --home-dir /var/lib/sextant --no-create-home --shell /usr/sbin/nologin "$1"
+}
+
+# first_start PROGRAMS: makes databases, the first key and the admin credential, and shows them.
+first_start() {
+    if [ -e "$1/first-start" ]; then
+        "$1/first-start" "$base/current/bundle/sextant.yaml" "$state"
+        return 0
+    fi
+    as_service "$1/sextant" up "$base/current/bundle/sextant.yaml" --state "$state" --detach
+    as_service "$1/sextant" down --state "$state"
+}
+
+# prepare_containers RELEASE: what its compose file is told.
+prepare_containers() {
+    [ -e "$base/releases/$1/venv/image" ] || return 0
+    printf 'SEXTANT_IMAGE=%s\nSEXTANT_USER=%s\nFRONT_USER=%s\n' "$(cat "$base/releases/$1/venv/image")" \
+        "$(number_of sextant)" "$(number_of sextant-front)" >"$etc/compose.env"
+}
+
+remove_images() { # of all runtimes, with the containers' network
+    for image in "$base"/runtimes/*/image; do
+        [ -e "$image" ] || continue
+        docker compose --file "$base/current/bundle/compose.yaml" --env-file "$etc/compose.env" down 2>/dev/null || true
+        docker image rm "$(cat "$image")" >/dev/null || true
+    done
+}
+
 # stage KIT WHEELS KEY: puts the kit beside the other releases, verified; sets `staged`. Changes nothing in use.
 stage() {
     staged=$(release_id "$1")
@@ -196,6 +276,12 @@ stage() {
     mkdir "$incoming"
     find "$1" -mindepth 1 -maxdepth 1 | grep -vE "/($apart)\$" | while read -r part; do cp -R "$part" "$incoming/"; done
     verify_kit "$incoming" "$3"
+    if [ -d "$1/images" ]; then
+        # Images that are loaded from files are known by their tags alone; their files were verified.
+        for file in compose.yaml image/Dockerfile; do
+            [ ! -e "$incoming/$file" ] || sed -i 's/@sha256:[0-9a-f]\{64\}//' "$incoming/$file"
+        done
+    fi
     for model in $models; do
         [ -e "$incoming/models/$model" ] || die "models/$model is missing in $1; put it there"
     done
@@ -204,8 +290,11 @@ stage() {
     if [ -d "$incoming/models" ]; then mv "$incoming/models" "$new/models"; fi
     rm -rf "$incoming/wheels"
     mv "$incoming" "$new/bundle"
-    relocated "$new/bundle/sextant.yaml" >"$new/sextant.yaml"
-    mv "$new/sextant.yaml" "$new/bundle/sextant.yaml"
+    for file in sextant.yaml compose.yaml; do
+        [ -e "$new/bundle/$file" ] || continue
+        relocated "$new/bundle/$file" >"$new/$file"
+        mv "$new/$file" "$new/bundle/$file"
+    done
     ln -s "../../runtimes/$runtime" "$new/venv"
     chmod -R a+rX "$new"
     : >"$new/complete"
@@ -256,6 +345,7 @@ switch_to() {
             esac
         fi
     done
+    prepare_containers "$1"
     prepare_backups "$(setting backup_repository "$bundle")"
     "$systemctl" daemon-reload
     "$systemctl" stop sextant.service || true
@@ -331,6 +421,9 @@ prune_releases() { # all but the newest few, the one in use and the one before i
         for link in "$base"/releases/*/venv; do
             if [ "$(basename "$(readlink "$link")")" = "${venv##*/}" ]; then used=yes; fi
         done
-        [ "$used" = yes ] || rm -rf "$venv"
+        [ "$used" = yes ] || {
+            [ ! -e "$venv/image" ] || docker image rm "$(cat "$venv/image")" >/dev/null || true
+            rm -rf "$venv"
+        }
     done
 }

@@ -2,9 +2,10 @@
 # shellcheck shell=sh disable=SC2034
 name=bank
 version=1.0.0
-release=1.0.0-0fafbf770f
+release=1.0.0-279c87a86d
 url=http://127.0.0.1:8000
 ready_s=120
+contained=no
 signed=yes
 front=none
 tls=no

@@ -6,7 +6,8 @@ here=$(cd "$(dirname "$0")" && pwd)
 # shellcheck source=lib.sh
 . "$here/lib.sh"
 images_list=''
-platforms=''
+platforms=""
+python_version=''
 
 # collect.sh [--wheel FILE]: fills this folder on a connected machine. --wheel: Sextant from a file, not the index.
 # Where packages and models come from is pip's own configuration, and HF_ENDPOINT or MODELSCOPE_ENDPOINT.
@@ -34,6 +35,7 @@ rm -f SHA256SUMS SHA256SUMS.sig
 mkdir -p wheels
 set --
 for platform in $platforms; do set -- "$@" --platform "$platform"; done
+[ -z "$python_version" ] || set -- "$@" --python-version "$python_version"
 [ $# -eq 0 ] || set -- "$@" --only-binary=:all:
 say "Fetching wheels …"
 "$python" -m pip --disable-pip-version-check download --quiet --dest wheels "$@" "$wheel" ||
@@ -42,7 +44,9 @@ say "Fetching wheels …"
 pull() { # pull weights|cache NAME SOURCE: by the tool of Sextant itself, from an environment made for this
     if [ ! -x .collect/bin/sextant ]; then
         "$python" -m venv .collect
-        .collect/bin/python -m pip --disable-pip-version-check install --quiet --no-index --no-deps wheels/*.whl ||
+        set -- "$1" "$2" "$3" --no-index --no-deps wheels/*.whl
+        [ -z "$python_version" ] || set -- "$1" "$2" "$3" "$wheel"
+        (shift 3 && .collect/bin/python -m pip --disable-pip-version-check install --quiet "$@") ||
             die "the wheels of this kit do not fit this machine, which must fetch models with them; collect on one of the server's kind"
     fi
     say "Fetching $2 from $3 …"

@@ -49,10 +49,7 @@ take_lock
 stage "$here" "$wheels" "${trust:-$etc/trusted.pub}"
 
 if [ -z "$root" ]; then
-    for user in $users; do
-        id "$user" >/dev/null 2>&1 ||
-            useradd --system --user-group --home-dir /var/lib/sextant --no-create-home --shell /usr/sbin/nologin "$user"
-    done
+    for user in $users; do make_user "$user"; done
 fi
 mkdir -p "$etc/tls" "$state"
 chmod 0700 "$state"
@@ -87,8 +84,7 @@ if serves "$staged"; then
     # shellcheck disable=SC1091
     . "$etc/secrets.env"
     set +a
-    as_service "$programs_dir/sextant" up "$base/current/bundle/sextant.yaml" --state "$state" --detach
-    as_service "$programs_dir/sextant" down --state "$state"
+    first_start "$programs_dir"
 fi
 
 switch_to "$staged"

@@ -2,9 +2,10 @@
 # shellcheck shell=sh disable=SC2034
 name=bank
 version=1.0.0
-release=1.0.0-2e60416ed7
+release=1.0.0-627687d68f
 url=http://127.0.0.1:8000
 ready_s=120
+contained=no
 signed=no
 front=nginx
 tls=yes

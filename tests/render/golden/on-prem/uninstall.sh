@@ -22,6 +22,7 @@ if [ -e "$etc/units" ]; then
     "$systemctl" daemon-reload
 fi
 if [ -z "$root" ] && command -v nft >/dev/null; then nft delete table inet sextant 2>/dev/null || true; fi
+remove_images
 rm -rf "$base" "$etc/units" "$etc/installed" "$etc/role" "$root/run/sextant"
 if [ "$purge" = yes ]; then
     kept=
