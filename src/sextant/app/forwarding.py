@@ -4,7 +4,7 @@ The ledger's rows are the outbox and are never changed. A batch is sent, the cen
 transaction and says up to where it has everything; only then does the cursor move. So nothing is lost and
 nothing counts twice, whatever ends when: at worst a batch is sent again, and the centre knows its rows.
 Where the two disagree (one was restored from a backup) the cursor goes back to a row that both have, or to
-the beginning. See docs/decisions/0012-a-sites-ledger-is-its-outbox.md.
+the beginning. See docs/decisions/0010-a-sites-ledger-is-its-outbox.md.
 Neighbours: `outbox.py` (the rows), `courier.py` (the line), `forwarder_process.py` (the loop).
 """
 

@@ -23,7 +23,7 @@ ALONE = (
 )
 FOLLOWS = (
     "Usage waits in the box's ledger until the centre has confirmed it, for as long as the disk has room: "
-    "about 600 bytes a request, so 1 GiB for 1.7 million. `sextant status` shows what waits."
+    "about 400 bytes a request, so 1 GiB for 2.6 million. `sextant status` shows what waits."
 )
 NO_FALLBACK = "spec.centre has no fallback: nobody answers when the engine of this box cannot."
 READY_S = 120
