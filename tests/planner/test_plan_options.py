@@ -279,6 +279,9 @@ def test_an_engine_that_does_not_run_there_is_refused_by_name() -> None:
         in planned("R1", "H200", engine="mindie").refusals[0].first_break.text
     )
     assert planned("R1", "910C", engine="mindie").options
+    small = planned("sextant-nano", "H200", "Pi-5", engine="embedded", precision="q8")
+    assert {option.accelerator.id for option in small.options} == {"raspberry-pi-5"}
+    assert [one.give_up for one in small.refusals] == ["another engine, such as llamacpp"]
 
 
 def test_what_is_offered_instead_is_a_precision_of_that_engine() -> None:

@@ -14,7 +14,7 @@ from sextant.cli.plan_answer import Answer, Shown
 from sextant.cli.plan_asked import described
 from sextant.cli.plan_words import ASSUMPTIONS, sentence, word
 from sextant.planner.money import Money, Swing
-from sextant.spec.planning import Estimate, Layout, MemoryUse, Option, Plan
+from sextant.spec.planning import Cost, Estimate, Layout, MemoryUse, Option, Plan
 
 OPTIONS_SHOWN = 12
 GIB = 1024**3
@@ -136,11 +136,19 @@ def option_cells(plan: Plan, index: int, language: str) -> list[str]:
         banded(option.speed.ttft_ms),
         banded(option.speed.tpot_ms),
         number(option.speed.requests_per_s_max.value),
-        number(cost.usd_per_h.value) if cost and cost.usd_per_h else ELLIPSIS,
+        _hour(cost, language),
         number(cost.usd_per_mtok.value) if cost and cost.usd_per_mtok else ELLIPSIS,
         word(option.speed.tpot_ms.basis, language),
         ", ".join(titles),
     ]
+
+
+def _hour(cost: Cost | None, language: str) -> str:
+    """What an hour costs, and whether that is of what is bought: it then leaves out what is not stated."""
+    if cost is None or cost.usd_per_h is None:
+        return ELLIPSIS
+    bought = cost.usd_per_h.formula.startswith("bought")
+    return number(cost.usd_per_h.value) + (f" {word('bought', language)}" if bought else "")
 
 
 OPTION_COLUMNS = (

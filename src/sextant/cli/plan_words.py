@@ -47,6 +47,7 @@ ZH = {
     "load, requests/s": "负载，请求/秒",
     "prefix-cache hits": "前缀缓存命中率",
     "moves most": "影响最大",
+    "bought": "自购",
     "Report written to": "报告已写入",
     "Calibration written to": "校准已写入",
     "in flight": "并发请求",

@@ -64,8 +64,9 @@ class Found(msgspec.Struct, frozen=True, kw_only=True):
 
 def options_of(question: Question, accelerator: Accelerator, tools: Tools) -> Found:
     """Every option of that accelerator that meets the question, and why the others do not."""
-    if not parallel.runs_on(question.engine, accelerator):
-        return Found(refusals=(_no_engine(question.engine, accelerator),))
+    wanted = parallel.not_on(question.engine, accelerator)
+    if wanted:
+        return Found(refusals=(_no_engine(question.engine, accelerator, wanted),))
     made: list[Option] = []
     refused: list[Refusal] = []
     smallest = 0
@@ -344,10 +345,10 @@ def _too_dear(accelerator: Accelerator, layout: Layout, monthly_usd: float, budg
     return _refusal(accelerator, layout, broken, give_up=give_up, nearness=budget_usd / monthly_usd)
 
 
-def _no_engine(engine: str, accelerator: Accelerator) -> Refusal:
-    vendors = " and ".join(parallel.RUNS_ON[engine])
-    broken = Break(key="engine", text=f"{engine} runs on {vendors}, not on {accelerator.id}")
-    return _refusal(accelerator, None, broken, give_up="another engine, such as vllm", nearness=0.0)
+def _no_engine(engine: str, accelerator: Accelerator, wanted: str) -> Refusal:
+    broken = Break(key="engine", text=f"{engine} runs on {wanted}, not on {accelerator.id}")
+    other = "llamacpp" if engine in LLAMA else "vllm"
+    return _refusal(accelerator, None, broken, give_up=f"another engine, such as {other}", nearness=0.0)
 
 
 def _no_split(accelerator: Accelerator) -> Refusal:

@@ -27,9 +27,16 @@ RUNS_ON: Mapping[str, tuple[str, ...]] = {"trtllm": ("NVIDIA",), "mindie": ("Hua
 """Engines made for one maker's accelerators; the others have a port for each class of the catalogue."""
 
 
-def runs_on(engine: str, accelerator: Accelerator) -> bool:
-    """Whether that engine is made for accelerators of that maker."""
-    return accelerator.vendor in RUNS_ON.get(engine, (accelerator.vendor,))
+ON_PROCESSORS = "embedded"
+"""The engine that comes with the package: llama.cpp as built for processors alone."""
+
+
+def not_on(engine: str, accelerator: Accelerator) -> str:
+    """What that engine runs on, where that is not this accelerator; else nothing."""
+    if engine == ON_PROCESSORS:
+        return "" if accelerator.kind == "cpu" else "processors"
+    makers = RUNS_ON.get(engine, (accelerator.vendor,))
+    return "" if accelerator.vendor in makers else " and ".join(makers)
 
 
 def replicas(question: Question, accelerator: Accelerator) -> tuple[Layout, ...]:
