@@ -214,7 +214,7 @@ tests:
     values: '0x30 0x10 3x40'
   - series: 'DCGM_FI_DEV_GPU_UTIL{exported_namespace="sextant",exported_pod="engine-r1-7b-6f-x2x4k",gpu="0"}'
     values: '95x80'
-  - series: 'DCGM_FI_DEV_GPU_UTIL{exported_namespace="sextant",exported_pod="engine-r1-7b-b-6f-x2x4k",gpu="1"}'
+  - series: 'DCGM_FI_DEV_GPU_UTIL{exported_namespace="sextant",exported_pod="engine-r1-7b-b-6-x2x4k",gpu="1"}'
     values: '0x80'
   promql_expr_test:
   - expr: 'wanted:engine_r1_7b:0'
