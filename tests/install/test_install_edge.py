@@ -46,11 +46,14 @@ class Maker:
                 ["openssl", "pkey", "-in", private, "-pubout", "-out", folder / f"{name}.pub"], check=True
             )
 
-    def kit(self, name: str, *, model: bytes = b"", more: str = "", signer: str = "release") -> Path:
-        """A folder as it goes onto a stick. `model` instead of the real one; no signer: not signed."""
+    def kit(
+        self, name: str, *, model: bytes = b"", more: str = "", sections: str = "", signer: str = "release"
+    ) -> Path:
+        """A folder as it goes onto a stick. `model` instead of the real one; `more` of the model, and other
+        `sections` of the document; no signer: not signed."""
         port, control = self.ports
         file = f"{name}.gguf"
-        text = DOCUMENT.format(model=file, more=more, port=port, control=control)
+        text = DOCUMENT.format(model=file, more=more, port=port, control=control) + sections.lstrip("\n")
         kit = write_bundle(text, self.folder / name)
         (kit / "models").mkdir()
         if model:

@@ -110,7 +110,10 @@ def _understood(status: int, said: bytes) -> SiteAnswer:
     told = f"the centre answers {status}{f': {why[:300]}' if why else ''}"
     if status in ABOUT_THE_BATCH:
         raise Refused(told, by_content=True)
-    if status in (401, 403, 404):
+    if status == 401:
+        told = "the centre answers 401: it does not know the credential; `sextant site renew` there makes one"
+        raise Refused(told, by_content=False)
+    if status in (403, 404):
         raise Refused(f"{told}; is spec.centre.credential that of this site?", by_content=False)
     raise Unreachable(told)
 
