@@ -295,6 +295,9 @@ def test_a_context_beyond_the_model_offers_the_longest_that_it_has() -> None:
     made = planned("R1", "H200", workload=Workload(input_tokens=1_000_000))
     assert made.options == () and made.refusals
     assert made.refusals[0].give_up.startswith("a context over 163840 tokens: then ")
+    busy = Workload(requests_per_s=900, input_tokens=1_000_000)
+    few = planned("R1", "H200", workload=busy, wishes=Wishes(most=8))
+    assert [one.give_up for one in few.refusals] == ["a context of at most 163840 tokens"]
 
 
 def test_a_split_that_does_not_carry_the_load_is_not_offered() -> None:

@@ -32,6 +32,7 @@ def plan(question: Question, tools: options.Tools, precisions: Sequence[Precisio
     refusals = _closest(refused)
     if not found:
         refusals = (*_without_one_wish(question, conflicts, tools), *refusals)
+        refusals = refusals or tuple(_too_long(question, conflicts))
     return Plan(
         question=question,
         options=found,
@@ -147,6 +148,15 @@ def _without_one_wish(
             )
         )
     return tuple(found)
+
+
+def _too_long(question: Question, conflicts: Sequence[Break]) -> Iterator[Refusal]:
+    """The longest context that there is, where giving it up alone is not enough."""
+    longest = question.architecture.context_tokens
+    for conflict in conflicts:
+        if conflict.key == "context":
+            give_up = f"a context of at most {longest} tokens"
+            yield Refusal(accelerator=question.accelerators[0], first_break=conflict, give_up=give_up)
 
 
 def _relaxed(question: Question) -> Iterator[tuple[str, Question]]:
