@@ -314,7 +314,16 @@ def _notes(order: Order) -> tuple[str, ...]:
         "Set `sextant tenant set TENANT --privacy …` before callers are let in.",
         "The public site is planned like the private one: every model has its planned replicas at both.",
         "The experiments in optional/chaos.yaml have been checked against no schema.",
-        *(() if mesh == "istio" else ("Without a mesh nothing fails over between the sites by itself.",)),
+        *(() if mesh == "istio" else (_without_mesh(order),)),
+    )
+
+
+def _without_mesh(order: Order) -> str:
+    if order.deployment.spec.overflow is None:
+        return "Without a mesh or spec.overflow nothing fails over between the sites by itself."
+    return (
+        "Without a mesh the private gateway asks the public one by itself where its engines fail; callers of "
+        "a site whose gateways are all gone reach nobody."
     )
 
 
