@@ -22,6 +22,7 @@ from sextant.render.hosts import (
     kit,
     operating,
     places,
+    quantize,
     standby,
     steps,
     units,
@@ -61,7 +62,7 @@ def bundle(order: Order) -> Bundle:
         mode=order.mode,
         files=tuple(sorted((*files, *script_files(settings)), key=lambda file: file.path)),
         needs=_needs(ground, servers),
-        install=_install(settings),
+        install=(*(quantize.install_steps() if quantize.wanted(ground) else ()), *_install(settings)),
         verify=(
             *steps.VERIFY,
             *(backup.verify_steps() if servers.backups else ()),
@@ -117,6 +118,7 @@ def _files(ground: Ground, servers: _Servers) -> tuple[File, ...]:
         *firewall.firewall_files(ground, _rules(ground, servers)),
         *(standby.standby_files(ground, servers.pair) if servers.pair else ()),
         *(backup.backup_files(ground, servers.backups) if servers.backups else ()),
+        *((quantize.quantize_file(),) if quantize.wanted(ground) else ()),
         *kit.kit_files(ground, compose.kit_of(ground, containers) if containers else kit.Kit()),
         text_file("sextant.yaml", documents.served_document(ground, roots)),
         text_file("units.list", "\n".join(_started(servers))),
@@ -271,6 +273,8 @@ def _notes(ground: Ground, servers: _Servers) -> tuple[str, ...]:
     ]
     if servers.containers:
         found.append(compose.NOTE)
+    if quantize.wanted(ground):
+        found.append(quantize.NOTE)
     if ground.order.defaults.encryption == "hsm":
         found.append(
             "The profile wants keys held by an HSM. This version of Sextant has no keys of its own to put "

@@ -72,23 +72,23 @@ find_python() {
 # What is large and shared by releases: it is brought to its own place, not into a release.
 apart='weights|cache|images'
 
-# verify_kit DIR KEY: every file is as SHA256SUMS says, no other file is there, and the list is signed. Files of
+# verify_kit DIR KEY NAME: every file is as SHA256SUMS says, no other file is there, and the list is signed. Files of
 # $apart are left to `bring`.
 verify_kit() {
     if [ ! -e "$1/SHA256SUMS" ]; then
-        [ "$signed" = no ] || die "$1 has no SHA256SUMS: it was not signed; run ./sign.sh where it was made"
+        [ "$signed" = no ] || die "$3 has no SHA256SUMS: it was not signed; run ./sign.sh where it was made"
         return 0
     fi
     if [ "$signed" = yes ]; then
-        [ -e "$1/SHA256SUMS.sig" ] || die "$1 has no SHA256SUMS.sig: it was not signed; nothing was changed"
+        [ -e "$1/SHA256SUMS.sig" ] || die "$3 has no SHA256SUMS.sig: it was not signed; nothing was changed"
         openssl pkeyutl -verify -pubin -inkey "$2" -rawin -in "$1/SHA256SUMS" -sigfile "$1/SHA256SUMS.sig" \
-            >/dev/null 2>&1 || die "the signature of $1 does not fit the key $2; nothing was changed"
+            >/dev/null 2>&1 || die "the signature of $3 does not fit the key $2; nothing was changed"
     fi
     kept=$(grep -vE "^[0-9a-f]* [ *]($apart)/" "$1/SHA256SUMS")
     odd=$(printf '%s\n' "$kept" | odd_in "$1" "$apart")
-    [ -z "$odd" ] || die "$1 does not hold exactly the files of its SHA256SUMS ($odd); nothing was changed"
+    [ -z "$odd" ] || die "$3 does not hold exactly the files of its SHA256SUMS ($odd); nothing was changed"
     damaged=$(printf '%s\n' "$kept" | damaged_in "$1")
-    [ -z "$damaged" ] || die "$1 is damaged or was changed ($damaged); copy it again; nothing was changed"
+    [ -z "$damaged" ] || die "$3 is damaged or was changed ($damaged); copy it again; nothing was changed"
 }
 
 # odd_in DIR [LEFT OUT]: names of files below it that are not among the checksums on standard input, or only there.
@@ -275,7 +275,7 @@ stage() {
     mkdir -p "$base/releases"
     mkdir "$incoming"
     find "$1" -mindepth 1 -maxdepth 1 | grep -vE "/($apart)\$" | while read -r part; do cp -R "$part" "$incoming/"; done
-    verify_kit "$incoming" "$3"
+    verify_kit "$incoming" "$3" "$1"
     if [ -d "$1/images" ]; then
         # Images that are loaded from files are known by their tags alone; their files were verified.
         for file in compose.yaml image/Dockerfile; do
