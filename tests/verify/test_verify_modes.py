@@ -13,10 +13,14 @@ import pytest
 from tests.render.orders import EMBEDDED, document
 from tests.render.schema_check import schemas
 from tests.render.test_core_matrix import CELLS, LOCK, REMOTE, SITES, wanted_by
+from tests.verify.bundles_under_test import rendered
+from tests.verify.seen_before import validators
 
 from sextant.base.errors import Unsupported
 from sextant.operations.bundles import render_document, write
+from sextant.operations.verify import verifying
 from sextant.operations.verify.findings import Report
+from sextant.operations.verify.running import judge, set_up
 from sextant.operations.verify.verifying import verify
 from sextant.spec.rendering import Cell
 
@@ -90,7 +94,10 @@ def checked(each: Wanted, folder: Path) -> Report | Unsupported:
 
 @pytest.mark.slow
 @pytest.mark.timeout(400)
-def test_every_document_of_the_matrix_is_rendered_and_clean(tmp_path: Path) -> None:
+def test_every_document_of_the_matrix_is_rendered_and_clean(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(verifying, "HOST_PROGRAMS", validators())
     documents = list(matrix())
     with ThreadPoolExecutor(2) as pool:
         found = dict(
@@ -109,3 +116,16 @@ def test_every_document_of_the_matrix_is_rendered_and_clean(tmp_path: Path) -> N
     assert len(reports) >= LEAST
     assert {report.mode for report in reports.values()} == set(HELD)
     assert all(NOT_YET in said for said in refused.values())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["settings.sh", "install.sh", "lib.sh"])
+def test_what_was_seen_before_hides_no_mistake(tmp_path: Path, name: str) -> None:
+    shellcheck = next(each for each in validators() if each.name == "shellcheck")
+    bundle = rendered(document("edge", **EMBEDDED), tmp_path)
+    for number in range(2):
+        assert judge(shellcheck, set_up(bundle, tmp_path / f"good-{number}")).faults == ()
+    with (bundle / name).open("a") as file:
+        file.write("rm -r $HOME/$1\n")
+    (fault,) = judge(shellcheck, set_up(bundle, tmp_path / "bad")).faults
+    assert fault.path == name and "SC2086" in fault.what
