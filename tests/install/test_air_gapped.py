@@ -8,10 +8,17 @@ of wheels that pip's own configuration names.
 from __future__ import annotations
 
 import dataclasses
+import gzip
+import hashlib
+import json
 import os
+import shutil
 import subprocess
 import sys
+import tarfile
+import threading
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -199,3 +206,94 @@ def _certificate(folder: Path) -> tuple[str, ...]:
     files = ("-keyout", str(folder / "server.key"), "-out", str(folder / "server.pem"))
     subprocess.run([*made, *files, "-days", "2", *names], check=True, capture_output=True)
     return ("--cert", str(folder / "server.pem"), "--key", str(folder / "server.key"))
+
+
+REPOSITORIES = ("library/python", "nginxinc/nginx-unprivileged")
+
+
+@pytest.fixture
+def registry() -> Iterator[str]:
+    """A registry of container images on loopback, as its protocol has it; all of them are the same image."""
+    layer = gzip.compress(b"\0" * 10240, mtime=0)
+    config = json.dumps(
+        {
+            "architecture": "amd64",
+            "os": "linux",
+            "rootfs": {"type": "layers", "diff_ids": [_digest(b"\0" * 10240)]},
+        }
+    ).encode()
+    kind = "application/vnd.docker.distribution.manifest.v2+json"
+    manifest = json.dumps(
+        {
+            "schemaVersion": 2,
+            "mediaType": kind,
+            "config": _described("application/vnd.docker.container.image.v1+json", config),
+            "layers": [_described("application/vnd.docker.image.rootfs.diff.tar.gzip", layer)],
+        }
+    ).encode()
+    blobs = {_digest(data): data for data in (layer, config)}
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            name, _, what = self.path.removeprefix("/v2/").rpartition("/")
+            found = blobs.get(what)
+            if name.endswith("/manifests") and name.removesuffix("/manifests") in REPOSITORIES:
+                found = manifest
+            self.send_response(200 if found is not None or self.path == "/v2/" else 404)
+            self.send_header("Content-Type", kind if found is manifest else "application/octet-stream")
+            self.send_header("Content-Length", str(len(found or b"")))
+            self.end_headers()
+            self.wfile.write(b"" if self.command == "HEAD" else found or b"")
+
+        do_HEAD = do_GET
+
+        def log_message(self, *_: object) -> None: ...
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+def _digest(data: bytes) -> str:
+    return f"sha256:{hashlib.sha256(data).hexdigest()}"
+
+
+def _described(kind: str, data: bytes) -> dict[str, object]:
+    return {"mediaType": kind, "size": len(data), "digest": _digest(data)}
+
+
+def test_images_are_collected_from_a_registry(
+    wheels: Path, hub: FakeHub, registry: str, tmp_path: Path
+) -> None:
+    front, control = free_ports(2)
+    text = DOCUMENT.format(front=front, control=control, more="")
+    delivery = f"  delivery: {{orchestration: compose, registry: '{registry}'}}\n"
+    kit = write_bundle(text + delivery, tmp_path / "kit")
+    script = kit / "collect.sh"
+    # The wheels of this test are of this machine's Python, not of the image's.
+    lines = [line for line in script.read_text().splitlines() if not line.startswith("platforms=")]
+    script.write_text(
+        "\n".join(lines).replace("python_version='3.13'", "python_version='' platforms=''") + "\n"
+    )
+    settings = tmp_path / "home/.config/containers/registries.conf"
+    settings.parent.mkdir(parents=True)
+    settings.write_text(f'[[registry]]\nlocation = "{registry}"\ninsecure = true\n')
+    connected = Connected(tmp_path, hub, wheels, (front, control))
+    (tmp_path / "bare").mkdir()
+    for program in ("sh", "dirname", "uname", "cat", "python3"):
+        (tmp_path / "bare" / program).symlink_to(shutil.which(program) or "")
+    done = connected.collect(kit, PATH=str(tmp_path / "bare"))
+    assert done.returncode == 1 and "neither skopeo nor docker is here" in done.stderr
+    done = connected.collect(kit, HOME=str(tmp_path / "home"))
+    assert done.returncode == 0, done.stdout + done.stderr
+    for repository in REPOSITORIES:
+        (archive,) = kit.glob(f"images/*{repository.replace('/', '-')}*.tar")
+        with tarfile.open(archive) as opened:
+            (described,) = json.load(opened.extractfile("manifest.json"))  # type: ignore[arg-type]
+        assert described["RepoTags"][0].startswith(f"{registry}/{repository}:"), (
+            "under the name that compose has"
+        )
+        assert f"images/{archive.name}" in (kit / "SHA256SUMS").read_text()

@@ -214,6 +214,8 @@ def main(verb: str, *words: str) -> int:
                 stop(name)
             if verb in ("start", "restart"):
                 start(name)
+    elif verb == "reload":
+        os.kill(_keeper(names[0]), signal.SIGHUP)
     elif verb == "enable":
         for name in names:
             if "WantedBy" not in Unit(name).keys:
