@@ -22,6 +22,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import psycopg
 import pytest
 
 START_TIMEOUT_S = 30.0
@@ -187,12 +188,18 @@ class Postgres(Server):
     def create_database(self, like: str = "") -> str:
         """The URL of a new database, with its password: empty, or a copy of the one at the URL `like`."""
         name = f"test_{secrets.token_hex(6)}"
-        self.sql(f"CREATE DATABASE {name} TEMPLATE {like.rpartition('/')[2] or 'template1'}")
+        self._manage(f"CREATE DATABASE {name} TEMPLATE {like.rpartition('/')[2] or 'template1'}")
         return f"postgresql://sextant:{PASSWORD}@127.0.0.1:{self.port}/{name}"
 
     def drop_database(self, url: str) -> None:
         name = url.rpartition("/")[2]
-        self.sql(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+        self._manage(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+
+    def _manage(self, statement: str) -> None:
+        """As `sql`, outside a transaction and without a process: two for every test with a database."""
+        where = {"host": str(self.folder), "port": self.port, "user": "sextant", "dbname": "postgres"}
+        with psycopg.connect(**where, autocommit=True) as connection:  # type: ignore[arg-type]
+            connection.execute(statement.encode())
 
 
 class Redis(Server):

@@ -24,6 +24,8 @@ from sextant.gateway.rerank import RerankDialect
 from sextant.gateway.responses import ResponsesDialect
 from sextant.spec.snapshot import GatewayLimits
 
+pytestmark = pytest.mark.slow  # searches: as long as a hundred other tests of the gateway
+
 RESPONSES: dict[str, Any] = {
     "model": "sextant-nano",
     "instructions": "Be brief.",

@@ -153,6 +153,7 @@ async def test_a_quota_that_is_used_up_is_not_retried(tmp_path: Path) -> None:
         await client.close()
 
 
+@pytest.mark.slow
 async def test_an_empty_balance_is_402_in_each_dialect_and_a_top_up_is_seen(tmp_path: Path) -> None:
     async with gateway(tmp_path, one(PREPAID)) as g:
         client, claude = g.openai(max_retries=0), g.anthropic(max_retries=0)

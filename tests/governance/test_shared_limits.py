@@ -109,6 +109,7 @@ async def test_amounts_beyond_what_a_double_holds_are_exact(redis_url: str) -> N
         await admitted(one, ask(rich, nano=10**15))
 
 
+@pytest.mark.slow
 async def test_a_dead_gateway_loses_its_holds_once_after_its_lease(redis_url: str) -> None:
     async with limiter(redis_url, "b") as other, limiter(redis_url, "c") as third:
         dead = await _dead_with_two_open(redis_url, "a")

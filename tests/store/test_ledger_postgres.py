@@ -251,6 +251,7 @@ def test_attempts_to_connect_have_pauses_as_long_as_they_took(
     assert [round(one - other) for other, one in itertools.pairwise(attempts)] == [4, 4, 4, 4]
 
 
+@pytest.mark.slow
 def test_a_deadlock_is_tried_again(database: str) -> None:
     """Somebody else's transaction takes two scopes in the wrong order."""
     ledger = LedgerDatabase(database)
