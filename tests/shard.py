@@ -41,6 +41,7 @@ class Shard:
     marker: str
     budget_s: float
     workers: int = 1
+    leaves_out: tuple[str, ...] = ()
     in_memory: bool = False
     """Whether tests write to memory, where the machine offers it: waiting for a disk takes half the time of
     those with databases, and proves nothing while nobody pulls the plug."""
@@ -70,6 +71,7 @@ def read_shards(text: str) -> dict[str, Shard]:
         "not slow and not timing",
         fast["budget_s"],
         fast["workers"],
+        tuple(fast.get("leaves_out", ())),
         in_memory=True,
     )
     return shards
@@ -129,6 +131,7 @@ def run(shard: Shard) -> Result:
     with tempfile.TemporaryDirectory() as folder, surroundings(shard) as environment:
         report = Path(folder, "report.xml")
         command = [sys.executable, "-m", "pytest", "-rs", "-m", shard.marker, f"--junitxml={report}", *paths]
+        command += [f"--ignore={path}" for path in shard.leaves_out]
         if shard.workers > 1:
             command += ["-n", str(shard.workers)]
         started = time.monotonic()

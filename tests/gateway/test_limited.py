@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import anthropic
 import httpx
 import msgspec
 import openai
@@ -50,7 +49,9 @@ class Gateway:
     def openai(self, name: str = "a", **more: Any) -> openai.AsyncOpenAI:
         return openai.AsyncOpenAI(api_key=f"sk-{name}", base_url=f"{self.url}/v1", **more)
 
-    def anthropic(self, name: str = "a", **more: Any) -> anthropic.AsyncAnthropic:
+    def anthropic(self, name: str = "a", **more: Any) -> Any:
+        import anthropic  # takes a second: only slow tests do
+
         return anthropic.AsyncAnthropic(api_key=f"sk-{name}", base_url=f"{self.url}/anthropic", **more)
 
     async def get(self, path: str, name: str = "a") -> httpx.Response:
@@ -155,6 +156,8 @@ async def test_a_quota_that_is_used_up_is_not_retried(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 async def test_an_empty_balance_is_402_in_each_dialect_and_a_top_up_is_seen(tmp_path: Path) -> None:
+    import anthropic
+
     async with gateway(tmp_path, one(PREPAID)) as g:
         client, claude = g.openai(max_retries=0), g.anthropic(max_retries=0)
         with pytest.raises(openai.APIStatusError) as caught:
@@ -193,7 +196,10 @@ async def test_an_empty_balance_is_402_in_each_dialect_and_a_top_up_is_seen(tmp_
         await claude.close()
 
 
+@pytest.mark.slow
 async def test_anthropic_is_told_in_its_own_names(tmp_path: Path) -> None:
+    import anthropic
+
     async with gateway(tmp_path, one(requests_per_s=0.1, tokens_per_min=50_000)) as g:
         client = g.anthropic(max_retries=0)
         first = await client.messages.with_raw_response.create(model="nano", messages=HI, max_tokens=9)
