@@ -55,7 +55,7 @@ def test_a_kernel_s_figures_say_what_was_measured(name: str) -> None:
         seconds = step_s(MODEL, msgspec.structs.replace(of_it, concurrency=float(batch)))
         misses.append(abs(math.log(float(batch) / seconds / tokens_per_s)))
     assert math.exp(sum(misses) / len(misses)) < 1.1
-    assert max(misses) < math.log(1.25)
+    assert max(misses) < math.log(1.3)
 
 
 def test_the_oldest_kernel_that_an_engine_can_have_counts() -> None:
