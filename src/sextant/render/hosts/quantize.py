@@ -16,7 +16,7 @@ FILE = "quantize-fp8.py"
 NOTE = (
     f"{FILE} makes FP8 weights with NVIDIA's Model Optimizer after its pages; it has not run on an "
     "accelerator. TensorRT-LLM behind Triton is not rendered: NVIDIA has deprecated its compiled engines, "
-    "and the model repository that replaces them reports no token counts, without which nothing can be metered."
+    "and the model repository that replaces them reports no token counts, without which nothing is metered."
 )
 
 
