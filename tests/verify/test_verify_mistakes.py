@@ -10,6 +10,7 @@ from tests.verify.bundles_under_test import KINDS, copied, rendered
 from tests.verify.mistakes import MISTAKES
 
 from sextant.operations.verify.cluster_programs import DRY_RUN
+from sextant.operations.verify.cluster_rules import CLUSTER_RULES
 from sextant.operations.verify.verifying import every_check, verify
 
 SHOWN_ELSEWHERE = {DRY_RUN}
@@ -72,3 +73,10 @@ def test_what_is_declared_is_listed_with_its_reason(good: dict[str, Path]) -> No
         ("SX-V010", "namespace logging"),
     }
     assert all(why.endswith(".") for why in found.values())
+
+
+def test_the_guide_holds_every_rule_in_its_own_words() -> None:
+    guide = (Path(__file__).parents[2] / "docs/guides/verify.md").read_text()
+    assert [rule.id for rule in CLUSTER_RULES if f"| {rule.id} | {rule.sentence} |" not in guide] == []
+    missing = [name for name in every_check() if name.startswith("SX-V") and f"| {name} |" not in guide]
+    assert missing == []
