@@ -48,7 +48,7 @@ CENTRE = {
     "url": "https://10.0.0.9:8001",
     "site": "plant-7",
     "credential": "file:/etc/sextant/centre-credential",
-    "ca_file": "/home/me/ca.pem",
+    "ca_file": "/srv/ca.pem",
 }
 
 
