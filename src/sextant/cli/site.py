@@ -66,7 +66,7 @@ def list_sites(state: State = None, json: Json = False) -> None:
 
 
 @app.command("map")
-def map_tenants(site: Site, tenants: Tenants = None, state: State = None, json: Json = False) -> None:
+def map_site(site: Site, tenants: Tenants = None, state: State = None, json: Json = False) -> None:
     """Say which tenants here the site's are, all of them; what was held for those is booked."""
     from sextant.cli.admin import AdminApi
 
