@@ -7,12 +7,15 @@ from pathlib import Path
 
 import pytest
 from tests.render.host_bundles import PAIR, laid_out, text_of, with_hosts
-from tests.render.orders import EMBEDDED, order
+from tests.render.orders import EMBEDDED, document, order
 
 from servers import program
 from sextant.base.errors import Unsupported
+from sextant.operations import bundles
+from sextant.operations.verify.file_rules import secrets_written_out
 from sextant.operations.verify.host_programs import systemd_security, systemd_verify
 from sextant.operations.verify.running import Bench
+from sextant.operations.verify.subject import read_subject
 from sextant.render import render
 from sextant.render.hosts.backup import calendar
 
@@ -102,3 +105,17 @@ def test_the_units_pass_systemd(tmp_path: Path) -> None:
     assert [said for _, said in systemd_verify(bench, tool, units) if said] == []
     services = [path for path in units if path.suffix == ".service"]
     assert [said for _, said in systemd_security(bench, tool, services) if said] == []
+
+
+def test_verify_finds_no_secret_in_the_unit_and_finds_a_planted_one(tmp_path: Path) -> None:
+    bundles.write(bundles.render_document(_document(tmp_path)), tmp_path / "plant")
+    assert list(secrets_written_out(read_subject(tmp_path / "plant"))) == []
+    unit = tmp_path / "plant/systemd/sextant-backup.service"
+    unit.write_text(unit.read_text() + "SetCredential=backup-password:correct-horse-battery-staple\n")
+    assert len(list(secrets_written_out(read_subject(tmp_path / "plant")))) == 1
+
+
+def _document(folder: Path) -> Path:
+    file = folder / "plant.yaml"
+    file.write_text(document("on-prem", **EMBEDDED, **FOLDER))
+    return file

@@ -20,6 +20,8 @@ from sextant.privacy.spans import Span
 from sextant.spec.document import parse_document
 
 FINDERS = (find_keys, find_in_urls, find_named)
+CREDENTIAL_FILE = re.compile(r"LoadCredential=[\w.-]+:/[\w./-]+")
+"""How a unit names the file of a credential."""
 VERSION = re.compile(r"v?1\.(\d{1,3})(?:\.\d{1,3})?")
 DOCUMENT = "sextant.yaml"
 NOT_SERVED = "SX-V107"
@@ -52,6 +54,8 @@ def secrets_written_out(subject: Subject) -> Iterator[Fault]:
 def _is_written_out(line: str, span: Span) -> bool:
     """Whether it is the secret itself: neither a reference nor the name of a file that holds it."""
     if SECRET_REFERENCE.fullmatch(line[span.start : span.end]):
+        return False
+    if CREDENTIAL_FILE.fullmatch(line):
         return False
     return "--from-file=" not in line[: span.start].split(" ")[-1]
 

@@ -343,7 +343,8 @@ def _service(engine: Engine) -> dict[str, Any]:
     if made.argv:
         body["entrypoint"], body["command"] = list(made.argv[:1]), list(made.argv[1:])
     if made.secret_env:
-        body["env_file"] = [{"path": f"{ENGINE_KEY}.env", "required": True}]
+        # The gateway's secret is the same key: without it nothing starts, so this need not insist.
+        body["env_file"] = [{"path": f"{ENGINE_KEY}.env", "required": False}]
     if made.files:
         body["configs"] = [{"source": _config(engine, path), "target": path} for path in made.files]
     if device is not None and device.visible and not device.compose:
