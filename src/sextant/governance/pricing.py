@@ -89,6 +89,7 @@ class PriceBook:
     def __init__(self, policy: PolicySnapshot, on_stranger: Callable[[UsageRow], None] | None = None) -> None:
         """`on_stranger` is told of each row whose tenant the policy lacks. Raises Misconfigured when a
         tenant's plan is not in the snapshot, or a time zone does not exist."""
+        self.version = policy.version
         self._on_stranger = on_stranger
         clocks: dict[str, LocalClock] = {}
         tariffs = {plan.id: _Tariff(plan, clocks) for plan in policy.plans}
