@@ -15,22 +15,14 @@ import sextant
 from sextant.base.config import variable
 from sextant.base.errors import Misconfigured
 from sextant.operations.verify import file_rules
-from sextant.operations.verify.cluster_programs import (
-    ALERT_RULES,
-    BY_SCHEMA,
-    DRY_RUN,
-    Schemas,
-    ask_cluster,
-    judge_alerts,
-    judge_objects,
-)
+from sextant.operations.verify.cluster_programs import Schemas, ask_cluster, judge_alerts, judge_objects
 from sextant.operations.verify.cluster_rules import CLUSTER_RULES
 from sextant.operations.verify.findings import Fault, NotRun, Outcome, Ran, Reached, Report, judged
 from sextant.operations.verify.hardening import images_without_digest, privileges_declared
 from sextant.operations.verify.host_programs import HOST_PROGRAMS
 from sextant.operations.verify.running import judge, set_up
 from sextant.operations.verify.schemas import PlainSchemas, StrictSchemas
-from sextant.operations.verify.subject import UNREADABLE, Subject, read_subject
+from sextant.operations.verify.subject import Subject, read_subject
 
 BY_NEEDS = ("SX-V002", "SX-V018")
 """Rules that go by the prerequisites which the manifest keeps."""
@@ -70,22 +62,6 @@ def verify(
         not_run=tuple(each for outcome in outcomes for each in outcome.not_run),
         noted=tuple(each for outcome in outcomes for each in outcome.noted),
         unpinned=tuple(image for outcome in outcomes for image in outcome.unpinned),
-    )
-
-
-def every_check() -> frozenset[str]:
-    """The names that faults may carry: rules of ours by id, validators by name."""
-    return frozenset(
-        (
-            *(rule.id for rule in CLUSTER_RULES),
-            *file_rules.FILE_RULES,
-            UNREADABLE,
-            file_rules.NOT_SERVED,
-            *(validator.name for validator in HOST_PROGRAMS),
-            BY_SCHEMA,
-            ALERT_RULES,
-            DRY_RUN,
-        )
     )
 
 
