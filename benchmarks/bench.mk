@@ -32,6 +32,10 @@ bench-e2e: $(BASE_STAMP) bench-tools ## Poisson arrivals through gateway and eng
 bench-start: $(BASE_STAMP) ## From `sextant up` to the first token, by phase.
 	@$(BIN)/python -m benchmarks.start --form full $(ARGS)
 
+.PHONY: bench-gitops
+bench-gitops: $(BASE_STAMP) ## From `git commit` to the first token of the new model version, by phase.
+	@$(BIN)/python -m benchmarks.gitops --form full $(ARGS)
+
 .PHONY: bench-ledger
 bench-ledger: $(BASE_STAMP) ## What durability costs: the governor, the ledger client and the ledger process.
 	@$(BIN)/python -m benchmarks.ledger --form full $(ARGS)

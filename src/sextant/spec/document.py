@@ -52,7 +52,7 @@ NOT_YET: dict[str, str] = {
     "spec.model.revision": "write it into the source, as in `source: hf:org/name@revision`",
     "spec.model.precision": "a file has the precision that it was written in; see spec.engine.precision",
     "spec.model.adapters": "adapters are not in this version",
-    "spec.rollout": "releases are not in this version; a changed document takes effect at the next start",
+    "spec.rollout": "releases are not in this version; `sextant apply` has a changed document served",
     "spec.governance": "prices, budgets and rate limits are not in this version; every request is metered",
     "spec.security": "identity, envelope keys and watermarks are not in this version; see spec.gateway.tls",
 }
