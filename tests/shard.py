@@ -109,7 +109,7 @@ def surroundings(shard: Shard) -> Iterator[dict[str, str]]:
     if not shard.in_memory or free_gib(MEMORY) < MEMORY_LEAST_GIB:
         yield given
         return
-    with tempfile.TemporaryDirectory(prefix="sx-tests-", dir=MEMORY) as folder:
+    with tempfile.TemporaryDirectory(prefix="sx-", dir=MEMORY) as folder:
         Path(folder).chmod(0o755)  # PostgreSQL and Redis do not run as root
         yield {**given, "TMPDIR": folder}
 
@@ -128,10 +128,13 @@ def run(shard: Shard) -> Result:
     if not paths:
         return Result()
     print(f"== {shard.name}: budget {shard.budget_s:.0f} s", flush=True)
-    with tempfile.TemporaryDirectory() as folder, surroundings(shard) as environment:
-        report = Path(folder, "report.xml")
+    with tempfile.TemporaryDirectory() as reports, surroundings(shard) as environment:
+        report = Path(reports, "report.xml")
         command = [sys.executable, "-m", "pytest", "-rs", "-m", shard.marker, f"--junitxml={report}", *paths]
         command += [f"--ignore={path}" for path in shard.leaves_out]
+        folder = environment.get("TMPDIR", "")
+        if folder.startswith(f"{MEMORY}/"):  # pytest's own names would leave sockets too few characters
+            command.append(f"--basetemp={folder}/t")
         if shard.workers > 1:
             command += ["-n", str(shard.workers)]
         started = time.monotonic()
