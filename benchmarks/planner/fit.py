@@ -207,7 +207,7 @@ def write(data: Data, found: dict[str, Any], today: datetime.date) -> None:
     seen = {
         "engines": {one.engine for one in points},
         "kinds": {one.accelerator.kind for one in points},
-        "models": twins({one.architecture.id for one in points}),
+        "models": twins({one.point.architecture.id for one in data.points if one.row < FIRST_ROW}),
         "accelerators": {one.accelerator.id for one in points},
         "precisions": {one.precision for one in points},
     }
@@ -227,6 +227,8 @@ def write(data: Data, found: dict[str, Any], today: datetime.date) -> None:
         f"derived_hardware = {wider(found, 'system left out')}",
         "[seen]",
         *(f"{name} = {json.dumps(sorted(values))}" for name, values in seen.items()),
+        "[seen.only]",
+        *(f"{id_} = {json.dumps(ways)}" for id_, ways in _ways(data, seen["models"]).items()),
     ]
     for name, y in data.y.items():
         distance = np.log(np.maximum(np.abs(found[name]["error"]), SMALLEST_DISTANCE))
@@ -242,6 +244,16 @@ def write(data: Data, found: dict[str, Any], today: datetime.date) -> None:
             f"spread = '''\n{spread}\n'''",
         ]
     CALIBRATION.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _ways(data: Data, known: set[str]) -> dict[str, list[str]]:
+    """Of models that only our own points have: engine, precision and kind of hardware."""
+    ways: dict[str, set[str]] = {}
+    for point in (one.point for one in data.points if one.row >= FIRST_ROW):
+        if point.architecture.id not in known:
+            way = f"{point.engine}/{point.precision}/{point.accelerator.kind}"
+            ways.setdefault(point.architecture.id, set()).add(way)
+    return {id_: sorted(found) for id_, found in sorted(ways.items())}
 
 
 def answered(peer: Path, points: Path) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from benchmarks.planner.own_points import own_points
 from benchmarks.planner.points import read
 from benchmarks.planner.published import table
 
@@ -142,11 +143,38 @@ def test_hardware_without_points_is_derived_wider_and_says_so() -> None:
 
 
 def test_an_unseen_model_widens_too() -> None:
-    unseen = sorted(set(CATALOG.models) - set(CALIBRATION.seen.models))
+    unseen = sorted(set(CATALOG.models) - set(CALIBRATION.seen.models) - set(CALIBRATION.seen.only))
     here = point(architecture=CATALOG.model(unseen[0]))
     assert bands.basis(here, CALIBRATION) == "derived"
     assert bands.widening(here, CALIBRATION) == CALIBRATION.derived_model > 1
     assert bands.widening(point(), CALIBRATION) == 1
+
+
+def test_a_model_of_few_points_is_known_in_their_way_only() -> None:
+    seen = CALIBRATION.seen.only["r1-distill-qwen-32b"]
+    assert seen == ("vllm/bf16/hopper",)
+    model = CATALOG.model("r1-distill-qwen-32b")
+    here = point(architecture=model, engine="vllm", precision="bf16")
+    assert bands.basis(here, CALIBRATION) == "calibrated"
+    assert bands.widening(here, CALIBRATION) == 1
+    for other in (
+        point(architecture=model, engine="sglang", precision="bf16"),
+        point(architecture=model, engine="vllm", precision="fp8"),
+        point(architecture=model, engine="vllm", precision="bf16", accelerator=CATALOG.accelerator("b200")),
+    ):
+        assert bands.basis(other, CALIBRATION) == "derived"
+        assert bands.widening(other, CALIBRATION) == CALIBRATION.derived_model
+
+
+def test_models_that_fit_one_card_are_predicted_as_they_were_measured() -> None:
+    """Learnt from, so this holds the calibration in the package to the points beside it."""
+    errors: list[float] = []
+    for one in own_points(CATALOG):
+        ttft_s, tpot_s = times(MODEL, one.point)
+        errors.append(abs(math.log(tpot_s * 1000 / one.tpot_ms)))
+        assert 1 / 4 < ttft_s * 1000 / one.ttft_ms < 4
+    assert len(errors) == 36
+    assert math.exp(sum(errors) / len(errors)) < 1.25
 
 
 def test_two_replicas_carry_exactly_twice_as_much() -> None:

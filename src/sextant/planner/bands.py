@@ -27,7 +27,7 @@ def basis(point: Point, calibration: Calibration) -> Basis:
     seen = calibration.seen
     known = (
         point.engine in seen.engines
-        and point.architecture.id in seen.models
+        and _model_known(point, calibration)
         and point.accelerator.kind in seen.kinds
         and point.precision in seen.precisions
     )
@@ -38,13 +38,20 @@ def widening(point: Point, calibration: Calibration) -> float:
     """By how much the band's logarithm is widened for what no point covers; 1 where all is covered."""
     seen = calibration.seen
     factor = 1.0
-    if point.architecture.id not in seen.models or point.precision not in seen.precisions:
+    if not _model_known(point, calibration) or point.precision not in seen.precisions:
         factor = max(factor, calibration.derived_model)
     if point.accelerator.id not in seen.accelerators or point.engine not in seen.engines:
         factor = max(factor, calibration.derived_hardware)
     if point.accelerator.kind not in seen.kinds:
         factor *= UNSEEN_CLASS
     return factor
+
+
+def _model_known(point: Point, calibration: Calibration) -> bool:
+    """A model of which few points are known is known in their way only."""
+    ways = calibration.seen.only.get(point.architecture.id)
+    way = f"{point.engine}/{point.precision}/{point.accelerator.kind}"
+    return point.architecture.id in calibration.seen.models if ways is None else way in ways
 
 
 def factors(

@@ -35,6 +35,8 @@ class Seen(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     models: tuple[str, ...]
     accelerators: tuple[str, ...]
     precisions: tuple[str, ...]
+    only: dict[str, tuple[str, ...]] = {}
+    """Models of which few points are known: the ways that they cover, as `engine/precision/kind`."""
 
 
 class Calibration(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
