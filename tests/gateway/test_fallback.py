@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 from fake_engine import Exchange, FakeEngine, whole
+from fake_governor import SECRET
 from gateway_stack import Stack, model, stack
 from test_privacy import echo, said, said_whole, told
 
@@ -40,6 +42,14 @@ async def box() -> AsyncIterator[Stack]:
         yield running
 
 
+def key_file(folder: Path) -> str:
+    """A reference to the key that the gateway takes."""
+    file = folder / "key"
+    file.write_text(SECRET)
+    file.chmod(0o600)
+    return f"file:{file}"
+
+
 def ask(text: str = PHONE) -> list[dict[str, Any]]:
     return [{"role": "user", "content": text}]
 
@@ -49,6 +59,7 @@ async def test_while_the_engine_is_well_nothing_leaves(box: Stack) -> None:
     answer = await box.chat(messages=ask())
     assert said_whole(answer) == PHONE and "x-sextant-fallback" not in answer.headers
     assert box.engines[1].exchanges == []
+    assert "x-sextant-stands-in" not in box.engine.exchanges[0].headers
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -64,6 +75,7 @@ async def test_an_engine_that_is_not_ready_is_stood_in_for_and_metered_once(box:
     assert text == PHONE and answer.headers["x-sextant-fallback"] == "nano-centre"
     assert box.engines[0].exchanges == []
     [exchange] = box.engines[1].exchanges
+    assert exchange.headers["x-sextant-stands-in"] == "1"
     assert exchange.body["model"] == "nano"  # as the centre calls it
     assert "138-0013-8000" not in told(exchange) and "<PHONE" in told(exchange)
     [(claim, outcome)] = box.governor.rows
@@ -122,10 +134,51 @@ async def test_a_tenants_own_policy_stands_over_the_documents(box: Stack, action
     assert box.governor.open == 0 and box.governor.rows == []
 
 
+@pytest.mark.parametrize(
+    "own",
+    [
+        PrivacyPolicy(otherwise="allow", actions={"CN_ID": "block"}),
+        PrivacyPolicy(otherwise="mask", actions={"PHONE": "allow"}),
+        PrivacyPolicy(otherwise="allow", patterns={"TICKET": "T-[0-9]{4}"}),
+    ],
+    ids=["other types only", "allowed by name", "patterns only"],
+)
+async def test_what_a_policy_lets_through_here_is_masked_on_the_way(box: Stack, own: PrivacyPolicy) -> None:
+    box.governor.privacy = own
+    box.app.swap_routes(table(box, Fallback("nano-centre"), version=2))
+    assert said_whole(await box.chat(messages=ask())) == PHONE
+    assert "138-0013-8000" in told(box.engines[0].exchanges[0])
+    box.app.swap_routes(table(box, Fallback("nano-centre"), version=3, ready=False))
+    for _ in range(2):
+        assert said_whole(await box.chat(messages=ask(f"{PHONE} T-1234"))) == f"{PHONE} T-1234"
+    for exchange in box.engines[1].exchanges:
+        assert "138-0013-8000" not in told(exchange) and "<PHONE" in told(exchange)
+        assert ("T-1234" in told(exchange)) is not bool(own.patterns)
+    box.app.swap_routes(table(box, Fallback("nano-centre", masks=False), version=4, ready=False))
+    await box.chat(messages=ask())
+    assert "138-0013-8000" in told(box.engines[1].exchanges[-1])
+
+
 async def test_as_policy_sends_what_no_policy_forbids(box: Stack) -> None:
     box.app.swap_routes(table(box, Fallback("nano-centre", masks=False), version=2, ready=False))
     await box.chat(messages=ask())
     assert "138-0013-8000" in told(box.engines[1].exchanges[0])
+
+
+async def test_two_gateways_that_stand_in_for_each_other_ask_no_further(box: Stack, tmp_path: Path) -> None:
+    """The request that comes back has been stood in for once, and ends there."""
+    routes = table(box, Fallback("nano-centre"), version=2, ready=False)
+    local, remote = routes.models
+    (away,) = remote.upstreams
+    back = msgspec.structs.replace(away, base_url=f"{box.url}/v1", api_key_ref=key_file(tmp_path))
+    remote = msgspec.structs.replace(remote, upstreams=(back,))
+    box.app.swap_routes(RouteTable(3, (local, remote)))
+    answer = await box.chat(messages=ask("hello"))
+    assert answer.status_code == 503
+    assert b'sextant_gateway_fallbacks_total{instead="nano-centre",model="nano"} 1.0' in (
+        box.registry.exposition()
+    )
+    assert box.governor.open == 0
 
 
 async def test_both_away_is_an_error_that_names_the_reason(box: Stack) -> None:

@@ -33,7 +33,7 @@ from sextant.gateway import failures, strictjson
 from sextant.gateway.bodies import engine_body
 from sextant.gateway.counting import Tally
 from sextant.gateway.dialect import Call
-from sextant.gateway.fallback import policy_on_the_way, stand_in
+from sextant.gateway.fallback import OnTheWay, stand_in
 from sextant.gateway.fetching import Fetcher
 from sextant.gateway.holds import kinds_of, most_input_tokens, most_output_tokens
 from sextant.gateway.limit_headers import anthropic_headers, openai_headers
@@ -65,6 +65,7 @@ class Flow:
     def __init__(self, limits: GatewayLimits, governor: Governor, pool: UpstreamPool, shield: Shield) -> None:
         self.limits = limits
         self.shield = shield
+        self.on_the_way = OnTheWay()
         self.governor = governor
         self.pool = pool
         self.gates = Gates(limits)
@@ -113,7 +114,8 @@ class Flow:
                 gate.leave()
         except SextantError as error:
             if run.route is not None and run.route.served.fallback is not None:
-                instead = stand_in(run, error, self.index.of(principal.reach), principal.tenant_id)
+                view = self.index.of(principal.reach)
+                instead = stand_in(run, error, request=request, view=view, tenant_id=principal.tenant_id)
                 if instead is not None:
                     await self._fall_back(run, principal, fields, request, instead)
                     return
@@ -142,11 +144,12 @@ class Flow:
         instead: ModelRoute,
     ) -> None:
         """The whole way once more, to the model that stands in; what the first one reserved is given back."""
-        asked, policy = run.route, policy_on_the_way(run, principal.privacy)
+        asked, policy = run.route, self.on_the_way.policy(run, principal.privacy)
         if run.admission is not None:
             self.governor.refund(run.admission)
             run.admission = None
         run.asked, run.tally, run.unmasking = False, None, None
+        run.stood_in, run.first_token_s, run.last_token_s = True, 0.0, 0.0
         try:
             assert asked is not None
             del run.headers[run.told_at :]
@@ -290,7 +293,7 @@ class Flow:
                     target.base_url,
                     b"POST",
                     target.path(call.target),
-                    target.headers,
+                    target.stand_in_headers if run.stood_in else target.headers,
                     engine_body(call, target.upstream.upstream_model, route.served.quirks.running_usage),
                 )
                 if response.status == 200:

@@ -23,6 +23,8 @@ from sextant.transport.exchange import Header
 _log = logging.getLogger(__name__)
 FIRST_REST_S = 0.5
 LONGEST_REST_S = 15.0
+STANDS_IN: Header = (b"x-sextant-stands-in", b"1")
+"""On a request that another gateway answers in our place: it is to ask nobody else in its own."""
 DOUBLINGS = 5
 """By then the longest rest is reached."""
 VIEWS_REMEMBERED = 4096
@@ -70,6 +72,7 @@ class Target:
         "headers",
         "ready",
         "reason",
+        "stand_in_headers",
         "upstream",
         "weight",
     )
@@ -87,6 +90,8 @@ class Target:
         self.headers: tuple[Header, ...] = ((b"content-type", b"application/json"),)
         if api_key is not None:
             self.headers += ((b"authorization", b"Bearer " + api_key.encode("ascii")),)
+        self.stand_in_headers = (*self.headers, STANDS_IN)
+        """Of a request that falls back to it."""
         self._failures = 0
         self._rest_until_s = 0.0
 

@@ -76,6 +76,8 @@ class Run(msgspec.Struct, eq=False):
     last_token_s: float = 0.0
     asked: bool = False
     """An engine has begun to work on it."""
+    stood_in: bool = False
+    """Another model answers than the one asked for, since that one cannot."""
     settled: bool = False
     used: Usage | None = None
     """What it was settled with."""

@@ -48,8 +48,9 @@ class Fallback(Section):
     )
     personal_data: Literal["mask", "as_policy"] = Field(
         "mask",
-        description="`mask`: personal data of tenants without a privacy policy is masked on the way; "
-        "`as_policy`: only tenants' own policies are applied.",
+        description="`mask`: personal data is masked on the way, also what a tenant's privacy policy lets "
+        "through here; what that blocks or routes is blocked or stays; `as_policy`: only tenants' own policies "
+        "are applied.",
     )
     stays: Annotated[tuple[Name, ...], items(most=1000)] = Field(
         (), description="Tenants whose requests never leave this box."

@@ -111,7 +111,7 @@ class Fallback(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     when_full: bool = False
     """Also when all places and the queue are taken; else only while no engine is ready."""
     masks: bool = True
-    """Whether personal data of tenants without a privacy policy is masked on the way."""
+    """Whether personal data is masked on the way, also what a tenant's privacy policy lets through."""
     stays: tuple[str, ...] = ()
     """Tenants whose requests are never sent there."""
 
