@@ -49,8 +49,8 @@ class Fallback(Section):
     personal_data: Literal["mask", "as_policy"] = Field(
         "mask",
         description="`mask`: personal data is masked on the way, also what a tenant's privacy policy lets "
-        "through here; what that blocks or routes is blocked or stays; `as_policy`: only tenants' own policies "
-        "are applied.",
+        "through here; what that blocks or routes is blocked or stays; `as_policy`: only tenants' own "
+        "policies are applied.",
     )
     stays: Annotated[tuple[Name, ...], items(most=1000)] = Field(
         (), description="Tenants whose requests never leave this box."
