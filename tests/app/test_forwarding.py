@@ -5,21 +5,26 @@ from __future__ import annotations
 import json
 import random
 import shutil
+import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from ledger_under_test import FlatRates, row
 from sextant.app.courier import Centre, Courier, Refused, Unreachable
+from sextant.app.forwarder_process import ForwarderSettings
 from sextant.app.forwarding import FIRST_PAUSE_S, LONGEST_PAUSE_S, Forwarder
 from sextant.app.outbox import Outbox
 from sextant.base.errors import Misconfigured
 from sextant.spec.ledger_wire import Delivery
-from sextant.spec.sites import ForwardStatus, SiteAnswer, SiteBatch
+from sextant.spec.sites import ForwardStatus, SiteAnswer, SiteBatch, read_forward_status
 from sextant.store.ledger_check import check_books
 from sextant.store.ledger_file import LedgerFile
 from sextant.store.ledger_reading import ledger_view
@@ -268,6 +273,38 @@ def test_a_refusal_says_what_is_at_fault(
     with pytest.raises(Refused, match=f"{status}: (not so|it does not know)") as refused:
         serve(status, said).send(SiteBatch())
     assert refused.value.by_content is by_content
+
+
+def test_the_process_shows_that_it_lives_before_a_line_that_swallows_packets_answers(tmp_path: Path) -> None:
+    """Else a box whose line is dead would never be ready, and the supervisor would give up its start."""
+    LedgerFile(tmp_path / "ledger.db", numbered=True).close()
+    secret = tmp_path / "secret"
+    secret.write_text("sxsite-1")
+    secret.chmod(0o600)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(30)
+        settings = ForwarderSettings(
+            ledger_db=str(tmp_path / "ledger.db"),
+            centre=Centre(f"http://127.0.0.1:{listener.getsockname()[1]}", "plant-7"),
+            credential_ref=f"file:{secret}",
+            cursor_file=str(tmp_path / "cursor.json"),
+            status_file=str(tmp_path / "status.json"),
+        )
+        file = tmp_path / "settings.json"
+        file.write_bytes(msgspec.json.encode(settings))
+        command = (sys.executable, "-m", "sextant.app.forwarder_process", "--settings", str(file))
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL)
+        try:
+            with listener.accept()[0]:  # asked, and never answered
+                assert read_forward_status(tmp_path / "status.json") is not None
+        finally:
+            process.kill()
+            process.wait()
+
+
+def test_a_credential_that_no_header_can_carry_is_told() -> None:
+    with pytest.raises(Refused, match="credential"):
+        Courier(Centre("http://127.0.0.1:1", "s"), lambda: "密").send(SiteBatch())
 
 
 def test_a_missing_credential_and_a_dead_centre_are_told() -> None:

@@ -21,8 +21,9 @@ from sextant.spec.snapshot import Fallback, ServedModel
 
 FORWARD_STATUS = "forward-status.json"
 """In `run/`: how forwarding stands, for `sextant status` and the metrics."""
-SILENCE_S = 6 * SIGN_OF_LIFE_S
-"""A forwarder that has written nothing for so long hangs: the longest call of the centre is half of it."""
+SILENCE_S = 30 * SIGN_OF_LIFE_S
+"""A forwarder that has written nothing for so long hangs. A line that swallows packets makes one call of the
+centre as long as name servers, and each of its addresses in turn (`courier.TIMEOUT_S`), are waited for."""
 
 
 def forwarder_settings(document: Deployment, state: StateDir) -> ForwarderSettings | None:

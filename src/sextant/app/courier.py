@@ -59,6 +59,8 @@ class Courier:
             credential = self._credential()
         except Misconfigured as error:
             raise Refused(error.message, by_content=False) from None
+        if not credential.isascii():
+            raise Refused("the credential is no site's (sxsite-…): it is not ASCII", by_content=False)
         headers = {
             "Authorization": f"Bearer {credential}",
             "Content-Type": "application/json",

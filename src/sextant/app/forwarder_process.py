@@ -63,6 +63,8 @@ def run_forwarder(settings: ForwarderSettings) -> None:
         now_ms=wall_clock_ms,
         chance=random.SystemRandom(),
     )
+    # before the line is tried, which may swallow packets: that this lives is no question of the line
+    write_private(status_file, msgspec.json.encode(forwarder.status))
     while not stopping.is_set():
         pause_s = forwarder.step()
         if forwarder.status.number != before.number or forwarder.status.request_id != before.request_id:
