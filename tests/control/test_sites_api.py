@@ -13,7 +13,7 @@ from control_under_test import Control, control_with_ledger
 from starlette.testclient import TestClient
 
 from sextant.control.answers import BODY_BYTES_MAX
-from sextant.spec.sites import ROWS_MAX
+from sextant.spec.sites import AMOUNT_NANO_MAX, ROWS_MAX
 from sextant.store.accounts_tenants import TenantChange
 from sextant.store.ledger_reading import ledger_view
 
@@ -192,3 +192,12 @@ def test_rows_of_a_tenant_that_nobody_named_wait_and_are_seen(centre: Centre) ->
     with ledger_view(centre.control.settings.ledger_db) as view:
         query = "SELECT count(*), sum(cost_nano) FROM usage WHERE tenant_id = 'plants'"
         assert view.query(query) == [(ROWS_MAX + 1, 1000 * (ROWS_MAX + 1))]
+
+
+def test_held_amounts_beyond_any_integer_are_still_shown(centre: Centre) -> None:
+    many = [row(n, tenant_id="stranger", cost_nano=AMOUNT_NANO_MAX) for n in range(1, 6)]
+    assert centre.send(*many).json()["held"] == 5
+    shown = centre.control.client.get("/v1/sites")
+    assert shown.status_code == 200, shown.text
+    [held] = next(one for one in shown.json()["sites"] if one["id"] == "shanghai")["held"]
+    assert (held["rows"], held["cost_nano"]) == (5, 2**63 - 1)

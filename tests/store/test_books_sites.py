@@ -14,7 +14,8 @@ import pytest
 from ledger_under_test import FlatRates, row
 from sextant.base.errors import BadRequest
 from sextant.spec.ledger_wire import Delivery
-from sextant.spec.sites import SiteAnswer, SiteRow
+from sextant.spec.sites import AMOUNT_NANO_MAX, COUNT_MAX, SiteAnswer, SiteRow
+from sextant.store import books_sites
 from sextant.store.ledger import Ledger
 from sextant.store.ledger_check import check_books
 from sextant.store.ledger_file import LedgerFile
@@ -119,6 +120,23 @@ def test_a_count_that_no_book_can_hold_is_refused_whole(books: Books) -> None:
     with pytest.raises(BadRequest, match="cannot hold"):
         books.deliver(site_row(1), site_row(2, input_tokens=2**41))
     assert books.all("SELECT count(*) FROM site_usage") == [(0,)]
+
+
+@pytest.mark.parametrize("size", [{"cost_nano": AMOUNT_NANO_MAX // 4 - 1}, {"input_tokens": COUNT_MAX}])
+def test_a_site_whose_credential_was_stolen_cannot_fill_the_books_for_everybody(
+    books: Books, size: dict[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What all sites bring together ends where there is as much room again for rows of our own."""
+    monkeypatch.setattr(books_sites, "TOKENS_ROOM", 20 * COUNT_MAX)
+    after, number = "", 0
+    with pytest.raises(BadRequest, match="cannot hold"):
+        for number in range(1, 40):
+            after = books.deliver(site_row(number, **size), after=after).through_id
+    assert 2 < number < 40
+    mine = row("mine", tenant_id="plants", input_tokens=10, output_tokens=5)
+    books.ledger.append([mine], RATES)
+    assert books.all("SELECT count(*) FROM usage WHERE request_id = 'mine'") == [(1,)]
+    assert books.deliver(site_row(number, cost_nano=0), after=after).booked == 1
 
 
 def test_any_way_of_sending_again_ends_with_every_row_once(books: Books) -> None:

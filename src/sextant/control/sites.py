@@ -19,12 +19,14 @@ from sextant.control.answers import BODY_BYTES_MAX, Body, WrongBody, json_answer
 from sextant.control.office import Office
 from sextant.control.openapi import Listing, tells
 from sextant.spec.ledger_wire import Delivery
+from sextant.spec.policy import NANO
 from sextant.spec.sites import ROWS_MAX, SiteAnswer, SiteBatch, SiteRow
 from sextant.store.accounts_database import Page
 from sextant.store.accounts_sites import SiteRecord
 from sextant.store.ledger_reading import LedgerView, ledger_view
 
 _ROW = ", ".join(field.name for field in msgspec.structs.fields(SiteRow))
+COST_NANO_MAX = 2**63 - 1
 _GZIP = 16 + zlib.MAX_WBITS
 
 
@@ -185,7 +187,8 @@ def _shown(view: LedgerView, record: SiteRecord) -> SiteShown:
     end = view.query("SELECT number, arrived_ms FROM site_end WHERE site_id = :site", site=record.id)
     rows = view.query("SELECT count(*) FROM site_usage WHERE site_id = :site", site=record.id)
     held = view.query(
-        "SELECT tenant_id, currency, count(*), sum(input_tokens + output_tokens), sum(cost_nano) "
+        "SELECT tenant_id, currency, count(*), sum(input_tokens + output_tokens), "
+        f"sum(cost_nano / {NANO}), sum(cost_nano % {NANO}) "
         "FROM site_usage WHERE site_id = :site AND booked_tenant_id = '' "
         "GROUP BY tenant_id, currency ORDER BY tenant_id, currency",
         site=record.id,
@@ -196,5 +199,10 @@ def _shown(view: LedgerView, record: SiteRecord) -> SiteShown:
         through=through,
         arrived_ms=arrived_ms,
         rows=rows[0][0],
-        held=tuple(HeldUsage(*values) for values in held),
+        held=tuple(_held(*values) for values in held),
     )
+
+
+def _held(tenant_id: str, currency: str, rows: int, tokens: int, units: int, rest_nano: int) -> HeldUsage:
+    """Nobody has looked at held amounts: their sum may be more than an integer of a database, or of JSON."""
+    return HeldUsage(tenant_id, currency, rows, tokens, min(units * NANO + rest_nano, COST_NANO_MAX))

@@ -18,14 +18,20 @@ import msgspec
 from sextant.spec.ledger_wire import Delivery
 from sextant.spec.policy import Billing
 from sextant.spec.sites import SiteAnswer, SiteRow
+from sextant.spec.transfer import REVENUE
 from sextant.spec.usage import UsageRow
-from sextant.store.books import Rates, Terms
+from sextant.store.books import BadRows, Rates, Terms
 from sextant.store.books_keeper import Transaction, keep_rows
 
 CLOCK_AHEAD_MS = 300_000
 CLOCK_BEHIND_MS = 400 * 86_400_000
 """A row whose time at the site is further than this from its arrival is booked at its arrival: the site's
 clock was wrong. Its own time stays in `site_usage`."""
+
+REVENUE_ROOM_NANO = 2**62
+TOKENS_ROOM = 2**62
+"""What sites may bring a sum of the books to. It is half of what a column holds: a site that sends nonsense,
+or somebody with its credential, must not keep us from booking our own rows."""
 
 CONTENT = tuple(
     field.name for field in msgspec.structs.fields(SiteRow) if field.name not in ("number", "request_id")
@@ -139,7 +145,22 @@ def _book(
         rows.append(usage)
         amounts[usage.request_id] = _Amount(row.cost_nano, row.list_nano, row.currency)
     if rows:
-        keep_rows(tx, rows, Terms(_AmountsAsSent(terms.rates, amounts), terms.now_us))
+        _check_room(tx, amounts.values())
+        for standing in keep_rows(tx, rows, Terms(_AmountsAsSent(terms.rates, amounts), terms.now_us)):
+            if standing.month_tokens > TOKENS_ROOM:
+                raise BadRows(f"{standing.scope} would have {standing.month_tokens} tokens in a month")
+
+
+def _check_room(tx: SiteTransaction, amounts: Iterable[_Amount]) -> None:
+    """Every amount ends in the house's revenue, so that no sum of the books is above that. Raises BadRows."""
+    revenue_nano: dict[str, int] = {}
+    for account in tx.accounts((), also=(REVENUE,)):
+        if account.id == REVENUE:
+            revenue_nano[account.currency] = account.credits_nano
+    for amount in amounts:
+        revenue_nano[amount.currency] = revenue_nano.get(amount.currency, 0) + amount.cost_nano
+        if amount.cost_nano and revenue_nano[amount.currency] > REVENUE_ROOM_NANO:
+            raise BadRows(f"the revenue in {amount.currency} would pass {REVENUE_ROOM_NANO} billionths")
 
 
 def _usage(row: SiteRow, tenant_id: str, delivery: Delivery) -> UsageRow:
