@@ -193,6 +193,13 @@ def test_a_tighter_target_never_carries_more_and_an_impossible_one_nothing() -> 
     assert speed(targets=Targets(end_to_end_ms=1)).requests_per_s_max.value == 0
 
 
+def test_as_many_are_in_flight_as_the_load_takes() -> None:
+    for wanted in (0.3, 1.1, 2.7, 4.0, 5.5):
+        found = speed(requests_per_s=wanted)
+        held_s = (found.ttft_ms.value + 512 * found.tpot_ms.value) / 1000
+        assert found.concurrency - 1.5 < wanted * held_s <= found.concurrency * 1.0001
+
+
 def test_more_load_is_never_faster_for_each() -> None:
     light, heavy = speed(requests_per_s=0.1), speed(requests_per_s=5.0)
     assert heavy.tpot_ms.value >= light.tpot_ms.value

@@ -74,7 +74,7 @@ def predict(
     now = (
         _times(model, _at(point, min(most, asked / replicas)))
         if asked
-        else next((one for one in steps if one.requests_per_s >= wanted), steps[-1])
+        else _carrying(steps, wanted, point.output_tokens)
     )
     high = _times(model, _at(point, min(most, now.concurrency + P99_SIGMAS * math.sqrt(now.concurrency))))
     inside = [one.requests_per_s for one in steps if _meets(one, question.targets, point.output_tokens)]
@@ -139,6 +139,34 @@ def _climb(model: Model, load: tuple[Point, float], targets: Targets) -> list[Ti
             break
         concurrency *= 2
     return found
+
+
+def _carrying(steps: list[Times], wanted: float, output_tokens: float) -> Times:
+    """The times with just so many in flight that `wanted` requests per second are done: between two steps of
+    the climb they go straight from one to the other. The last step where none carries that much."""
+    place = next((place for place, one in enumerate(steps) if one.requests_per_s >= wanted), len(steps) - 1)
+    after = steps[place]
+    if place == 0 or after.requests_per_s < wanted:
+        return after
+    before = steps[place - 1]
+    spare = after.concurrency - before.concurrency
+    held_s = before.ttft_s + output_tokens * before.tpot_s
+    slope_s = (after.ttft_s + output_tokens * after.tpot_s - held_s) / spare
+    least = wanted * (held_s - slope_s * before.concurrency) / (1 - wanted * slope_s)
+    share = min(1.0, (math.ceil(least) - before.concurrency) / spare)
+
+    def between(one: float, other: float) -> float:
+        return one + share * (other - one)
+
+    ttft_s, tpot_s = between(before.ttft_s, after.ttft_s), between(before.tpot_s, after.tpot_s)
+    concurrency = between(before.concurrency, after.concurrency)
+    return Times(
+        concurrency=concurrency,
+        ttft_s=ttft_s,
+        tpot_s=tpot_s,
+        ttft_p99_s=between(before.ttft_p99_s, after.ttft_p99_s),
+        requests_per_s=concurrency / (ttft_s + output_tokens * tpot_s),
+    )
 
 
 def _slower(one: Times, last: Times, output_tokens: float) -> Times:
