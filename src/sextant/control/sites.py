@@ -8,7 +8,7 @@ Neighbours: `sextant.store.books_sites` (what a batch does), `sextant.app.forwar
 from __future__ import annotations
 
 import zlib
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 from fastapi import Depends, FastAPI, Request, Response
@@ -199,10 +199,11 @@ def _shown(view: LedgerView, record: SiteRecord) -> SiteShown:
         through=through,
         arrived_ms=arrived_ms,
         rows=rows[0][0],
-        held=tuple(_held(*values) for values in held),
+        held=tuple(_held(values) for values in held),
     )
 
 
-def _held(tenant_id: str, currency: str, rows: int, tokens: int, units: int, rest_nano: int) -> HeldUsage:
+def _held(values: tuple[Any, ...]) -> HeldUsage:
     """Nobody has looked at held amounts: their sum may be more than an integer of a database, or of JSON."""
+    tenant_id, currency, rows, tokens, units, rest_nano = values
     return HeldUsage(tenant_id, currency, rows, tokens, min(units * NANO + rest_nano, COST_NANO_MAX))
