@@ -34,7 +34,8 @@ _PROTOCOLS = "file:git:http:https:ssh"
 _SETTINGS = (
     "core.hooksPath=/dev/null",
     "core.fsmonitor=false",
-    "gc.auto=0",
+    "gc.autoDetach=false",  # as part of a fetch, in its time
+    "maintenance.autoDetach=false",
     "protocol.version=2",
     "transfer.fsckObjects=true",
     "http.lowSpeedLimit=1000",
@@ -134,7 +135,11 @@ class GitSource:
         folder = self.checkout(commit)
         file = folder / self.wish.path
         where = f"{self.wish.path} of {commit[:12]}"
-        if not file.resolve().is_relative_to(folder.resolve()):
+        try:
+            inside = file.resolve().is_relative_to(folder.resolve())
+        except (OSError, RuntimeError):  # the latter, until Python 3.13, for links that lead to each other
+            inside = False
+        if not inside:
             raise Permanent(f"{where} is a link that leads out of the repository", code="bad_document")
         try:
             with file.open("rb") as opened:
@@ -152,7 +157,7 @@ class GitSource:
 
     def subject(self, commit: str) -> str:
         """The first line of its message."""
-        return self._git("show", "--no-patch", "--no-show-signature", "--format=%s", commit).strip()[:100]
+        return _plain(self._git("show", "--no-patch", "--no-show-signature", "--format=%s", commit))[:100]
 
     def prune(self, keep: Collection[str]) -> None:
         """Removes the folders of all other commits."""
@@ -197,7 +202,7 @@ class GitSource:
         status, said, why = _run([*argv, *arguments], environment, timeout_s)
         if status == 0:
             return said
-        last = " ".join(why.split())[-SAID_CHARS_MAX:] or f"git ended with {status}"
+        last = _plain(why)[-SAID_CHARS_MAX:] or f"git ended with {status}"
         if remote:
             raise Retryable(f"{self.shown} cannot be had: {last}", code="repository_unreachable")
         raise Permanent(last, code="git_failed")
@@ -226,6 +231,11 @@ def _check(wish: Wish) -> None:
         raise Misconfigured(f"--path is {wish.path!r}; expected a path below the repository's root")
     if wish.signers and not Path(wish.signers).is_file():
         raise Misconfigured(f"the file of signers {wish.signers} does not exist")
+
+
+def _plain(said: str) -> str:
+    """In one line, without what a terminal would act on: others wrote it."""
+    return "".join(one if one.isprintable() else "?" for one in " ".join(said.split()))
 
 
 def _because(said: str) -> str:
