@@ -24,6 +24,7 @@ from shared_limits import (
 from servers import Redis
 from sextant.base.errors import LimitsUnavailable, Misconfigured
 from sextant.governance.limits.limiter import Hold, ScopeRules
+from sextant.governance.shared import limiter as shared_limiter
 from sextant.governance.shared.limiter import ASKS_WAITING, FORGOTTEN_S, SharedLimiter
 from sextant.governance.shared.words import TOKENS_PER_MIN_MAX
 from sextant.spec.stores import SharedLimits
@@ -58,6 +59,27 @@ async def test_two_gateways_share_every_limit(redis_url: str) -> None:
         other.settle(held[1], 3)  # a second end is none
         other.refund(held[1])
         await until(lambda: not other._ends)
+        await admitted(one, ask(TWO_OPEN))
+        await refused(one, ask(TWO_OPEN))
+
+
+async def test_a_request_that_begins_again_leaves_no_hold_however_many_ends_are_in_front(
+    redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A request that another model answers gives back what it held and asks anew, under its own id."""
+    monkeypatch.setattr(shared_limiter, "ENDS_PER_CALL", 3)
+    wide = ScopeRules("tenant:wide", concurrent_requests=100)
+    async with limiter(redis_url) as one:
+        others = [await admitted(one, ask(wide)) for _ in range(8)]
+        first = await admitted(one, ask(TWO_OPEN, request_id="req_again"))
+        for hold in (*others, first):
+            one.refund(hold)
+        again = await admitted(one, ask(TWO_OPEN, request_id="req_again"))
+        await until(lambda: not one._ends)
+        await admitted(one, ask(TWO_OPEN))
+        await refused(one, ask(TWO_OPEN))
+        one.settle(again, 3)
+        await until(lambda: not one._ends)
         await admitted(one, ask(TWO_OPEN))
         await refused(one, ask(TWO_OPEN))
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import logging
 import random
 import secrets
@@ -321,7 +322,7 @@ class SharedLimiter:
             if not warming:
                 self._flying, self._waiting = self._waiting[:ASKS_PER_CALL], self._waiting[ASKS_PER_CALL:]
             beat = now_s >= self._beat_at_s or warming
-            ends = dict(list(self._ends.items())[:ENDS_PER_CALL])
+            ends = self._ends_of_call()
             told = list(self._unsent)[:ENDS_PER_CALL]
             calls = []
             if ends or told or beat:
@@ -342,6 +343,16 @@ class SharedLimiter:
             if self._ends or self._unsent or (self._waiting and not self._is_warming()):
                 self._work.set()
             self._fail_overdue()
+
+    def _ends_of_call(self) -> dict[str, int]:
+        """What has ended, as much as goes with one call; first what asks again in the same one: a request
+        keeps its id when it begins again with another model, and its old hold must not end its new one."""
+        if len(self._ends) <= ENDS_PER_CALL:
+            return dict(self._ends)
+        asking = [entry.ask.request_id for entry in self._flying]
+        first = {request_id: self._ends[request_id] for request_id in asking if request_id in self._ends}
+        rest = itertools.islice(self._ends.items(), ENDS_PER_CALL)
+        return dict(itertools.islice({**first, **dict(rest)}.items(), ENDS_PER_CALL))
 
     async def _until_work(self, beat_s: float) -> None:
         """Until something is to be sent, or a heartbeat is due."""
