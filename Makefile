@@ -75,7 +75,7 @@ servers: | $(BIN)/python ## Install what tests need of Debian, when missing: Pos
 	@.ci/debian-packages nginx:/usr/sbin/nginx haproxy:/usr/sbin/haproxy openssl:/usr/bin/openssl \
 		gcc:/usr/bin/gcc libc6-dev:/usr/include/stdio.h \
 		'postgresql:/usr/lib/postgresql/*/bin/postgres' redis-server:/usr/bin/redis-server util-linux:/usr/bin/setpriv \
-		prometheus:/usr/bin/promtool prometheus-alertmanager:/usr/bin/amtool \
+		prometheus:/usr/bin/promtool victoria-metrics:/usr/bin/vmagent prometheus-alertmanager:/usr/bin/amtool \
 		restic:/usr/bin/restic skopeo:/usr/bin/skopeo keepalived:/usr/sbin/keepalived nftables:/usr/sbin/nft shellcheck:/usr/bin/shellcheck \
 		systemd:/usr/bin/systemd-analyze
 	@.ci/debian-program trixie docker-compose usr/libexec/docker/cli-plugins/docker-compose $(BIN)/docker-compose

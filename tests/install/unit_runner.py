@@ -92,7 +92,11 @@ class Unit:
             libc.prctl(PR_SET_MDWE, 1, 0, 0, 0)  # from Linux 6.3; elsewhere nothing changes
 
     def start(self, line: str, **more: object) -> subprocess.Popen[bytes]:
-        words = [word.replace("$$", "$").replace("%%", "%") for word in shlex.split(line)]
+        held = str(self.credentials()) if self.keys.get("LoadCredential") else "%d"
+        words = [
+            word.replace("%d/", f"{held}/").replace("$$", "$").replace("%%", "%")
+            for word in shlex.split(line)
+        ]
         for key, place in (("RuntimeDirectory", "run"), ("CacheDirectory", "var/cache")):
             if self.last(key):
                 (ROOT / place / self.last(key)).mkdir(parents=True, exist_ok=True)

@@ -6,6 +6,7 @@ import re
 
 import msgspec
 import pytest
+import yaml
 from tests.render.host_bundles import PAIR, TLS, orders, text_of
 from tests.render.orders import DISTILLED, EMBEDDED, order
 
@@ -41,7 +42,7 @@ def test_the_watchdog_runs_and_the_install_measures() -> None:
 
 def test_what_is_not_there_is_said() -> None:
     notes = " ".join(render(orders()["edge"]).notes)
-    assert "no spec.centre" in notes and "Metrics are not forwarded" in notes
+    assert "no spec.centre" in notes and "spec.centre.metrics is not set" in notes
 
 
 CENTRE = {
@@ -63,6 +64,49 @@ def test_the_box_knows_its_centre() -> None:
     assert "10.0.0.9:8001" in bundle.diagram
     assert any("plant-7" in step.why for step in bundle.verify)
     assert any("no fallback" in note for note in bundle.notes)
+
+
+METRICS = {
+    "url": "https://prometheus.example.com/api/v1/write",
+    "credential": "file:/etc/sextant/metrics-credential",
+    "ca_file": "/srv/metrics.pem",
+}
+
+
+def test_the_box_sends_its_metrics_to_the_centre() -> None:
+    bundle = render(order("edge", **EMBEDDED, centre={**CENTRE, "metrics": METRICS}))
+    config = yaml.safe_load(text_of(bundle, "metrics/prometheus.yml"))
+    assert config["global"]["external_labels"] == {"site": "plant-7"}
+    assert [job["job_name"] for job in config["scrape_configs"]] == ["gateway", "control", "metrics-agent"]
+    unit = text_of(bundle, "systemd/sextant-metrics.service")
+    assert "-remoteWrite.url=https://prometheus.example.com/api/v1/write " in unit
+    for credential in (
+        "control:/etc/sextant/metrics-token",
+        "centre:/etc/sextant/metrics-credential",
+        "authorities:/etc/sextant/tls/metrics.pem",
+    ):
+        assert f"LoadCredential={credential}\n" in unit
+    assert "all sextant-metrics.service" in text_of(bundle, "units.list").splitlines()
+    assert "programs='openssl sha256sum vmagent'\n" in text_of(bundle, "settings.sh")
+    assert {"/usr/bin/vmagent", "/etc/sextant/tls/metrics.pem"} <= {need.name for need in bundle.needs}
+    assert "prometheus.example.com" in bundle.diagram
+    served = parse_document(text_of(bundle, "sextant.yaml")).spec.centre
+    assert served is not None and served.metrics is not None
+    assert served.metrics.ca_file == "/etc/sextant/tls/metrics.pem"
+
+
+def test_metrics_stay_where_nothing_else_is_said() -> None:
+    bundle = render(order("edge", **EMBEDDED, centre=CENTRE))
+    assert not [file.path for file in bundle.files if "metrics" in file.path]
+    assert any("spec.centre.metrics is not set" in note for note in bundle.notes)
+
+
+def test_the_agent_reads_engines_that_are_units_of_their_own() -> None:
+    bundle = render(order("edge", **DISTILLED, centre={**CENTRE, "metrics": METRICS}))
+    jobs = yaml.safe_load(text_of(bundle, "metrics/prometheus.yml"))["scrape_configs"]
+    engines = [job for job in jobs if job["job_name"].startswith("engine-")]
+    assert [job["static_configs"] for job in engines] == [[{"targets": ["127.0.0.1:9100"]}]]
+    assert engines[0]["metrics_path"] == "/metrics"
 
 
 def test_the_box_may_reach_its_centre_where_packets_are_restricted() -> None:

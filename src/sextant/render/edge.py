@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from sextant.base.errors import Unsupported
 from sextant.render.dumping import text_file
-from sextant.render.hosts import documents, engines, kit, places, steps, units, watchdog
+from sextant.render.hosts import documents, engines, kit, metrics_agent, places, steps, units, watchdog
 from sextant.render.hosts.places import Ground
 from sextant.render.hosts.scripts import Settings, script_files
 from sextant.spec.bundle import Bundle, File, Need, Step
@@ -25,13 +25,20 @@ FOLLOWS = (
     "Usage waits in the box's ledger until the centre has confirmed it, for as long as the disk has room: "
     "about 400 bytes a request, so 1 GiB for 2.6 million. `sextant status` shows what waits."
 )
+METRICS_STAY = (
+    "spec.centre.metrics is not set: scrape the box at its admin API's /metrics while its line is there."
+)
+METRICS_FOLLOW = (
+    f"Metrics wait in {metrics_agent.QUEUE}, at most {metrics_agent.QUEUE_BYTES >> 20} MiB; a queue that is "
+    "full gives up its oldest 512 MiB. An orderly stop loses none; a kill takes the last seconds with it; "
+    "what a cut of the power takes was not tried."
+)
 NO_FALLBACK = "spec.centre has no fallback: nobody answers when the engine of this box cannot."
 READY_S = 120
 """Longest start of embedded engines."""
 NOTES = (
     "These units have not been run under systemd as process 1 by whoever made this version; systemd's own "
     "checks pass on them, and their commands were run with their environment and limits.",
-    "Metrics are not forwarded: scrape the box at its admin API's /metrics while its line is there.",
     "The box's own hardware watchdog is systemd's: RuntimeWatchdogSec= in /etc/systemd/system.conf.",
 )
 
@@ -53,7 +60,11 @@ def bundle(order: Order) -> Bundle:
             f"server with one replica of each model: ask for less, or use the mode on-prem",
             field="spec.mode",
         )
-    files = (*_files(ground, placed), *placed.files)
+    files = (
+        *_files(ground, placed),
+        *placed.files,
+        *metrics_agent.files(ground, [unit for _, unit in placed.units]),
+    )
     settings = _settings(ground, placed, files)
     return Bundle(
         name=order.name,
@@ -77,8 +88,9 @@ def bundle(order: Order) -> Bundle:
 def _centre_notes(ground: Ground) -> tuple[str, ...]:
     centre = ground.order.deployment.spec.centre
     if centre is None:
-        return (ALONE,)
-    return (FOLLOWS,) if centre.fallback is not None else (FOLLOWS, NO_FALLBACK)
+        return (ALONE, METRICS_STAY)
+    fallback = () if centre.fallback is not None else (NO_FALLBACK,)
+    return (FOLLOWS, *fallback, METRICS_STAY if centre.metrics is None else METRICS_FOLLOW)
 
 
 def _centre_steps(ground: Ground) -> tuple[Step, ...]:
@@ -93,13 +105,14 @@ def _centre_steps(ground: Ground) -> tuple[Step, ...]:
             f"The line `Centre` says whether {centre.url} has everything; at the centre, `sextant site list` "
             f"shows what came from {centre.site}.",
         ),
+        *metrics_agent.steps(ground),
     )
 
 
 def _files(ground: Ground, placed: engines.Placed) -> tuple[File, ...]:
     ready_s = int(placed.ready_s) + READY_S
     names = tuple(unit.name for _, unit in placed.units)
-    started = ("sextant.target", *names, "sextant.service", watchdog.TIMER)
+    started = ("sextant.target", *names, "sextant.service", watchdog.TIMER, *_metrics_unit(ground))
     return (
         *units.slices(),
         units.target(ground),
@@ -110,6 +123,10 @@ def _files(ground: Ground, placed: engines.Placed) -> tuple[File, ...]:
         text_file("sextant.yaml", documents.served_document(ground)),
         text_file("units.list", "\n".join(f"all {name}" for name in started)),
     )
+
+
+def _metrics_unit(ground: Ground) -> tuple[str, ...]:
+    return () if metrics_agent.wanted(ground) is None else (metrics_agent.UNIT,)
 
 
 def _settings(ground: Ground, placed: engines.Placed, files: Sequence[File]) -> Settings:
@@ -127,7 +144,7 @@ def _settings(ground: Ground, placed: engines.Placed, files: Sequence[File]) -> 
         models=documents.models_of_kit(ground),
         weights_folder=engines.WEIGHTS if ground.launched else "",
         users=("sextant", *(("sextant-engine",) if placed.units else ())),
-        programs=("openssl", "sha256sum"),
+        programs=("openssl", "sha256sum", *(("vmagent",) if metrics_agent.wanted(ground) else ())),
     )
 
 
@@ -141,6 +158,7 @@ def _needs(ground: Ground) -> tuple[Need, ...]:
         *documents.centre_needs(ground),
         *engines.needs(ground),
         *documents.model_needs(ground),
+        *metrics_agent.needs(ground),
     )
 
 
@@ -181,3 +199,8 @@ def _diagram(ground: Ground, placed: engines.Placed) -> str:
         lines.append(f'    serving -.->|"{what}"| centre["{centre.url}"]')
     lines += [f'    serving --> engine-{unit.key}["{unit.name}"]' for _, unit in placed.units]
     return "\n".join(lines)
+        if centre.metrics is not None:
+            lines.append(f'    serving --> metrics["{metrics_agent.UNIT}"]')
+            lines.append(
+                f'    metrics -.->|"metrics, when there is a line"| receiver["{centre.metrics.url}"]'
+            )

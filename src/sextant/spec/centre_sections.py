@@ -24,6 +24,16 @@ def _safe_url(value: str) -> str:
     )
 
 
+def _in_a_file(value: str) -> str:
+    if value.startswith("file:"):
+        return value
+    raise PydanticCustomError(
+        "centre_metrics_credential",
+        "is not in a file: the metrics agent is a service of its own, which reads it from one",
+        {"expected": "`file:/path`", "write": "`file:/etc/sextant/metrics-credential`"},
+    )
+
+
 class FallbackModel(Section):
     """One model that the centre may answer for."""
 
@@ -57,6 +67,23 @@ class Fallback(Section):
     )
 
 
+class CentreMetrics(Section):
+    """Where the metrics of this box go. They wait on its disk while there is no line."""
+
+    url: Annotated[HttpUrl, AfterValidator(_safe_url)] = Field(
+        description="What takes them: Prometheus' remote write, version 1.",
+        examples=["https://prometheus.example.com/api/v1/write"],
+    )
+    credential: Annotated[SecretReference, AfterValidator(_in_a_file)] | None = Field(
+        None,
+        description="Bearer token for it, `file:/path`; unset: none is sent.",
+        examples=["file:/etc/sextant/metrics-credential"],
+    )
+    ca_file: FilePath | None = Field(
+        None, description="Certificate authorities of that address, PEM; unset: the system's."
+    )
+
+
 class Centre(Section):
     """The centre that this box belongs to."""
 
@@ -71,4 +98,7 @@ class Centre(Section):
     )
     fallback: Fallback | None = Field(
         None, description="When the centre's gateway may answer instead; unset: never."
+    )
+    metrics: CentreMetrics | None = Field(
+        None, description="Where metrics go in the mode edge; unset: they stay here."
     )

@@ -16,11 +16,13 @@ from sextant.render.hosts.places import (
     CERTIFICATE_KEY,
     CLIENT_CA,
     ENGINE_KEY,
+    METRICS_CA,
     MODELS,
     Ground,
 )
 from sextant.render.own_document import Place, serving_document
 from sextant.spec.bundle import Need
+from sextant.spec.centre_sections import Centre
 from sextant.spec.document import Deployment, Tls
 from sextant.spec.fields import Section
 from sextant.spec.rendering import ServedModel
@@ -111,9 +113,19 @@ def _with_own_tls(ground: Ground) -> Deployment:
         changes["gateway"] = _changed(spec.gateway, tls=tls)
     if spec.control.tls is not None:
         changes["control"] = _changed(spec.control, tls=_tls(None))
-    if spec.centre is not None and spec.centre.ca_file is not None:
-        changes["centre"] = _changed(spec.centre, ca_file=CENTRE_CA)
+    if spec.centre is not None:
+        changes["centre"] = _with_own_authorities(spec.centre)
     return deployment.model_copy(update={"spec": spec.model_copy(update=changes)})
+
+
+def _with_own_authorities(centre: Centre) -> Section:
+    """The centre's section with its files of authorities where the installation keeps them."""
+    moved: dict[str, object] = {}
+    if centre.ca_file is not None:
+        moved["ca_file"] = CENTRE_CA
+    if centre.metrics is not None and centre.metrics.ca_file is not None:
+        moved["metrics"] = _changed(centre.metrics, ca_file=METRICS_CA)
+    return _changed(centre, **moved)
 
 
 def _tls(client_ca: str | None) -> Tls:

@@ -248,6 +248,7 @@ back() {
     "$systemctl" stop sextant.service || true
     after=$(schemas "$staged")
     if [ -n "$after" ] && [ "$after" != "$before" ]; then
+metrics_token "$base/releases/$old/venv/bin" "$kit"
         say "The databases were migrated; putting back $backup" >&2
         as_service "$base/releases/$old/venv/bin/sextant" db restore "$backup" --state "$state" >&2
     fi
@@ -318,7 +319,7 @@ rm -rf "$base" "$etc/units" "$etc/installed" "$etc/role" "$root/run/sextant"
 if [ "$purge" = yes ]; then
     kept=
     if [ -e "$etc/backup-password" ]; then kept=$(cat "$etc/backup-password"); fi
-    rm -rf "$etc" "$state"
+    rm -rf "$etc" "$state" "$state-metrics" "$root/var/lib/private/sextant-metrics"
     if [ -n "$kept" ]; then
         mkdir "$etc"
         (umask 077 && printf '%s\n' "$kept" >"$etc/backup-password")

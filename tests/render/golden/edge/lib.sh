@@ -247,7 +247,18 @@ first_start() {
         return 0
     fi
     as_service "$1/sextant" up "$base/current/bundle/sextant.yaml" --state "$state" --detach
+    metrics_token "$1" "$base/current/bundle"
     as_service "$1/sextant" down --state "$state"
+}
+
+# metrics_token PROGRAMS KIT: what the metrics agent of that kit shows the admin API, which must be running; made
+# once, kept ever after.
+metrics_token() {
+    if [ ! -e "$2/metrics" ] || [ -e "$etc/metrics-token" ]; then return 0; fi
+    token=$(as_service "$1/sextant" token create metrics --role auditor --json --state "$state" |
+        sed -n 's/.*"token": *"\([^"]*\)".*/\1/p')
+    [ -n "$token" ] || die "no token for the metrics agent could be made; is sextant.service running? nothing was changed"
+    (umask 077 && printf '%s\n' "$token" >"$etc/metrics-token")
 }
 
 # prepare_containers RELEASE: what its compose file is told.

@@ -29,6 +29,7 @@ release=$(setting release "$kit") version=$(setting version "$kit") models=$(set
 weights_folder=$(setting weights_folder "$kit")
 [ -n "$release" ] || die "$kit is no bundle of ours: its settings.sh names no release"
 stage "$kit" "$wheels" "$etc/trusted.pub"
+metrics_token "$base/releases/$old/venv/bin" "$kit"
 bring_all "$kit"
 if [ "$staged" = "$old" ]; then
     say "$old is in use already."

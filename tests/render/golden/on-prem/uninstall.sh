@@ -27,7 +27,7 @@ rm -rf "$base" "$etc/units" "$etc/installed" "$etc/role" "$root/run/sextant"
 if [ "$purge" = yes ]; then
     kept=
     if [ -e "$etc/backup-password" ]; then kept=$(cat "$etc/backup-password"); fi
-    rm -rf "$etc" "$state"
+    rm -rf "$etc" "$state" "$state-metrics" "$root/var/lib/private/sextant-metrics"
     if [ -n "$kept" ]; then
         mkdir "$etc"
         (umask 077 && printf '%s\n' "$kept" >"$etc/backup-password")
