@@ -12,9 +12,10 @@ from typing import Any
 
 import msgspec
 
+from sextant.app.placing import embedded_of
 from sextant.base.errors import Misconfigured
 from sextant.spec.document import Deployment, ModelEntry
-from sextant.spec.engine_sections import RemoteEngine
+from sextant.spec.engine_sections import EmbeddedEngine, RemoteEngine
 
 INFORMS_ONLY = frozenset(
     {"mode", "profile", "workload", "sites", "planning", "scaling", "continuity", "delivery", "training"}
@@ -46,10 +47,10 @@ def what_changes(old: Deployment, new: Deployment) -> Change:
             code="needs_restart",
             field=fixed[0],
         )
-    before = {_identity(entry): number for number, entry in enumerate(old.spec.served)}
+    before = {_identity(entry, old): number for number, entry in enumerate(old.spec.served)}
     kept = []
     for number, entry in enumerate(new.spec.served):
-        same = before.pop(_identity(entry), None)
+        same = before.pop(_identity(entry, new), None)
         if same is not None:
             kept.append((number, same))
     stays = {number for number, _ in kept}
@@ -57,9 +58,13 @@ def what_changes(old: Deployment, new: Deployment) -> Change:
     return Change(fresh, tuple(kept), tuple(sorted(before.values())))
 
 
-def _identity(entry: ModelEntry) -> str:
-    """What an engine is started with: while it is the same, the engine may go on."""
-    return repr((entry.name, entry.pool, entry.source, entry.engine))
+def _identity(entry: ModelEntry, document: Deployment) -> str:
+    """What an engine is started with: while it is the same, the engine may go on. An embedded one that is
+    given no number of threads has an equal share of the cores: with more or fewer beside it, another one."""
+    shares = 0
+    if isinstance(entry.engine, EmbeddedEngine) and entry.engine.threads is None:
+        shares = embedded_of(document)
+    return repr((entry.name, entry.pool, entry.source, entry.engine, shares))
 
 
 def _fixed(old: Deployment, new: Deployment) -> list[str]:
