@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,9 @@ from control_under_test import Control, control_with_ledger
 from starlette.testclient import TestClient
 
 from sextant.control.answers import BODY_BYTES_MAX
+from sextant.control.office import Office
 from sextant.spec.sites import AMOUNT_NANO_MAX, ROWS_MAX
+from sextant.store.accounts_database import wall_clock_ms
 from sextant.store.accounts_tenants import TenantChange
 from sextant.store.ledger_reading import ledger_view
 
@@ -136,6 +139,12 @@ def test_a_sites_credential_does_nothing_else(centre: Centre) -> None:
         ({"rows": [row(1, currency="yuan")]}, 422, "currency"),
         ({"rows": [row(1, request_id="")]}, 422, "request_id"),
         ({"rows": [row(1, request_id="two words")]}, 422, "request_id"),
+        ({"rows": [row(1, request_id="r1\n")]}, 422, "request_id"),
+        ({"rows": [row(1, currency="CNY\n")]}, 422, "currency"),
+        ({"rows": [row(1, model="\x1b[2Jnano")]}, 422, "model"),
+        ({"rows": [row(1, key_id="key\x00")]}, 422, "key_id"),
+        ({"rows": [row(1, outcome="ok\n")]}, 422, "outcome"),
+        ({"after_id": "r\n", "rows": []}, 422, "after_id"),
         ({"rows": [row(0)]}, 422, "number"),
         ({"rows": [{**row(1), "secret": "x"}]}, 422, "secret"),
         ({"rows": [{"number": 1}]}, 422, "request_id"),
@@ -201,3 +210,38 @@ def test_held_amounts_beyond_any_integer_are_still_shown(centre: Centre) -> None
     assert shown.status_code == 200, shown.text
     [held] = next(one for one in shown.json()["sites"] if one["id"] == "shanghai")["held"]
     assert (held["rows"], held["cost_nano"]) == (5, 2**63 - 1)
+
+
+def test_metrics_say_who_was_not_heard_of_and_what_is_held(centre: Centre, monkeypatch: Any) -> None:
+    assert centre.send(row(1), row(2, tenant_id="stranger")).status_code == 200
+    assert _site_metrics(centre)["sextant_site_held_rows"] == {"beijing": 0, "shanghai": 1}
+    now_ms = wall_clock_ms()
+    monkeypatch.setattr(Office, "now_ms", staticmethod(lambda: now_ms + 600_000))
+    silent = _site_metrics(centre)["sextant_site_last_contact_age_seconds"]
+    assert 600 <= silent["shanghai"] <= silent["beijing"] < 700
+    assert centre.send(after="r2").status_code == 200  # nothing to send is a sign of life
+    heard = _site_metrics(centre)["sextant_site_last_contact_age_seconds"]
+    assert heard["shanghai"] == 0 and heard["beijing"] == silent["beijing"]
+    centre.control.client.patch(
+        "/v1/sites/shanghai", json={"tenants": {"default": "plants", "stranger": "plants"}}
+    )
+    assert _site_metrics(centre)["sextant_site_held_rows"]["shanghai"] == 0
+
+
+def test_metrics_are_served_without_a_readable_ledger_and_without_sites(tmp_path: Path) -> None:
+    control = Control(tmp_path)
+    assert "sextant_site" not in control.client.get("/metrics").text
+    assert control.client.post("/v1/sites", json={"id": "shanghai", "tenants": {}}).status_code == 201
+    text = control.client.get("/metrics").text
+    assert 'sextant_site_last_contact_age_seconds{site="shanghai"}' in text
+    assert "sextant_site_held_rows{" not in text
+    control.close()
+
+
+def _site_metrics(centre: Centre) -> dict[str, dict[str, float]]:
+    """Metric to site to value."""
+    found: dict[str, dict[str, float]] = {}
+    text = centre.control.client.get("/metrics").text
+    for name, site, value in re.findall(r'(?m)^(sextant_site_\w+){site="([^"]+)"} (\S+)$', text):
+        found.setdefault(name, {})[site] = float(value)
+    return found

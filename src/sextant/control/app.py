@@ -35,6 +35,7 @@ from sextant.control.reports import add_invoices, add_usage
 from sextant.control.sessions import add_sessions
 from sextant.control.settings import Applied, ControlSettings, ProcessStatus, read_status
 from sextant.control.sites import add_sites
+from sextant.control.sites_metrics import site_metrics
 from sextant.control.tenants import add_projects, add_tenants
 from sextant.spec.snapshot import RouteTable, ServedModel
 from sextant.store.accounts import Accounts
@@ -154,7 +155,7 @@ def _add_deployment(app: FastAPI, office: Office) -> None:
         """The supervisor's view of engines and restarts, and the engines' own metrics, for Prometheus."""
         found = read_status(Path(settings.status_file))
         body = exposition(found) + engine_metrics(settings) + follow_metrics(settings, found)
-        body += forward_metrics(settings, now_ms=office.now_ms())
+        body += forward_metrics(settings, now_ms=office.now_ms()) + site_metrics(office)
         return Response(body, media_type="text/plain; version=0.0.4; charset=utf-8")
 
 

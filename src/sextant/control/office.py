@@ -26,6 +26,8 @@ class Office:
         self.accounts = accounts
         self.publisher = PolicyPublisher(accounts, settings.policy_file)
         self.books = LedgerPosting(settings.ledger_socket)
+        self.site_heard_ms: dict[str, int] = {}
+        """When each site that has a record last asked this process something."""
 
     @property
     def secure(self) -> bool:

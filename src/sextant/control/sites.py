@@ -151,6 +151,7 @@ def add_sites(app: FastAPI, office: Office) -> None:
     def take_usage(site_id: str, _allowed: TheSite, batch: BatchBody) -> Response:
         """Takes rows of the site's ledger, each once however often it comes. Durable when it answers."""
         tenants = office.accounts.site(site_id).tenants
+        office.site_heard_ms[site_id] = office.now_ms()
         delivery = Delivery(site_id, office.now_ms(), batch.after_id, batch.rows, tenants)
         return json_answer(office.books.deliver(delivery))
 

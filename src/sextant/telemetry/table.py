@@ -208,6 +208,15 @@ TABLE: tuple[Metric, ...] = (
         "sextant_forward_differing_rows",
         "Rows that the centre has already, with another content; it keeps its.",
     ),
+    _gauge(
+        "sextant_site_last_contact_age_seconds",
+        "Time since a site of this centre was last heard of; its box asks at least once a minute.",
+        "site",
+        unit="s",
+    ),
+    _gauge(
+        "sextant_site_held_rows", "Rows of a site that are held: its record names no tenant for them.", "site"
+    ),
     # An engine's own metrics under one name each; `spec/data/engines.toml` says which is which.
     _gauge(
         "sextant_engine_metrics_readable",
