@@ -141,7 +141,7 @@ def test_the_papers_are_as_reviewed(name: str, tmp_path: Path) -> None:
 def test_the_readme_says_what_a_file_holds(tmp_path: Path) -> None:
     text = rendered(tmp_path, **EMBEDDED).by_path["README.md"].content.decode()
     assert "| `app/config.yaml` | ConfigMap, Deployment |" in text
-    assert "| `install.sh` | a program to run |" in text
+    assert "| `install.sh` | installs and starts; `--help` says what it takes |" in text
     assert "| `notes.txt` |  |" in text
 
 

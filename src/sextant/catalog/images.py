@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from sextant.base.errors import Unsupported
 from sextant.spec.rendering import Image, Order, ServedModel
 
+WITHOUT_IMAGES = ("on-prem", "edge")
+"""Modes whose engines are programs of the server, unless they are composed."""
 OWN = "sextant"
 """Name of the product's own image, which the user builds."""
 
@@ -34,6 +36,8 @@ def image_of(order: Order, served: ServedModel) -> Image:
 def skews(order: Order) -> tuple[str, ...]:
     """A sentence for each engine image of the order whose version is not the one that the engine's arguments
     were written for."""
+    if order.mode in WITHOUT_IMAGES and order.deployment.spec.delivery.orchestration != "compose":
+        return ()
     found = []
     for served in order.served:
         kind = served.entry.engine.kind

@@ -36,7 +36,7 @@ def bundle(order: Order) -> Bundle:
         base,
         files=tuple(files[path] for path in sorted(files)),
         needs=(*base.needs, *_needs(cluster)),
-        install=(*_before(cluster), *_rolled(base.install), *_after()),
+        install=(*_before(cluster), *_rolled(base.install), *_after(cluster)),
         verify=(*_rolled(base.verify), _watched(cluster)),
         upgrade=_upgrade(cluster),
         rollback=_rollback(cluster),
@@ -185,11 +185,20 @@ def _as_rollout(command: str) -> str:
     return command.replace(_WARM_UP, "exec service/gateway")
 
 
-def _after() -> tuple[Step, ...]:
+def _after(cluster: Cluster) -> tuple[Step, ...]:
+    make = f"kubectl -n {registry.namespace_of(cluster)} create secret generic"
     return (
+        *_building(cluster.order),
         Step(
             "Start what watches, and the registry.",
-            (f"{APPLY} {_WATCHING} -f tools/",),
+            (
+                f"{APPLY} tools/00-namespace.yaml",
+                f"{make} mlflow --from-file=backend-store-uri",
+                f'printf %s "$(openssl rand -hex 16)" | {make} grafana --from-file=admin-password=/dev/stdin',
+                f"{APPLY} {_WATCHING} -f tools/",
+            ),
+            "The file backend-store-uri is yours: `postgresql://USER:PASSWORD@HOST/DATABASE`, a database of "
+            "MLflow's own, and no line break; delete it afterwards.",
         ),
         Step(
             "Give Kibana its searches.",
@@ -205,6 +214,26 @@ def _after() -> tuple[Step, ...]:
             ("kubectl apply -f argocd/",),
             "From here on nobody applies by hand: a commit does. argocd/ is there once the document names a "
             "repository.",
+        ),
+    )
+
+
+def _building(order: Order) -> tuple[Step, ...]:
+    """Kaniko's jobs, where they are rendered."""
+    if not order.images.registry or order.deployment.spec.delivery.repository_url is None:
+        return ()
+    make = f"kubectl -n {pipelines.build_namespace(order)} create secret generic"
+    return (
+        Step(
+            "Only where the cluster builds the images instead of the pipelines.",
+            (
+                f"{APPLY} build/",
+                f"{make} git --from-env-file=git.env",
+                f"{make} registry --type=kubernetes.io/dockerconfigjson "
+                '--from-file=.dockerconfigjson="$HOME/.docker/config.json"',
+            ),
+            "The jobs wait for their secrets. The file git.env is yours: GIT_USERNAME=… and GIT_PASSWORD=…, "
+            "a line each; delete it afterwards.",
         ),
     )
 

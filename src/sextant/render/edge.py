@@ -71,7 +71,7 @@ def bundle(order: Order) -> Bundle:
         mode=order.mode,
         files=tuple(sorted((*files, *script_files(settings)), key=lambda file: file.path)),
         needs=_needs(ground),
-        install=_install(settings),
+        install=_install(ground, settings),
         verify=(
             *steps.VERIFY,
             Step("See how fast it is here", (f"sudo cat {places.STATE}/latency.json",)),
@@ -142,6 +142,8 @@ def _settings(ground: Ground, placed: engines.Placed, files: Sequence[File]) -> 
         measure=True,
         engine_variables=placed.variables,
         models=documents.models_of_kit(ground),
+        secret_variables=places.secret_variables(ground),
+        secret_files=places.secret_files(ground),
         weights_folder=engines.WEIGHTS if ground.launched else "",
         users=("sextant", *(("sextant-engine",) if placed.units else ())),
         programs=("openssl", "sha256sum", *(("vmagent",) if metrics_agent.wanted(ground) else ())),
@@ -156,29 +158,30 @@ def _needs(ground: Ground) -> tuple[Need, ...]:
         *documents.tls_needs(ground),
         *places.secret_needs(ground),
         *documents.centre_needs(ground),
+        *metrics_agent.needs(ground),
         *engines.needs(ground),
         *documents.model_needs(ground),
-        *metrics_agent.needs(ground),
     )
 
 
-def _install(settings: Settings) -> tuple[Step, ...]:
-    tls = " --cert server.pem --key server.key" if settings.tls else ""
+def _install(ground: Ground, settings: Settings) -> tuple[Step, ...]:
+    tls = " --cert ../server.pem --key ../server.key" if settings.tls else ""
     return (
         *kit.offline_steps(signed=True),
+        *places.secret_steps(ground),
         Step(
             "On the box, before anything in this folder is run",
             (
-                "openssl pkeyutl -verify -pubin -inkey release.pub -rawin -in SHA256SUMS "
+                "openssl pkeyutl -verify -pubin -inkey ../release.pub -rawin -in SHA256SUMS "
                 "-sigfile SHA256SUMS.sig",
                 "sha256sum --check --quiet SHA256SUMS",
             ),
-            "The key comes by another way than the folder. Later upgrades are verified by the installed "
-            "scripts.",
+            "release.pub comes by another way than the folder, and lies beside it. Later upgrades are "
+            "verified by the installed scripts.",
         ),
         Step(
             "Install, start and measure",
-            (f"sudo ./install-offline.sh --trust release.pub{tls}",),
+            (f"sudo ./install-offline.sh --trust ../release.pub{tls}",),
             "It shows the first API key and the admin credential once; keep them. It ends with the box's own "
             "99th percentile against 35 ms (control) and 50 ms.",
         ),
@@ -197,10 +200,10 @@ def _diagram(ground: Ground, placed: engines.Placed) -> str:
     if centre is not None:
         what = "usage, when there is a line" if centre.fallback is None else "usage; requests by policy"
         lines.append(f'    serving -.->|"{what}"| centre["{centre.url}"]')
-    lines += [f'    serving --> engine-{unit.key}["{unit.name}"]' for _, unit in placed.units]
-    return "\n".join(lines)
         if centre.metrics is not None:
             lines.append(f'    serving --> metrics["{metrics_agent.UNIT}"]')
             lines.append(
                 f'    metrics -.->|"metrics, when there is a line"| receiver["{centre.metrics.url}"]'
             )
+    lines += [f'    serving --> engine-{unit.key}["{unit.name}"]' for _, unit in placed.units]
+    return "\n".join(lines)

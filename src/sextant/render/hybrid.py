@@ -12,8 +12,9 @@ import msgspec
 
 from sextant.base.errors import Unsupported
 from sextant.render.dumping import yaml_file
-from sextant.render.kubernetes.bundling import cluster_bundle
+from sextant.render.kubernetes.bundling import COMPARE, PREVIOUS, RENDER, cluster_bundle
 from sextant.render.kubernetes.cluster import Cluster, cluster_of
+from sextant.render.kubernetes.gateway import file_key
 from sextant.render.kubernetes.sites import (
     APART_MS,
     experiments,
@@ -92,11 +93,12 @@ def _joined(
         needs=(*core.needs, *_needs(order, public)),
         install=(
             _database(),
-            *_at("private", core.install),
             *_at("public", overflow.install),
+            *_peer_key(order),
+            *_at("private", core.install),
         ),
         verify=(_distance(public), *_at("private", core.verify), *_at("public", overflow.verify)),
-        upgrade=(*_at("public", overflow.upgrade), *_at("private", core.upgrade)),
+        upgrade=(_changed(), *_at("public", overflow.upgrade), *_at("private", core.upgrade)),
         rollback=(*_at("private", core.rollback), *_at("public", overflow.rollback)),
         uninstall=(*_at("public", overflow.uninstall), *_at("private", core.uninstall)),
         diagram=_diagram(order, private, public),
@@ -247,9 +249,44 @@ def _below(folder: str, file: File) -> File:
 
 def _at(folder: str, steps: tuple[Step, ...]) -> tuple[Step, ...]:
     """The steps of one site: in its folder, with kubectl's context set to its cluster."""
-    return tuple(
-        Step(f"At the {folder} site: {each.title}", (f"cd {folder}", *each.commands, "cd .."), each.why)
-        for each in steps
+    found = []
+    for each in steps:
+        typed = [line.replace(f"{PREVIOUS}/", f"{PREVIOUS}/{folder}/") for line in each.commands]
+        if COMPARE in typed:
+            found.append(
+                Step(f"At the {folder} site: see what changes.", (f"cd {folder}", typed[-1], "cd .."))
+            )
+        else:
+            found.append(
+                Step(f"At the {folder} site: {each.title}", (f"cd {folder}", *typed, "cd .."), each.why)
+            )
+    return tuple(found)
+
+
+def _changed() -> Step:
+    return Step(
+        "Render what changes, for both sites.",
+        (COMPARE, f"cp -R . {PREVIOUS}", RENDER),
+        f"NEW_DOCUMENT is the document as it shall be; {PREVIOUS} a new folder outside of this one: the "
+        "way back.",
+    )
+
+
+def _peer_key(order: Order) -> tuple[Step, ...]:
+    """The key by which the private gateway calls the public one, which must be there to make it."""
+    if not any(isinstance(each.entry.engine, LaunchedEngine) for each in order.served):
+        return ()
+    run = f"kubectl -n {order.deployment.spec.delivery.namespace} exec deploy/gateway -c gateway -- sextant"
+    return (
+        Step(
+            "At the public site: make the key by which the private gateway calls this one.",
+            (
+                f"{run} tenant create overflow --tier internal --billing free",
+                f"{run} key create --tenant overflow --name private",
+            ),
+            f"Keep it as the file `{file_key(PEER_KEY)}`: the private site's secret is made of it. Its "
+            "tenant pays nothing, since an answer is charged where it was asked for.",
+        ),
     )
 
 

@@ -6,7 +6,7 @@ install, upgrade with automatic roll-back, roll back and uninstall. Pure; the pa
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import msgspec
 
@@ -62,7 +62,7 @@ def bundle(order: Order) -> Bundle:
         mode=order.mode,
         files=tuple(sorted((*files, *script_files(settings)), key=lambda file: file.path)),
         needs=_needs(ground, servers),
-        install=(*(quantize.install_steps() if quantize.wanted(ground) else ()), *_install(settings)),
+        install=_install(ground, servers, settings),
         verify=(
             *steps.VERIFY,
             *(backup.verify_steps() if servers.backups else ()),
@@ -181,6 +181,8 @@ def _settings(ground: Ground, servers: _Servers, files: Sequence[File]) -> Setti
         tls=True,
         engine_variables=placed.variables,
         models=documents.models_of_kit(ground),
+        secret_variables=places.secret_variables(ground),
+        secret_files=places.secret_files(ground),
         weights_folder=engines.WEIGHTS if ground.launched else "",
         backup_repository=backups.repository if backups else "",
         backup_keep_days=backups.keep_days if backups else 0,
@@ -234,20 +236,55 @@ def _pair_needs(servers: _Servers) -> tuple[Need, ...]:
     )
 
 
-def _install(settings: Settings) -> tuple[Step, ...]:
+def _install(ground: Ground, servers: _Servers, settings: Settings) -> tuple[Step, ...]:
     role = f" --role {settings.roles[0]}" if settings.roles else ""
+    tls = f"--cert ../server.pem --key ../server.key{role}"
+    variables = (backup.CREDENTIALS,) if servers.backups and not servers.backups.folder else ()
     return (
+        *places.secret_steps(ground, *variables),
+        *(engines.install_steps(ground) if not servers.containers else ()),
+        *(quantize.install_steps() if quantize.wanted(ground) else ()),
         Step(
-            "Install and start",
-            (f"sudo ./install.sh --cert server.pem --key server.key{role}",),
+            f"Install and start{f', on {_host(servers, 0)}' if settings.roles else ''}",
+            (f"sudo ./install.sh {tls}",),
             "It shows the first API key and the admin credential once; keep them.",
         ),
         *kit.offline_steps(signed=False),
         Step(
-            "Then on the closed machine, instead of the first step",
-            (f"sudo ./install-offline.sh --cert server.pem --key server.key{role}",),
+            "Then on the closed machine",
+            (f"sudo ./install-offline.sh {tls}",),
+            "The same as install.sh, from what was collected.",
         ),
+        *_further_servers(servers, settings),
     )
+
+
+def _host(servers: _Servers, number: int) -> str:
+    """What a server is called for the operator: its address, where the document has one."""
+    return servers.hosts[number] if number < len(servers.hosts) else servers.roles[number]
+
+
+def _further_servers(servers: _Servers, settings: Settings) -> Iterator[Step]:
+    """The servers after the first one, which share its keys."""
+    names = [*(("engine-key", "engine-key.env") if settings.engine_variables else ())]
+    names += ["backup-password"] if servers.backups else []
+    for number, role in enumerate(servers.roles[1:], start=1):
+        host = _host(servers, number)
+        shared = (
+            f"sudo tar -C {places.ETC} -cf - {' '.join(names)} | "
+            f"ssh {host} 'sudo mkdir -p {places.ETC} && sudo tar -C {places.ETC} -xf -'"
+        )
+        yield Step(
+            f"Then {host}, with the keys of the first server",
+            (
+                *((shared,) if names else ()),
+                f"sudo ./install.sh --cert ../server.pem --key ../server.key --role {role}",
+            ),
+            "The first is typed on the first server, the second on this one, in a copy of this folder, with "
+            "the same secrets in place."
+            if names
+            else "In a copy of this folder there, with the same secrets in place.",
+        )
 
 
 def _diagram(ground: Ground, servers: _Servers) -> str:

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import re
-from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from sextant.catalog import images
 from sextant.catalog.capabilities import cell_of
 from sextant.render.dumping import text_file
+from sextant.render.holdings import holding
 from sextant.spec.bundle import Bundle, File, Need, Step
 from sextant.spec.rendering import Order, ServedModel
 
 PATH = "README.md"
-_KIND = re.compile(r"^kind: ([A-Za-z0-9]+)$", re.MULTILINE)
-"""Of an object as `dumping.yaml_file` writes it: what stands inside another one is indented."""
 STEPS = (
     ("Install", "install"),
     ("Verify", "verify"),
@@ -35,7 +32,8 @@ def _lines(bundle: Bundle, order: Order) -> Iterator[str]:
     yield f"A deployment of the mode `{bundle.mode}`, rendered by Sextant {order.version}."
     yield ""
     yield "Change the document and render again rather than these files: `sextant diff` shows what would"
-    yield "change, and a folder that was changed by hand is not overwritten."
+    yield "change, and a folder that was changed by hand is not overwritten. `sextant verify .` checks it"
+    yield "by every validator that is installed. Type commands in this folder; words in capitals are yours."
     yield ""
     yield from _diagram(bundle)
     yield from _models(order)
@@ -94,20 +92,10 @@ def _files(bundle: Bundle) -> Iterator[str]:
     yield "| file | holds |"
     yield "|---|---|"
     for file in bundle.files:
-        yield f"| `{file.path}` | {_holds(file)} |"
+        yield f"| `{file.path}` | {holding(file)} |"
     yield ""
     yield "`MANIFEST.json` holds the SHA-256 of every file."
     yield ""
-
-
-def _holds(file: File) -> str:
-    """What a file is for at a glance: a program, or objects by kind with how many there are of each."""
-    if file.executable:
-        return "a program to run"
-    if not file.path.endswith(".yaml"):
-        return ""
-    counts = Counter(_KIND.findall(file.content.decode()))
-    return ", ".join(kind if count == 1 else f"{count} {kind}" for kind, count in sorted(counts.items()))
 
 
 def _needs(needs: Sequence[Need]) -> Iterator[str]:
@@ -124,7 +112,7 @@ def _steps(title: str, steps: Sequence[Step]) -> Iterator[str]:
     yield f"## {title}"
     yield ""
     for number, step in enumerate(steps, start=1):
-        yield f"{number}. {step.title}" + (f" {step.why}" if step.why else "")
+        yield f"{number}. **{step.title.rstrip('.')}.**" + (f" {step.why}" if step.why else "")
         if step.commands:
             yield ""
             yield "   ```sh"

@@ -13,10 +13,11 @@ import msgspec
 
 from sextant.base.errors import Unsupported
 from sextant.catalog import arguments, devices
+from sextant.render.hosts.documents import HUBS
 from sextant.render.hosts.front import Balance
 from sextant.render.hosts.places import Ground
 from sextant.render.hosts.units import EngineUnit
-from sextant.spec.bundle import File, Need
+from sextant.spec.bundle import File, Need, Step
 from sextant.spec.rendering import ServedModel
 
 WEIGHTS = "/srv/sextant/models"
@@ -91,12 +92,37 @@ def needs(ground: Ground) -> tuple[Need, ...]:
         kind, folder = served.entry.engine.kind, f"{WEIGHTS}/{served.key}"
         size = f"{served.weights_bytes / 1e9:.1f} GB" if served.weights_bytes else "size not known"
         program = f"{ENGINES}/{kind}/bin"
+        how = "" if _from_index(served) else "; install it there as its makers say"
         found.append(
-            Need("program", f"{kind} in {ENGINES}/{kind}", f"runs {served.entry.name}", f"ls {program}")
+            Need("program", f"{kind} in {ENGINES}/{kind}", f"runs {served.entry.name}{how}", f"ls {program}")
         )
         why = f"weights of {served.entry.name} ({size}), readable by all"
+        if (served.entry.source or "").startswith(HUBS):
+            why += "; `collect.sh` in this folder fetches them, and the installation then brings them there"
         found.append(Need("storage", folder, why, f"ls {folder}"))
     return tuple(found)
+
+
+def install_steps(ground: Ground) -> tuple[Step, ...]:
+    """How the programs of engines come to a server, where a package index has them."""
+    versions = {
+        served.entry.engine.kind: ground.order.facts.engines[served.entry.engine.kind].version
+        for served in ground.launched
+        if _from_index(served)
+    }
+    if not versions or ground.order.mode != "on-prem":
+        return ()
+    typed = []
+    for kind, version in sorted(versions.items()):
+        typed.append(f"sudo python3 -m venv {ENGINES}/{kind}")
+        typed.append(f"sudo {ENGINES}/{kind}/bin/pip install {kind}=={version}")
+    why = "The units' arguments were written for that version. Without a network: bring the folder along."
+    return (Step("Install the engine", tuple(typed), why),)
+
+
+def _from_index(served: ServedModel) -> bool:
+    """Whether pip's own index has the engine for these accelerators."""
+    return served.entry.engine.kind in ("vllm", "sglang") and served.vendor == "nvidia"
 
 
 class _Replica(msgspec.Struct, frozen=True, kw_only=True):

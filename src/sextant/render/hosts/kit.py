@@ -57,13 +57,28 @@ def kit_files(ground: Ground, kit: Kit) -> tuple[File, ...]:
 
 def offline_steps(*, signed: bool) -> tuple[Step, ...]:
     """What to type on the two machines."""
-    sign = ("./sign.sh release.key",) if signed else ()
+    if not signed:
+        return (
+            Step(
+                "Without a network, instead of that: on a connected machine of the same kind, in a copy of this "
+                "folder",
+                ("./collect.sh",),
+                "Fetches wheels, models and images, and writes their checksums. Carry the folder over.",
+            ),
+        )
     return (
         Step(
+            "Once, where releases are signed: make the key pair",
+            (
+                "openssl genpkey -algorithm ed25519 -out ../release.key",
+                "openssl pkey -in ../release.key -pubout -out ../release.pub",
+            ),
+            "Neither file belongs into this folder.",
+        ),
+        Step(
             "On a connected machine of the same kind, in a copy of this folder",
-            ("./collect.sh", *sign),
-            "Fetches wheels, models and images, and writes their checksums. A key is made once: openssl genpkey "
-            "-algorithm ed25519 -out release.key; openssl pkey -in release.key -pubout -out release.pub",
+            ("./collect.sh", "./sign.sh ../release.key"),
+            "Fetches wheels, models and images, writes their checksums and signs them. Carry the folder over.",
         ),
     )
 

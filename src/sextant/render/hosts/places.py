@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from sextant.spec.bundle import Need
+from sextant.spec.bundle import Need, Step
 from sextant.spec.engine_sections import EmbeddedEngine, LaunchedEngine
 from sextant.spec.rendering import Order, ServedModel
 
@@ -133,6 +133,48 @@ def _references(value: Any) -> Iterator[str]:
         yield value
 
 
+def secret_variables(ground: Ground) -> tuple[str, ...]:
+    """Names of the variables that the document refers to."""
+    return tuple(each.removeprefix("env:") for each in ground.references if each.startswith("env:"))
+
+
+def secret_files(ground: Ground) -> tuple[str, ...]:
+    """Paths of the files that the document refers to, below the folder that the installation looks after."""
+    named = (each.removeprefix("file:") for each in ground.references)
+    return tuple(each for each in named if each.startswith(f"{ETC}/"))
+
+
+def secret_steps(ground: Ground, *further: str) -> tuple[Step, ...]:
+    """How secrets come to the server before anything is installed there. `further`: files with variables that
+    others than the gateway read."""
+    variables, files = secret_variables(ground), secret_files(ground)
+    listed = [*([SECRETS] if variables else []), *further]
+    if not listed and not files:
+        return ()
+    typed = [f"sudo install -d -m 0755 {ETC}"]
+    for path in (*listed, *files):
+        typed += [f"sudo install -m 0600 /dev/null {path}", f"sudoedit {path}"]
+    told = [
+        f"`{path}`: a line NAME=value each ({', '.join(variables)})" for path in listed if path == SECRETS
+    ]
+    told += [f"`{path}`: a line NAME=value each" for path in further]
+    told += [f"`{path}`: the value alone" for path in files]
+    return (
+        Step(
+            "Put the secrets in place",
+            tuple(typed),
+            f"They stand in no file of this bundle. {'; '.join(told)}. The installation gives each to who "
+            "reads it.",
+        ),
+    )
+
+
+def _owner(path: str) -> str:
+    if path.startswith(f"{ETC}/"):
+        return "mode 0600; the installation gives it to the user sextant"
+    return "owned by the user sextant, mode 0600"
+
+
 def secret_needs(ground: Ground) -> tuple[Need, ...]:
     """What the document refers to and must be there before the start."""
     found = []
@@ -141,13 +183,12 @@ def secret_needs(ground: Ground) -> tuple[Need, ...]:
         if kind == "env":
             found.append(
                 Need(
-                    "secret", f"{name} in {SECRETS}", "the document names it", f"sudo grep ^{name}= {SECRETS}"
+                    "secret",
+                    f"{name} in {SECRETS}",
+                    "the document names it",
+                    f"sudo grep -c ^{name}= {SECRETS}",
                 )
             )
         else:
-            found.append(
-                Need(
-                    "secret", name, "the document names it; owned by sextant, mode 0600", f"sudo ls -l {name}"
-                )
-            )
+            found.append(Need("secret", name, f"the document names it; {_owner(name)}", f"sudo ls -l {name}"))
     return tuple(found)

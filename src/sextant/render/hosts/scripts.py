@@ -51,6 +51,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """That must be on the server's PATH or in /usr/sbin."""
     roles: tuple[str, ...] = ()
     """That servers of this bundle have; empty: all are alike."""
+    secret_variables: tuple[str, ...] = ()
+    """That must stand in secrets.env before the first start."""
+    secret_files: tuple[str, ...] = ()
+    """Below /etc/sextant, that must be there before the first start."""
 
 
 def script_files(settings: Settings) -> tuple[File, ...]:
@@ -84,6 +88,8 @@ def _settings(settings: Settings) -> str:
         "users": " ".join(settings.users),
         "programs": " ".join(settings.programs),
         "roles": " ".join(settings.roles),
+        "secret_variables": " ".join(settings.secret_variables),
+        "secret_files": " ".join(settings.secret_files),
         "question": QUESTION,
     }
     lines = [f"{name}={shlex.quote(value)}" for name, value in values.items()]
@@ -154,6 +160,13 @@ if [ "$tls" = yes ] && [ -z "$cert" ] && [ ! -e "$etc/tls/server.pem" ]; then
     die "a TLS certificate is needed: --cert FILE --key FILE"
 fi
 if [ -n "$cert" ] && [ -z "$key" ]; then die "--cert needs --key FILE, its private key"; fi
+for variable in $secret_variables; do
+    grep -q "^$variable=." "$etc/secrets.env" 2>/dev/null ||
+        die "$variable is not in $etc/secrets.env, and the document names it; write $variable=… there (mode 0600)"
+done
+for file in $secret_files; do
+    [ -s "$root$file" ] || die "$root$file is not there or empty, and the document names it; write the secret into it (mode 0600)"
+done
 take_lock
 stage "$here" "$wheels" "${trust:-$etc/trusted.pub}"
 
@@ -180,8 +193,12 @@ if [ -n "$engine_variables" ] && [ ! -e "$etc/engine-key" ]; then
     engine_key=$(od -An -N32 -tx1 /dev/urandom | tr -d ' \n')
     (umask 077 && printf '%s\n' "$engine_key" >"$etc/engine-key")
     (umask 077 && for variable in $engine_variables; do printf '%s=%s\n' "$variable" "$engine_key"; done >"$etc/engine-key.env")
-    own sextant "$etc/engine-key"
 fi
+if [ -e "$etc/engine-key" ]; then own sextant "$etc/engine-key"; fi
+for file in $secret_files; do
+    chmod 0600 "$root$file"
+    own sextant "$root$file"
+done
 printf '%s\n' "${role:-all}" >"$etc/role"
 
 programs_dir=$base/releases/$staged/venv/bin
@@ -231,6 +248,7 @@ release=$(setting release "$kit") version=$(setting version "$kit") models=$(set
 weights_folder=$(setting weights_folder "$kit")
 [ -n "$release" ] || die "$kit is no bundle of ours: its settings.sh names no release"
 stage "$kit" "$wheels" "$etc/trusted.pub"
+metrics_token "$base/releases/$old/venv/bin" "$kit"
 bring_all "$kit"
 if [ "$staged" = "$old" ]; then
     say "$old is in use already."
@@ -248,7 +266,6 @@ back() {
     "$systemctl" stop sextant.service || true
     after=$(schemas "$staged")
     if [ -n "$after" ] && [ "$after" != "$before" ]; then
-metrics_token "$base/releases/$old/venv/bin" "$kit"
         say "The databases were migrated; putting back $backup" >&2
         as_service "$base/releases/$old/venv/bin/sextant" db restore "$backup" --state "$state" >&2
     fi

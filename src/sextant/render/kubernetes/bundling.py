@@ -30,6 +30,15 @@ from sextant.render.kubernetes.weights import cache_volume, is_fetched, weights_
 from sextant.spec.bundle import Bundle, File, Step
 
 APPLY = "kubectl apply --server-side --field-manager=sextant -f"
+SECRETS_WHY = (
+    "Their values stand in no file of this bundle. Files that are named here are yours: each holds one value "
+    "and no line break (`sextant.env`: a line NAME=value each); delete them afterwards."
+)
+COMPARE = "sextant diff . NEW_DOCUMENT"
+RENDER = "sextant render NEW_DOCUMENT -o ."
+"""What of an upgrade concerns a bundle as a whole, however many clusters it is for."""
+PREVIOUS = "PREVIOUS"
+"""The operator's copy of the bundle before."""
 
 
 def cluster_bundle(cluster: Cluster) -> Bundle:
@@ -148,7 +157,7 @@ def _install(cluster: Cluster) -> tuple[Step, ...]:
         ),
         *_sharing(cluster),
         *_node_groups(cluster),
-        Step("Make the secrets.", _secrets(cluster), "Their values stand in no file of this bundle."),
+        Step("Make the secrets.", _secrets(cluster), SECRETS_WHY),
         Step("Apply the deployment.", (f"{APPLY} manifests/",)),
     ]
     fetching = [each for each in distinct(cluster.workloads) if is_fetched(each)]
@@ -170,8 +179,8 @@ def _install(cluster: Cluster) -> tuple[Step, ...]:
                 f"--from-file=api-key=/dev/stdin",
                 f"{APPLY} after/",
             ),
-            "The second command reads the key that the first one showed. Put your own hot prompts into "
-            "after/warm-up.yaml.",
+            "The second command reads the key that the first one showed: paste it and press Ctrl-D twice. "
+            "Hot prompts of your own go into after/warm-up.yaml before the third.",
         )
     )
     return tuple(steps)
@@ -231,6 +240,11 @@ def _secrets(cluster: Cluster) -> tuple[str, ...]:
                 f"kubectl -n {namespace} create secret generic {name} "
                 f"--from-file=password={name}-password --from-file=ca.crt={name}-ca.crt"
             )
+    if cluster.order.deployment.spec.continuity.backup is not None:
+        commands.append(
+            f"kubectl -n {upkeep.VELERO_NAMESPACE} create secret generic {namespace}-backup "
+            f"--from-file=cloud=object-store-credentials"
+        )
     return (*commands, *own_secrets(cluster))
 
 
@@ -272,16 +286,15 @@ def _verify(cluster: Cluster) -> tuple[Step, ...]:
 def _upgrade(cluster: Cluster) -> tuple[Step, ...]:
     return (
         Step(
-            "See what changes.", ("sextant diff . NEW_DOCUMENT", "kubectl diff --server-side -f manifests/")
+            "See what changes, and render it.",
+            (COMPARE, f"cp -R . {PREVIOUS}", RENDER, "kubectl diff --server-side -f manifests/"),
+            f"NEW_DOCUMENT is the document as it shall be; {PREVIOUS} a new folder outside of this one: the "
+            "way back.",
         ),
         Step(
             "Apply it.",
             (
-                *(
-                    f"kubectl -n {each.part.namespace} delete job fetch-{each.model_label} --ignore-not-found"
-                    for each in distinct(cluster.workloads)
-                    if is_fetched(each)
-                ),
+                *_without_jobs(cluster),
                 f"{APPLY} cluster/",
                 f"{APPLY} manifests/",
             ),
@@ -298,7 +311,19 @@ def _rollback(cluster: Cluster) -> tuple[Step, ...]:
             (f"kubectl -n {cluster.namespace} rollout undo deployment/gateway",),
             "At once, for the gateway; the bundle before this one takes engines back too.",
         ),
-        Step("Apply the bundle before this one.", (f"{APPLY} PREVIOUS/manifests/",)),
+        Step(
+            "Apply the bundle before this one.",
+            (*_without_jobs(cluster), f"{APPLY} {PREVIOUS}/manifests/"),
+            f"{PREVIOUS} is the copy that was made when upgrading.",
+        ),
+    )
+
+
+def _without_jobs(cluster: Cluster) -> tuple[str, ...]:
+    return tuple(
+        f"kubectl -n {each.part.namespace} delete job fetch-{each.model_label} --ignore-not-found"
+        for each in distinct(cluster.workloads)
+        if is_fetched(each)
     )
 
 

@@ -325,12 +325,12 @@ def gateway_needs(cluster: Cluster) -> tuple[Need, ...]:
 
 
 def secret_need(namespace: str, name: str, keys: tuple[str, ...], why: str) -> Need:
-    """A secret that the operator makes, and how to see that it is there."""
+    """A secret that the operator makes, and how to see that it is there without showing its values."""
     return Need(
         kind="secret",
         name=f"Secret {namespace}/{name}",
         why=f"{why}; keys: {', '.join(keys)}",
-        check=f"kubectl -n {namespace} get secret {name} -o jsonpath='{{.data}}'",
+        check=f"kubectl -n {namespace} describe secret {name}",
     )
 
 

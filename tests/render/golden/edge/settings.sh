@@ -17,4 +17,6 @@ backup_repository=''
 users=sextant
 programs='openssl sha256sum'
 roles=''
+secret_variables=''
+secret_files=''
 question='What is 58 + 67?'

@@ -45,6 +45,13 @@ if [ "$tls" = yes ] && [ -z "$cert" ] && [ ! -e "$etc/tls/server.pem" ]; then
     die "a TLS certificate is needed: --cert FILE --key FILE"
 fi
 if [ -n "$cert" ] && [ -z "$key" ]; then die "--cert needs --key FILE, its private key"; fi
+for variable in $secret_variables; do
+    grep -q "^$variable=." "$etc/secrets.env" 2>/dev/null ||
+        die "$variable is not in $etc/secrets.env, and the document names it; write $variable=… there (mode 0600)"
+done
+for file in $secret_files; do
+    [ -s "$root$file" ] || die "$root$file is not there or empty, and the document names it; write the secret into it (mode 0600)"
+done
 take_lock
 stage "$here" "$wheels" "${trust:-$etc/trusted.pub}"
 
@@ -71,8 +78,12 @@ if [ -n "$engine_variables" ] && [ ! -e "$etc/engine-key" ]; then
     engine_key=$(od -An -N32 -tx1 /dev/urandom | tr -d ' \n')
     (umask 077 && printf '%s\n' "$engine_key" >"$etc/engine-key")
     (umask 077 && for variable in $engine_variables; do printf '%s=%s\n' "$variable" "$engine_key"; done >"$etc/engine-key.env")
-    own sextant "$etc/engine-key"
 fi
+if [ -e "$etc/engine-key" ]; then own sextant "$etc/engine-key"; fi
+for file in $secret_files; do
+    chmod 0600 "$root$file"
+    own sextant "$root$file"
+done
 printf '%s\n' "${role:-all}" >"$etc/role"
 
 programs_dir=$base/releases/$staged/venv/bin

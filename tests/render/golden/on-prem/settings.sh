@@ -17,4 +17,6 @@ backup_repository=''
 users='sextant sextant-front'
 programs='nginx nft keepalived'
 roles='server-0 server-1'
+secret_variables=STORE_PASSWORD
+secret_files=''
 question='What is 58 + 67?'
