@@ -17,8 +17,12 @@ ROWS_MAX = 500
 COUNT_MAX = 2**40
 AMOUNT_NANO_MAX = 2**62
 
-Text = Annotated[str, msgspec.Meta(max_length=200)]
-Id = Annotated[str, msgspec.Meta(min_length=1, max_length=100, pattern="^[!-~]+$")]
+_END = r"$(?!\n)"
+"""`$` alone lets a line break follow."""
+_SHOWN = r"^[^\x00-\x1f\x7f-\x9f]*" + _END
+"""Without what a database cannot hold and a terminal would act on."""
+Text = Annotated[str, msgspec.Meta(max_length=200, pattern=_SHOWN)]
+Id = Annotated[str, msgspec.Meta(min_length=1, max_length=100, pattern=f"^[!-~]+{_END}")]
 Count = Annotated[int, msgspec.Meta(ge=0, le=COUNT_MAX)]
 Nano = Annotated[int, msgspec.Meta(ge=0, le=AMOUNT_NANO_MAX)]
 Number = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
@@ -36,7 +40,7 @@ class SiteRow(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False)
     key_id: Text
     model: Text
     endpoint: Text
-    outcome: Annotated[str, msgspec.Meta(max_length=20)]
+    outcome: Annotated[str, msgspec.Meta(max_length=20, pattern=_SHOWN)]
     started_ms: Ms
     duration_ms: Count
     ttft_ms: Annotated[int, msgspec.Meta(ge=-1, le=COUNT_MAX)]
@@ -47,7 +51,7 @@ class SiteRow(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False)
     estimated: bool
     cost_nano: Nano
     list_nano: Nano
-    currency: Annotated[str, msgspec.Meta(pattern="^[A-Z]{3}$")]
+    currency: Annotated[str, msgspec.Meta(pattern=f"^[A-Z]{{3}}{_END}")]
     policy_version: Number = 0
 
 
@@ -55,7 +59,7 @@ class SiteBatch(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Rows that follow, in the site's order, on the row `after_id`, which the centre must have; an empty
     `after_id` begins at the first row. Without rows it asks where the centre stands."""
 
-    after_id: Annotated[str, msgspec.Meta(max_length=100)] = ""
+    after_id: Annotated[str, msgspec.Meta(max_length=100, pattern=_SHOWN)] = ""
     rows: Annotated[list[SiteRow], msgspec.Meta(max_length=ROWS_MAX)] = []
 
 
