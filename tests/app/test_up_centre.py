@@ -23,6 +23,7 @@ from edge_and_centre import (
     until,
     use,
 )
+from sextant.app import host_check
 from sextant.spec.sites import ForwardStatus
 from stack_under_test import Stack, sextant, stack
 
@@ -154,3 +155,23 @@ def test_metrics_tell_of_the_line(pair: Pair) -> None:
     connection.close()
     assert "\nsextant_forward_waiting_rows 0.0" in text
     assert "\nsextant_forward_last_success_timestamp_seconds 1." in text
+
+
+def test_the_measurement_at_install_counts_only_what_the_box_itself_answers(
+    pair: Pair, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def measured() -> bool:
+        url = f"http://127.0.0.1:{pair.box.port}"
+        return not host_check.main(
+            ["latency", "--url", url, "--state", str(pair.box.state), "--requests", "3"]
+        )
+
+    assert until(measured, "the engine is back")
+    assert "\nsextant-nano: 3 requests of 4 tokens" in f"\n{capsys.readouterr().out}"
+    routes = json.loads((pair.box.state / "run/routes.json").read_bytes())
+    engine = pair.box.process(f"engine-{routes['models'][0]['upstreams'][0]['id']}")
+    os.kill(engine["pid"], signal.SIGKILL)
+    assert not measured()
+    said = capsys.readouterr().err
+    assert "nano-centre answered instead of sextant-nano" in said and "nothing was measured" in said
+    settled(pair.box)

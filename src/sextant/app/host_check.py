@@ -1,8 +1,9 @@
 """What the scripts of a rendered bundle ask of the deployment on their server: is it ready, how fast is it.
 
 `python -m sextant.app.host_check ready --url URL --within S` ends with 0 once `/ready` says so. `… latency`
-sends short requests one after another and holds their 99th percentile against two targets; it reports and
-never fails for being slow. Neighbours: `render/hosts/lifecycle.py`, which calls this.
+sends short requests one after another to a model that runs here and holds their 99th percentile against two
+targets; it reports and never fails for being slow, but fails where somebody else answered. Neighbours:
+`render/hosts/lifecycle.py`, which calls this.
 """
 
 from __future__ import annotations
@@ -21,8 +22,10 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from sextant.app.pages import LOOPBACK
 from sextant.app.state import StateDir, write_private
 from sextant.base.errors import Misconfigured, SextantError, UpstreamError
+from sextant.spec.snapshot import RouteTable
 
 CONTROL_MS = 35.0
 """End-to-end target of control loops, 99th percentile."""
@@ -33,6 +36,8 @@ WARM_UP = 10
 OUTPUT_TOKENS = 4
 """A short decision: what a control loop asks for."""
 PROMPT = "Which is larger, 7 or 9?"
+FALLBACK = "x-sextant-fallback"
+"""Header of an answer that another model gave: its name."""
 POLL_S = 0.2
 TIMEOUT_S = 10.0
 
@@ -65,23 +70,37 @@ def is_ready(url: str, *, within_s: float, path: str = "/ready") -> bool:
         time.sleep(POLL_S)
 
 
-def measure(url: str, key: str, *, requests: int = REQUESTS) -> Latency:
-    """Sends `requests` short chats one after another. Raises UpstreamError for an answer other than 200."""
+def own_model(table: RouteTable) -> str:
+    """The first model of `table` whose engine runs on this machine and that is not a way to the centre.
+    Raises Misconfigured where there is none."""
+    ways_out = {served.fallback.model for served in table.models if served.fallback is not None}
+    for served in table.models:
+        hosts = [urlsplit(upstream.base_url).hostname or "" for upstream in served.upstreams]
+        if served.id not in ways_out and hosts and all(host in LOOPBACK for host in hosts):
+            return served.id
+    names = ", ".join(served.id for served in table.models) or "none"
+    raise Misconfigured(
+        f"no model of this box runs on it (served: {names}), so its speed cannot be measured; expected one "
+        f"whose engine is here: look at `sextant status`"
+    )
+
+
+def measure(url: str, key: str, model: str, *, requests: int = REQUESTS) -> Latency:
+    """Sends `requests` short chats to `model` one after another. Raises UpstreamError for an answer other
+    than 200, and for one that somebody else gave instead of the model's own engine."""
     connection = _connection(url)
     headers = {"Authorization": f"Bearer {key}", "Content-Type": "application/json"}
     try:
-        connection.request("GET", "/v1/models", headers=headers)
-        model = str(json.loads(_body(connection))["data"][0]["id"])
         asked = {"model": model, "max_tokens": OUTPUT_TOKENS, "temperature": 0}
         body = json.dumps({**asked, "messages": [{"role": "user", "content": PROMPT}]})
         took_ms = []
         for number in range(WARM_UP + requests):
             began_s = time.perf_counter()
             connection.request("POST", "/v1/chat/completions", body, headers)
-            _body(connection)
+            _own_answer(connection, model)
             if number >= WARM_UP:
                 took_ms.append((time.perf_counter() - began_s) * 1e3)
-    except (OSError, http.client.HTTPException, LookupError, ValueError) as error:
+    except (OSError, http.client.HTTPException) as error:
         raise UpstreamError(f"{url} gave no answer that could be timed: {error}") from None
     finally:
         connection.close()
@@ -110,7 +129,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if asked.verb == "ready":
         return 0 if is_ready(asked.url, within_s=asked.within, path=asked.path) else 1
     try:
-        found = measure(asked.url, _key(StateDir(Path(asked.state))), requests=asked.requests)
+        state = StateDir(Path(asked.state))
+        found = measure(asked.url, _key(state), own_model(_routes(state)), requests=asked.requests)
     except SextantError as error:
         print(f"error: {error.message}", file=sys.stderr)
         return 1
@@ -152,6 +172,15 @@ def _key(state: StateDir) -> str:
         ) from None
 
 
+def _routes(state: StateDir) -> RouteTable:
+    try:
+        return msgspec.json.decode(state.routes_file.read_bytes(), type=RouteTable)
+    except (OSError, msgspec.DecodeError) as error:
+        raise Misconfigured(
+            f"the route table {state.routes_file} cannot be read: {error}; is sextant.service running?"
+        ) from None
+
+
 def _connection(url: str) -> http.client.HTTPConnection:
     """To a process of ours on this machine: its certificate need not be one that this machine trusts."""
     parts = urlsplit(url)
@@ -172,12 +201,18 @@ def _get(url: str, path: str) -> int:
         connection.close()
 
 
-def _body(connection: http.client.HTTPConnection) -> bytes:
+def _own_answer(connection: http.client.HTTPConnection, model: str) -> None:
+    """Reads an answer whole, which the engine of `model` must have given."""
     answer = connection.getresponse()
-    body = answer.read()
+    answer.read()
+    instead = answer.getheader(FALLBACK)
+    if instead is not None:
+        raise UpstreamError(
+            f"{instead} answered instead of {model}, whose engine on this box cannot: nothing was measured; "
+            f"look at `sextant status`"
+        )
     if answer.status != 200:
         raise http.client.HTTPException(f"status {answer.status}")
-    return body
 
 
 if __name__ == "__main__":
