@@ -100,8 +100,12 @@ test-core: $(TEST_STAMP) servers ## The document, the gateway, governance and th
 	@$(SHARD) core
 
 .PHONY: test-render
-test-render: $(TEST_STAMP) servers ## Rendering: command lines, bundles, their validators, installations.
+test-render: $(TEST_STAMP) servers ## Rendering: command lines, bundles, their validators.
 	@$(SHARD) render
+
+.PHONY: test-install
+test-install: $(TEST_STAMP) servers ## Bundles without a cluster: installed, used, upgraded, rolled back, removed.
+	@$(SHARD) install
 
 .PHONY: test-transport
 test-transport: $(TEST_STAMP) servers ## The HTTP transport: smuggling corpus, real proxies, fuzzing, canaries.

@@ -61,7 +61,13 @@ def read_shards(text: str) -> dict[str, Shard]:
     """The shards of a budget file by name, `fast` among them."""
     table = tomllib.loads(text)
     shards = {
-        name: Shard(name, tuple(entry["paths"]), entry.get("marker", OWN), entry["budget_s"])
+        name: Shard(
+            name,
+            tuple(entry["paths"]),
+            entry.get("marker", OWN),
+            entry["budget_s"],
+            entry.get("workers", 1),
+        )
         for name, entry in table["shard"].items()
     }
     fast = table["fast"]
