@@ -32,6 +32,8 @@ from sextant.spec.snapshot import ServedModel
 
 TAKE_TIMEOUT_S = 10.0
 """Gateways look for a new table five times a second."""
+BACK_DRAIN_S = 20.0
+"""So long do requests keep an engine whose routes one gateway did not take, and others did."""
 DRAIN_MAX_S = 600.0
 """Requests on an engine that was replaced may take so long to end; then they are cut off."""
 
@@ -179,7 +181,7 @@ class Swap:
                 tell(Doing(f"{member.name} is up and makes a token"))
             for number, member in zip(change.fresh, started, strict=True):
                 await _proven(models[number], member)
-            await self._switch(models, tell)
+            await self._switch(models, [now.served[number].engine for number in change.fresh], tell)
         except BaseException:
             await asyncio.shield(self._crew.dismiss(started))
             raise
@@ -204,7 +206,8 @@ class Swap:
                 )
             await self._crew.changed()
 
-    async def _switch(self, models: tuple[ServedModel, ...], tell: Tell) -> None:
+    async def _switch(self, models: tuple[ServedModel, ...], fresh: Sequence[EnginePlan], tell: Tell) -> None:
+        """All gateways to `models`; or, where one does not come along, all back, and `fresh` needed by none."""
         began_s = time.monotonic()
         try:
             version = self._crew.serve(models)
@@ -217,10 +220,12 @@ class Swap:
             taken = await self._crew.took(version, TAKE_TIMEOUT_S)
         finally:
             if not taken:
-                self._crew.serve(self._models)
+                version = self._crew.serve(self._models)
         if taken:
             tell(Doing(f"Switched in {1000 * (time.monotonic() - began_s):.0f} ms"))
             return
+        await self._crew.took(version, TAKE_TIMEOUT_S)
+        await self._crew.drained(fresh, BACK_DRAIN_S)  # other gateways may have sent requests there
         raise SextantError(
             f"a gateway did not take the new routes within {TAKE_TIMEOUT_S:g} s, so the old ones are back; "
             f"look at {self._state.logs / 'gateway.log'}",
