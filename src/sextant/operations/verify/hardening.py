@@ -40,16 +40,6 @@ def images_that_move(cluster: Cluster) -> Iterator[str]:
                 yield f"{named(body)}: {container['image']} has no lasting tag"
 
 
-def images_without_digest(cluster: Cluster) -> set[str]:
-    """Images that are named by tag alone."""
-    return {
-        container["image"]
-        for _, template in all_pods(cluster.objects)
-        for container in containers_of(template)
-        if "@sha256:" not in container["image"]
-    }
-
-
 def folders_of_hosts(cluster: Cluster) -> Iterator[str]:
     """Volumes in a folder of the node that the prerequisites do not name."""
     declared = " ".join(need.name for need in cluster.needs).split()

@@ -89,7 +89,7 @@ def _objects(path: str, text: str) -> Iterator[Object]:
     elif path.endswith(".toml"):
         tomllib.loads(text)
     elif path.endswith((".yaml", ".yml")):
-        for body in yaml.load_all(text, Loader=_LOADER):
+        for body in yaml.load_all(text, Loader=LOADER):
             if isinstance(body, dict) and "apiVersion" in body and "kind" in body:
                 if not isinstance(body.get("metadata"), dict):
                     raise ValueError(f"a {body['kind']} without metadata")
@@ -97,7 +97,7 @@ def _objects(path: str, text: str) -> Iterator[Object]:
                     yield body
 
 
-_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 def _clusters(objects: Mapping[str, tuple[Object, ...]], manifest: Mapping[str, Any]) -> Iterator[Cluster]:

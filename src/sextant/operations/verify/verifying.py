@@ -18,8 +18,9 @@ from sextant.operations.verify import file_rules
 from sextant.operations.verify.cluster_programs import Schemas, ask_cluster, judge_alerts, judge_objects
 from sextant.operations.verify.cluster_rules import CLUSTER_RULES
 from sextant.operations.verify.findings import Fault, NotRun, Outcome, Ran, Reached, Report, judged
-from sextant.operations.verify.hardening import images_without_digest, privileges_declared
+from sextant.operations.verify.hardening import privileges_declared
 from sextant.operations.verify.host_programs import HOST_PROGRAMS
+from sextant.operations.verify.lasting import images_by_tag
 from sextant.operations.verify.running import judge, set_up
 from sextant.operations.verify.schemas import PlainSchemas, StrictSchemas
 from sextant.operations.verify.subject import Subject, read_subject
@@ -79,7 +80,6 @@ def open_schemas(folder: Path | None, version: str | None = None) -> tuple[Schem
 
 def _by_rules(subject: Subject, kubernetes: str | None) -> Outcome:
     faults = [*subject.faults, *_over_files(subject, kubernetes)]
-    unpinned: set[str] = set()
     not_run, noted = [], []
     manifest = subject.manifest
     rules = CLUSTER_RULES
@@ -95,7 +95,6 @@ def _by_rules(subject: Subject, kubernetes: str | None) -> Outcome:
         with contextlib.suppress(AttributeError, IndexError, KeyError, TypeError, ValueError):
             # An object that cannot be judged is a fault by SX-V008 already.
             noted += list(privileges_declared(cluster))
-        unpinned |= images_without_digest(cluster)
     if subject.clusters and subject.clusters[0].planned is None:
         not_run.append(
             NotRun("SX-V013", "the manifest keeps no plan: it is of an older version; render again")
@@ -113,7 +112,7 @@ def _by_rules(subject: Subject, kubernetes: str | None) -> Outcome:
         ran=tuple(ran),
         not_run=tuple(not_run),
         noted=tuple(noted),
-        unpinned=tuple(sorted(unpinned)),
+        unpinned=tuple(sorted(images_by_tag(subject))),
     )
 
 
