@@ -207,7 +207,7 @@ class Swap:
             await self._crew.changed()
 
     async def _switch(self, models: tuple[ServedModel, ...], fresh: Sequence[EnginePlan], tell: Tell) -> None:
-        """All gateways to `models`; or, where one does not come along, all back, and `fresh` needed by none."""
+        """All gateways to `models`; where one does not come along, all back, and `fresh` needed by none."""
         began_s = time.monotonic()
         try:
             version = self._crew.serve(models)
