@@ -8,6 +8,7 @@ is written to stdout as a line of JSON.
 from __future__ import annotations
 
 import json
+import os
 import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -60,7 +61,9 @@ class FakeEngine(Handler):
         if not self.is_let_in():
             return self.answer({"error": "no key"}, 401)
         address = self.server.server_address[0]
-        print(json.dumps({"at": address, "path": self.path, "body": body}), flush=True)
+        # In one call: print writes the line's end apart, and another thread's line comes between.
+        line = json.dumps({"at": address, "path": self.path, "body": body}) + "\n"
+        os.write(sys.stdout.fileno(), line.encode())
         message = {"role": "assistant", "content": f"answered at {address}"}
         choice = {"index": 0, "message": message, "finish_reason": "stop"}
         usage = {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5}
