@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import time
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +14,8 @@ import pytest
 from edge_and_centre import SITE, Host, ill_treated, line_to, reconciled, settled, use
 from install.conftest import Server
 from install.test_install_edge import Maker
+from sextant.render.hosts.metrics_agent import PORT
+from stack import free_ports
 from stack_under_test import Stack, sextant, stack
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
@@ -20,6 +25,7 @@ CENTRE = """
     url: http://127.0.0.1:{port}
     site: plant-7
     credential: file:{credential}
+    metrics: {{url: "http://127.0.0.1:{nobody}/api/v1/write"}}
 """
 
 
@@ -32,11 +38,14 @@ def test_an_installed_box_and_its_centre(server: Server, wheels: Path, tmp_path:
         credential = tmp_path / "credential"
         credential.write_text(site["credential"])
         credential.chmod(0o600)
-        kit = maker.kit("first", sections=CENTRE.format(port=line.port, credential=credential))
+        (nobody,) = free_ports(1)
+        sections = CENTRE.format(port=line.port, credential=credential, nobody=nobody)
+        kit = maker.kit("first", sections=sections)
         assert "See what waits for the centre" in (kit / "README.md").read_text()
         done = server.run(kit / "install-offline.sh", "--trust", str(tmp_path / "release.pub"))
         assert done.returncode == 0, done.stdout + done.stderr + server.logs()
         box = Host(server.state, maker.ports[0], _installed(server))
+        assert _read_by_the_agent(server) == {"gateway": "up", "control": "up", "metrics-agent": "up"}
         settled(box)  # what the measurement at install has used
         box.run("tenant", "set", "default", "--billing", "postpaid", "--plan", "standard-cny")
         ill_treated(box, centre, line, "nano")
@@ -44,9 +53,10 @@ def test_an_installed_box_and_its_centre(server: Server, wheels: Path, tmp_path:
 
         line.cut()
         use(box, 3, "nano")
-        second = maker.kit("second", sections=CENTRE.format(port=line.port, credential=credential))
+        second = maker.kit("second", sections=sections)
         done = server.run(second / "upgrade.sh")
         assert done.returncode == 0, done.stdout + done.stderr + server.logs()
+        assert _read_by_the_agent(server) == {"gateway": "up", "control": "up", "metrics-agent": "up"}
         line.mend()
         box.kill("forwarder")
         settled(box)
@@ -54,6 +64,21 @@ def test_an_installed_box_and_its_centre(server: Server, wheels: Path, tmp_path:
         assert box.all("SELECT sum(cost_nano) FROM usage")[0][0] > 0
         done = server.run(kit / "uninstall.sh", "--purge")
         assert done.returncode == 0, done.stdout + done.stderr
+        assert not list(server.root.glob("var/lib/sextant*")) and not list(server.root.glob("etc/sextant"))
+
+
+def _read_by_the_agent(server: Server) -> dict[str, str]:
+    """Which parts of the box the metrics agent reads, and whether it can, once it has read all."""
+    deadline_s = time.monotonic() + 60
+    found: dict[str, str] = {}
+    while time.monotonic() < deadline_s and (not found or set(found.values()) != {"up"}):
+        time.sleep(0.5)
+        with contextlib.suppress(OSError):
+            with urllib.request.urlopen(f"http://127.0.0.1:{PORT}/api/v1/targets", timeout=10) as answer:
+                targets = json.load(answer)["data"]["activeTargets"]
+            found = {one["labels"]["job"]: one["health"] for one in targets}
+    assert found, server.logs()
+    return found
 
 
 def _installed(server: Server) -> Callable[..., str]:

@@ -139,7 +139,7 @@ def _settings(ground: Ground, placed: engines.Placed, files: Sequence[File]) -> 
         ready_s=int(placed.ready_s) + READY_S,
         signed=True,
         tls=order.deployment.spec.gateway.tls is not None,
-        measure=True,
+        measure=bool(ground.embedded or ground.launched),
         engine_variables=placed.variables,
         models=documents.models_of_kit(ground),
         secret_variables=places.secret_variables(ground),

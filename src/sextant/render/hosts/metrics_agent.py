@@ -106,6 +106,7 @@ def _unit(ground: Ground, metrics: CentreMetrics, engines: Sequence[EngineUnit])
         PROGRAM,
         f"-promscrape.config={BUNDLE}/{CONFIG}",
         "-promscrape.config.strictParse",
+        "-promscrape.configCheckInterval=30s",  # an upgrade may bring another one below the same unit
         f"-remoteWrite.url={metrics.url}",
         f"-remoteWrite.tmpDataPath={QUEUE}",
         f"-remoteWrite.maxDiskUsagePerURL={QUEUE_BYTES}",
