@@ -18,6 +18,7 @@ from sextant.app.plan import Plan
 from sextant.spec.snapshot import GatewaySettings
 
 LOOK_INTERVAL_S = 0.05
+LOOK_INTERVAL_MAX_S = 1.0
 LOOK_TIMEOUT_S = 2.0
 BLIND_S = 2.0
 """A gateway that cannot be asked has taken a new table after this long, and an engine that has had nothing to
@@ -52,16 +53,18 @@ class GatewayLook:
 
     async def drained(self, engines: Sequence[EnginePlan], timeout_s: float) -> bool:
         """Whether no request needs one of `engines` any longer, within `timeout_s`."""
-        deadline_s = time.monotonic() + timeout_s
+        began_s = now_s = time.monotonic()
         idle_since_s: float | None = None
-        while time.monotonic() < deadline_s:
+        while now_s < began_s + timeout_s:
             if self._blind:
                 idle_since_s = (idle_since_s or time.monotonic()) if await _idle(engines) else None
                 if idle_since_s is not None and time.monotonic() - idle_since_s > BLIND_S:
                     return True
             elif not await self._needed({engine.upstream_id for engine in engines}):
                 return True
-            await asyncio.sleep(LOOK_INTERVAL_S)
+            # a look costs the gateway some milliseconds of its loop: an answer of minutes is no hurry
+            await asyncio.sleep(min(LOOK_INTERVAL_MAX_S, LOOK_INTERVAL_S + (now_s - began_s) / 20))
+            now_s = time.monotonic()
         return False
 
     async def _needed(self, upstreams: Collection[str]) -> bool:
