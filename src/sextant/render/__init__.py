@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 
 from sextant.base.errors import Unsupported
 from sextant.render import container, edge, hybrid, on_prem, private_cloud, saas
+from sextant.render.wishes import check_wishes
 from sextant.spec.bundle import Bundle
 from sextant.spec.rendering import Order
 
@@ -26,4 +27,5 @@ def render(order: Order) -> Bundle:
     made = MODES.get(order.mode)
     if made is None:
         raise Unsupported(f"spec.mode is `{order.mode}`; expected one of {', '.join(MODES)}")
+    check_wishes(order)
     return made(order)

@@ -197,8 +197,8 @@ def _after(cluster: Cluster) -> tuple[Step, ...]:
                 f'printf %s "$(openssl rand -hex 16)" | {make} grafana --from-file=admin-password=/dev/stdin',
                 f"{APPLY} {_WATCHING} -f tools/",
             ),
-            "The file backend-store-uri is yours: the address of a database of MLflow's own, with its user and "
-            "password, beginning with postgresql, and no line break; delete it afterwards.",
+            "The file backend-store-uri is yours: the address of a database of MLflow's own, with its user "
+            "and password, beginning with postgresql, and no line break; delete it afterwards.",
         ),
         Step(
             "Give Kibana its searches.",

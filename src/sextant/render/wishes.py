@@ -1,0 +1,46 @@
+"""What a document asks for that its mode has no use for: refused, rather than left out without a word."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from sextant.base.errors import Unsupported
+from sextant.spec.rendering import Order
+
+HOSTS = ("on-prem", "edge")
+"""Modes without a cluster."""
+
+
+def check_wishes(order: Order) -> None:
+    """Raises Unsupported for the first wish that the mode cannot fulfil, with what to do."""
+    for field, wanted, instead in _unheard(order):
+        raise Unsupported(
+            f"{order.name}: {field} is `{wanted}`, which the mode {order.mode} cannot do: {instead}",
+            field=field,
+        )
+
+
+def _unheard(order: Order) -> Iterator[tuple[str, str, str]]:
+    """Field, value, what to do instead."""
+    spec = order.deployment.spec
+    delivery = spec.delivery
+    if order.mode in HOSTS:
+        cluster = "leave it out, or use a mode with a cluster (private-cloud, saas)"
+        if spec.scaling.scale_to_zero:
+            yield "spec.scaling.scale_to_zero", "true", cluster
+        if delivery.gpu_sharing != "none":
+            yield "spec.delivery.gpu_sharing", delivery.gpu_sharing, cluster
+        if delivery.node_scaling != "none":
+            yield "spec.delivery.node_scaling", delivery.node_scaling, cluster
+        if delivery.mesh != "none":
+            yield "spec.delivery.mesh", delivery.mesh, cluster
+        if delivery.quotas:
+            named = ", ".join(quota.name for quota in delivery.quotas)
+            yield "spec.delivery.quotas", named, cluster
+    else:
+        if delivery.orchestration != "systemd":
+            servers = "leave it out, or use the mode on-prem"
+            yield "spec.delivery.orchestration", delivery.orchestration, servers
+    if order.mode != "on-prem" and spec.continuity.standby is not None:
+        why = "a pair of servers is the mode on-prem's; a cluster has replicas"
+        yield "spec.continuity.standby", spec.continuity.standby.address, why
