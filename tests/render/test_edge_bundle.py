@@ -10,7 +10,7 @@ import yaml
 from tests.render.host_bundles import PAIR, TLS, orders, text_of
 from tests.render.orders import DISTILLED, EMBEDDED, order
 
-from sextant.base.errors import Unsupported
+from sextant.base.errors import BadDocument, Unsupported
 from sextant.render import render
 from sextant.spec.document import parse_document
 
@@ -93,6 +93,18 @@ def test_the_box_sends_its_metrics_to_the_centre() -> None:
     served = parse_document(text_of(bundle, "sextant.yaml")).spec.centre
     assert served is not None and served.metrics is not None
     assert served.metrics.ca_file == "/etc/sextant/tls/metrics.pem"
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"credential": "env:METRICS"}, "is not in a file"),
+        ({"url": "http://prometheus.example.com/api/v1/write"}, "has no TLS"),
+    ],
+)
+def test_metrics_that_could_leak_are_refused(change: dict[str, str], said: str) -> None:
+    with pytest.raises(BadDocument, match=said):
+        order("edge", **EMBEDDED, centre={**CENTRE, "metrics": {**METRICS, **change}})
 
 
 def test_metrics_stay_where_nothing_else_is_said() -> None:

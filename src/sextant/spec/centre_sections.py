@@ -19,7 +19,7 @@ def _safe_url(value: str) -> str:
         return value
     raise PydanticCustomError(
         "centre_url",
-        "has no TLS: who is on the way could send usage in this site's name",
+        "has no TLS: who is on the way could read what is sent, and send in this site's name",
         {"expected": "an https:// URL", "write": f"`https://{parts.netloc}{parts.path}`"},
     )
 
