@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import sqlite3
 import subprocess
@@ -74,11 +75,30 @@ def _faults_are_said(server: Server) -> None:
     done = server.run(server.current / "bundle/backup.sh", "restore", "0badcafe")
     assert done.returncode == 1 and "0badcafe is not in" in done.stderr
     assert _rows(server) == before, "nothing was touched"
+    _a_copy_that_is_none(server, right.strip())
+    done = server.run(server.current / "bundle/backup.sh", "restore", "latest")
+    assert done.returncode == 1 and "runs with the data that it had" in done.stderr, done.stdout + done.stderr
+    assert not (server.state / "backups/incoming").exists()
+    assert "= 19" in server.sextant("chat", "What is 9 + 10?")
     for pack in (server.root / "srv/backups/plant/data").rglob("*"):
         if pack.is_file():
             pack.chmod(0o600)
             pack.write_bytes(pack.read_bytes()[:-7])
     assert "Backed up" not in _failed(server), "a damaged repository is found by the next run"
+
+
+def _a_copy_that_is_none(server: Server, password: str) -> None:
+    """Into the repository, as the newest."""
+    outgoing = server.state / "backups/outgoing"
+    outgoing.mkdir(parents=True)
+    (outgoing / "manifest.json").write_text("{}")
+    environment = {**os.environ, "RESTIC_REPOSITORY": str(server.root / "srv/backups/plant")}
+    subprocess.run(
+        ["restic", "backup", "--quiet", "--no-cache", "--host", "plant", "--tag", "sextant", str(outgoing)],
+        env={**environment, "RESTIC_PASSWORD": password},
+        check=True,
+    )
+    shutil.rmtree(outgoing)
 
 
 def _backed_up(server: Server) -> None:

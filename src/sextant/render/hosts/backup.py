@@ -305,6 +305,7 @@ restore() {
     fi
     incoming=$state/backups/incoming
     rm -rf "$incoming"
+    trap 'rm -rf "$incoming"' EXIT
     restic restore "$1" --quiet --host "$name" --tag sextant --target "$incoming" \
         --include "$state/backups/outgoing" ||
         die "$1 is not in $repository, or cannot be read; look at: backup.sh list"
@@ -312,8 +313,11 @@ restore() {
     [ -e "$found" ] || die "the snapshot $1 holds no backup of $name"
     own sextant "$state/backups"
     "$systemctl" stop sextant.service
-    as_service "$program" db restore "$(dirname "$found")" --state "$state"
-    rm -rf "$incoming"
+    if ! as_service "$program" db restore "$(dirname "$found")" --state "$state"; then
+        "$systemctl" start sextant.service
+        answers "$(in_use)" || die "$name does not answer; look at: journalctl -u sextant.service"
+        die "$1 could not be put back, as said above; $name runs with the data that it had"
+    fi
     "$systemctl" start sextant.service
     answers "$(in_use)" || die "$name does not answer; look at: journalctl -u sextant.service"
     say "$name answers with the data of $1."
