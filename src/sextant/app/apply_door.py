@@ -42,6 +42,7 @@ class ApplyDoor:
         self._server = await asyncio.start_unix_server(
             self._answer, path=self._state.apply_socket, limit=QUESTION_BYTES_MAX
         )
+        self._state.apply_socket.chmod(0o600)  # its folder is private already
 
     async def close(self) -> None:
         """Takes no more, and gives up what is under way: the old engines serve until they are stopped."""

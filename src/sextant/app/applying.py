@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,6 +23,8 @@ from sextant.spec.document import Deployment, parse_document
 
 ANSWER_TIMEOUT_S = 4 * 3600.0
 """Fetching and starting a large model takes hours; the supervisor's own bounds end it before."""
+OPENS_WITHIN_S = 5.0
+"""A deployment that serves opens the socket so much later at most."""
 
 
 class Wanted(msgspec.Struct, frozen=True):
@@ -111,7 +114,7 @@ def _replies(state: StateDir, wanted: Wanted) -> Iterator[Reply]:
     with contextlib.closing(socket.socket(socket.AF_UNIX)) as to:
         to.settimeout(ANSWER_TIMEOUT_S)
         try:
-            to.connect(str(state.apply_socket))
+            _connect(to, state)
             to.sendall(msgspec.json.encode(wanted) + b"\n")
             with to.makefile("rb") as lines:
                 for line in lines:
@@ -127,3 +130,15 @@ def _replies(state: StateDir, wanted: Wanted) -> Iterator[Reply]:
             raise SextantError(
                 f"the deployment's answer cannot be read ({error}): it is of another version; restart it"
             ) from None
+
+
+def _connect(to: socket.socket, state: StateDir) -> None:
+    """Waits a little for a deployment that serves already and opens this door last."""
+    end_s = time.monotonic() + OPENS_WITHIN_S
+    while True:
+        try:
+            return to.connect(str(state.apply_socket))
+        except (ConnectionRefusedError, FileNotFoundError):
+            if time.monotonic() > end_s or state.holder() is None:
+                raise
+            time.sleep(0.05)
