@@ -210,3 +210,14 @@ def test_a_distillation_reasons_and_calls_no_tools() -> None:
 if __name__ == "__main__":  # writes the golden file anew
     GOLDEN.parent.mkdir(exist_ok=True)
     GOLDEN.write_bytes(msgspec.json.format(msgspec.json.encode(cases()), indent=1) + b"\n")
+
+
+def test_a_precision_that_the_engine_does_not_know_is_refused_with_near_ones() -> None:
+    data = engines()["vllm"]
+    assert data.is_dtype("bfloat16") and not data.is_dtype("compressed-tensors")
+    with pytest.raises(Unsupported, match=r"knows no `int8`.*experts_int8.*need no precision here"):
+        data.is_dtype("int8")
+
+
+def test_an_engine_whose_quantisations_are_not_known_gets_any_word() -> None:
+    assert not engines()["sglang"].is_dtype("something-new")

@@ -120,7 +120,7 @@ def typed(serving: Serving, dtype_flag: str, quantisation_flag: str) -> tuple[st
     """The document's `precision` as one of two arguments: engines tell a data type from a quantisation."""
     if serving.precision is None:
         return ()
-    is_dtype = serving.precision in serving.engine.precision_is_dtype
+    is_dtype = serving.engine.is_dtype(serving.precision)
     return (dtype_flag if is_dtype else quantisation_flag, serving.precision)
 
 

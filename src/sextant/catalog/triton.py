@@ -65,6 +65,6 @@ def _settings(serving: Serving) -> bytes:
         "kv_cache_dtype": "fp8" if serving.kv_precision == "fp8" else None,
     }
     if serving.precision is not None:
-        is_dtype = serving.precision in serving.engine.precision_is_dtype
+        is_dtype = serving.engine.is_dtype(serving.precision)
         model["dtype" if is_dtype else "quantization"] = serving.precision
     return json.dumps({key: value for key, value in model.items() if value}, indent=2).encode() + b"\n"

@@ -126,7 +126,7 @@ class ServerEngine:
         """`precision` as one of two arguments: engines tell a data type from a quantisation."""
         if precision is None:
             return ()
-        is_dtype = precision in self.data.precision_is_dtype
+        is_dtype = self.data.is_dtype(precision)
         return (dtype_flag if is_dtype else quantisation_flag, precision)
 
     def _options(self, replica: Replica) -> ServerOptions:

@@ -76,7 +76,7 @@ class TritonEngine(ServerEngine):
             "max_num_seqs": options.max_sequences,
         }
         if options.precision is not None:
-            is_dtype = options.precision in self.data.precision_is_dtype
+            is_dtype = self.data.is_dtype(options.precision)
             model["dtype" if is_dtype else "quantization"] = options.precision
         return msgspec.json.encode({key: value for key, value in model.items() if value})
 

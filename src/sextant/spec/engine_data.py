@@ -9,6 +9,7 @@ tests.
 from __future__ import annotations
 
 import datetime
+import difflib
 import functools
 import tomllib
 from collections.abc import Mapping
@@ -17,6 +18,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from sextant.base.errors import Unsupported
 from sextant.spec.snapshot import Capabilities, Quirks
 
 Binding = Literal["SO_REUSEPORT", "SO_REUSEADDR", "none"]
@@ -96,6 +98,8 @@ class EngineData(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     binds_with: Binding = "none"
     precision_is_dtype: tuple[str, ...] = ()
     """Words for `precision` that name a data type; others name a quantisation."""
+    quantisations: tuple[str, ...] = ()
+    """Its other words for `precision`; empty: they are not known, and any is handed on."""
     refused: dict[str, str] = {}
     """Options of `spec.engine` that mean nothing to this engine, with the reason."""
     quirks: Quirks = Quirks()
@@ -110,6 +114,21 @@ class EngineData(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def rules_for(self, model: Traits) -> tuple[Rule, ...]:
         """The rules that apply to `model`, in order."""
         return tuple(rule for rule in self.rule if rule.applies(model))
+
+    def is_dtype(self, precision: str) -> bool:
+        """Whether that word names a data type, not a quantisation. Raises Unsupported where it is neither."""
+        if precision in self.precision_is_dtype:
+            return True
+        if self.quantisations and precision not in self.quantisations:
+            known = (*self.precision_is_dtype, *self.quantisations)
+            close = [word for word in known if precision in word]
+            close = close or difflib.get_close_matches(precision, known, n=3)
+            raise Unsupported(
+                f"spec.engine.precision: {self.title} {self.version} knows no `{precision}`; it takes "
+                f"{', '.join(close or known)}{' and others' if close else ''}; weights that say in their own "
+                f"config.json how they were quantised need no precision here"
+            )
+        return False
 
 
 @functools.cache
