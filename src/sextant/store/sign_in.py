@@ -7,6 +7,7 @@ Neighbours: `passwords.py`, `accounts_people.py` (people, roles), `sextant.contr
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Collection
 from typing import Literal
@@ -255,7 +256,7 @@ class SignInAccounts(PeopleAccounts):
             if found is not None and found.locked_until_ms > now_ms:
                 wait_s = (found.locked_until_ms - now_ms) / 1000
                 raise RateLimited(
-                    f"too many wrong passwords; try again in {wait_s:.0f} s",
+                    f"too many wrong passwords; try again in {math.ceil(wait_s)} s",
                     code="locked_out",
                     retry_after_s=wait_s,
                 )
