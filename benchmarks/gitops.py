@@ -141,6 +141,11 @@ class Bench:
         self._git("commit", "--quiet", "--message", f"Serve {self.version}")
         self._git("push", "--quiet", "origin", "main")
 
+    def head(self) -> str:
+        """The newest commit, as the follower writes it."""
+        argv = ["git", "-C", str(self.copy), "rev-parse", "HEAD"]
+        return subprocess.run(argv, check=True, capture_output=True, text=True).stdout[:12]
+
     def up(self) -> subprocess.Popen[bytes]:
         argv = [sys.executable, "-m", "sextant.cli.main", "up", str(self.copy / "sextant.yaml")]
         argv += ["--state", str(self.state), "--port", str(self.port), "--control-port", str(free_port())]
@@ -166,7 +171,7 @@ class Bench:
                 raise BenchmarkError(f"no token of {name}: {follower.lines[-5:]}")
             time.sleep(ASK_AGAIN_S)
         reached["first token"] = time.monotonic() - began_s
-        follower.wait_for("is applied", began_s)
+        follower.wait_for(f"{self.head()} is applied", began_s)
         for phase, words in LINES:
             at_s = follower.reached(words, began_s)
             if at_s is None:
