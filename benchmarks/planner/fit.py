@@ -247,11 +247,11 @@ def write(data: Data, found: dict[str, Any], today: datetime.date) -> None:
 
 
 def _ways(data: Data, known: set[str]) -> dict[str, list[str]]:
-    """Of models that only our own points have: engine, precision and kind of hardware."""
+    """Of models that only our own points have: engine, precision, kind of hardware and ranks."""
     ways: dict[str, set[str]] = {}
     for point in (one.point for one in data.points if one.row >= FIRST_ROW):
         if point.architecture.id not in known:
-            way = f"{point.engine}/{point.precision}/{point.accelerator.kind}"
+            way = f"{point.engine}/{point.precision}/{point.accelerator.kind}/tp{point.layout.tp}"
             ways.setdefault(point.architecture.id, set()).add(way)
     return {id_: sorted(found) for id_, found in sorted(ways.items())}
 

@@ -152,14 +152,16 @@ def test_an_unseen_model_widens_too() -> None:
 
 def test_a_model_of_few_points_is_known_in_their_way_only() -> None:
     seen = CALIBRATION.seen.only["r1-distill-qwen-32b"]
-    assert seen == ("vllm/bf16/hopper",)
+    assert seen == ("vllm/bf16/hopper/tp1",)
     model = CATALOG.model("r1-distill-qwen-32b")
-    here = point(architecture=model, engine="vllm", precision="bf16")
+    alone = Layout(tp=1)
+    here = point(architecture=model, engine="vllm", precision="bf16", layout=alone)
     assert bands.basis(here, CALIBRATION) == "calibrated"
     assert bands.widening(here, CALIBRATION) == 1
     for other in (
-        point(architecture=model, engine="sglang", precision="bf16"),
-        point(architecture=model, engine="vllm", precision="fp8"),
+        point(architecture=model, engine="vllm", precision="bf16", layout=Layout(tp=2)),
+        point(architecture=model, engine="sglang", precision="bf16", layout=alone),
+        point(architecture=model, engine="vllm", precision="fp8", layout=alone),
         point(architecture=model, engine="vllm", precision="bf16", accelerator=CATALOG.accelerator("b200")),
     ):
         assert bands.basis(other, CALIBRATION) == "derived"

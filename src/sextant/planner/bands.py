@@ -50,7 +50,7 @@ def widening(point: Point, calibration: Calibration) -> float:
 def _model_known(point: Point, calibration: Calibration) -> bool:
     """A model of which few points are known is known in their way only."""
     ways = calibration.seen.only.get(point.architecture.id)
-    way = f"{point.engine}/{point.precision}/{point.accelerator.kind}"
+    way = f"{point.engine}/{point.precision}/{point.accelerator.kind}/tp{point.layout.tp}"
     return point.architecture.id in calibration.seen.models if ways is None else way in ways
 
 

@@ -36,7 +36,7 @@ class Seen(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     accelerators: tuple[str, ...]
     precisions: tuple[str, ...]
     only: dict[str, tuple[str, ...]] = {}
-    """Models of which few points are known: the ways that they cover, as `engine/precision/kind`."""
+    """Models of which few points are known: the ways that they cover, as `engine/precision/kind/tpN`."""
 
 
 class Calibration(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
