@@ -199,7 +199,7 @@ def stop(name: str) -> None:
     if not pid:
         return
     os.kill(pid, signal.SIGTERM)
-    while _keeper(name):
+    while Path(f"/proc/{pid}").exists():  # its pid file goes first, the process a moment later
         time.sleep(POLL_S)
 
 
