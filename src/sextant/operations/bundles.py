@@ -22,8 +22,10 @@ import sextant
 from sextant.base.errors import BadDocument, Misconfigured, SextantError
 from sextant.catalog import capabilities
 from sextant.catalog.images import skews
+from sextant.operations.bundles_calibration import calibration_notes
 from sextant.operations.bundles_plan import served_models
 from sextant.planner.cost import cost_of
+from sextant.planner.local_speed import local_predictor
 from sextant.planner.options import Tools
 from sextant.planner.roofline import predictor
 from sextant.render import render
@@ -34,6 +36,7 @@ from sextant.spec.calibration import load_calibration
 from sextant.spec.document import Deployment, parse_document
 from sextant.spec.facts import load_catalog
 from sextant.spec.hardware_prices import load_prices
+from sextant.spec.local_calibration import LocalCalibration, read_calibration
 from sextant.spec.reading import DOCUMENT_BYTES
 from sextant.spec.render_data import load_facts, load_images, load_profile
 from sextant.spec.rendering import Order, ServedModel
@@ -72,10 +75,13 @@ def render_document(
         images_lock=images_lock or _beside(beside, said.delivery.images_lock),
         facts=facts or _beside(beside, said.planning.facts_file),
         prices=_beside(beside, said.planning.prices_file),
+        calibration=_beside(beside, said.planning.calibration_file),
     )
     order = order_of(deployment, own)
+    told = calibration_notes(order, _machine(own), said.planning.calibration_file or "")
     bundle = render(order)
-    noted = msgspec.structs.replace(bundle, notes=(*capabilities.check(order), *skews(order), *bundle.notes))
+    notes = (*capabilities.check(order), *skews(order), *told, *bundle.notes)
+    noted = msgspec.structs.replace(bundle, notes=notes)
     digest = hashlib.sha256(data).hexdigest()
     return Rendered(
         bundle=noted, files=_with_papers(noted, order, digest), order=order, document_sha256=digest
@@ -88,6 +94,8 @@ class OwnFiles(msgspec.Struct, frozen=True):
     images_lock: Path | None = None
     facts: Path | None = None
     prices: Path | None = None
+    calibration: Path | None = None
+    """What `sextant plan --calibrate` wrote."""
 
 
 def order_of(deployment: Deployment, own: OwnFiles | None = None) -> Order:
@@ -99,7 +107,10 @@ def order_of(deployment: Deployment, own: OwnFiles | None = None) -> Order:
     own = own or OwnFiles()
     catalog = load_catalog(*_own_text(own.facts, "facts file"))
     prices = load_prices(*_own_text(own.prices, "prices file"))
-    tools = Tools(predict=predictor(load_calibration()), cost=cost_of(prices))
+    predict, machine = predictor(load_calibration()), _machine(own)
+    if machine is not None:
+        predict = local_predictor(machine, predict)
+    tools = Tools(predict=predict, cost=cost_of(prices))
     order = Order(
         deployment=deployment,
         served=served_models(deployment, facts, catalog, tools),
@@ -219,6 +230,12 @@ def _bytes(document: Path) -> bytes:
 
 def _beside(folder: Path, name: str | None) -> Path | None:
     return None if name is None else folder / name
+
+
+def _machine(own: OwnFiles) -> LocalCalibration | None:
+    """The user's own calibration. Raises Misconfigured for one that is wrong."""
+    text, name = _own_text(own.calibration, "calibration file")
+    return read_calibration(text, name) if name else None
 
 
 def _own_text(file: Path | None, what: str) -> tuple[str, str]:
