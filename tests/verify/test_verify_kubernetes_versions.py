@@ -1,4 +1,4 @@
-"""The table of Kubernetes' APIs that came and went agrees with Kubernetes' own description of its versions."""
+"""The table of Kubernetes' APIs agrees with Kubernetes' own description of its versions."""
 
 from __future__ import annotations
 
