@@ -200,3 +200,19 @@ def test_a_stop_in_the_middle_of_a_change_leaves_nothing(up: Stack, tmp_path: Pa
     asking.join(10)
     assert failed
     assert not any(alive(pid) for pid in pids)
+
+
+def test_a_document_may_name_the_port_that_a_flag_gave(up: Stack, tmp_path: Path) -> None:
+    """The stack was started with `--port` and `--control-port`; its document names neither."""
+    ports = {"gateway": {"port": up.port}, "control": {"port": up.control_port}}
+    file = tmp_path / "ports.yaml"
+    file.write_text(document(model("nano-1.0.0", aliases=("named",)), **ports))
+    done = sextant("apply", str(file), f"--state={up.root}")
+    assert done.returncode == 0, done.stderr
+    assert up.chat(model="named").status == 200
+    file.write_text(document(model("nano-1.0.0"), gateway={"port": up.control_port}))
+    done = sextant("apply", str(file), f"--state={up.root}")
+    assert done.returncode == 1
+    assert f"spec.gateway.port ({up.port} is in use, by --port) changed" in done.stderr
+    file.write_text(document(model("nano-1.0.0", aliases=("plain",))))
+    assert sextant("apply", str(file), f"--state={up.root}").returncode == 0

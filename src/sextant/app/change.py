@@ -2,6 +2,7 @@
 
 Flow 2 (deploy), on a stack that runs. Models and their engines are changed without a restart; what processes
 are told only when they start, addresses, TLS, bounds, stores, is refused with its name, never half taken.
+What counts there is what they were told: the document of the start, and the flags that stood over it.
 Neighbour: `swap.py`, which carries a change out.
 """
 
@@ -13,6 +14,7 @@ from typing import Any
 import msgspec
 
 from sextant.app.placing import embedded_of
+from sextant.app.plan import Flag
 from sextant.base.errors import Misconfigured
 from sextant.spec.document import Deployment, ModelEntry
 from sextant.spec.engine_sections import EmbeddedEngine, RemoteEngine
@@ -23,6 +25,14 @@ INFORMS_ONLY = frozenset(
 """Parts of `spec` that no process of one host acts on while it runs."""
 MODELS = frozenset({"model", "engine", "models"})
 NAMED_MAX = 5
+
+
+class Started(msgspec.Struct, frozen=True):
+    """What the processes that stay were told: the document of the start, and flags by the field that they
+    stand over, such as `spec.gateway.port`."""
+
+    document: Deployment
+    flags: Mapping[str, Flag] = {}
 
 
 class Change(msgspec.Struct, frozen=True):
@@ -36,14 +46,16 @@ class Change(msgspec.Struct, frozen=True):
     """Models of the old document whose engines end."""
 
 
-def what_changes(old: Deployment, new: Deployment) -> Change:
-    """How to come from `old` to `new` without a restart. Raises Misconfigured where that cannot be."""
-    fixed = _fixed(old, new)
+def what_changes(old: Deployment, new: Deployment, started: Started) -> Change:
+    """How to come from `old`, which is served by what was `started`, to `new` without a restart. Raises
+    Misconfigured where that cannot be."""
+    fixed = _fixed(started, new)
     if fixed:
         more = f" and {len(fixed) - NAMED_MAX} more" if len(fixed) > NAMED_MAX else ""
+        named = ", ".join(f"{field}{_by_flag(field, started)}" for field in fixed[:NAMED_MAX])
         raise Misconfigured(
-            f"{', '.join(fixed[:NAMED_MAX])}{more} changed, which takes effect at a start only; nothing was "
-            f"changed; run `sextant down` and `sextant up` with this document, or put the old value back",
+            f"{named}{more} changed, which takes effect at a start only; nothing was changed; run `sextant "
+            f"down` and `sextant up` with this document, or put the old value back",
             code="needs_restart",
             field=fixed[0],
         )
@@ -67,18 +79,36 @@ def _identity(entry: ModelEntry, document: Deployment) -> str:
     return repr((entry.name, entry.pool, entry.source, entry.engine, shares))
 
 
-def _fixed(old: Deployment, new: Deployment) -> list[str]:
-    """The fields that differ and cannot change while the deployment runs."""
+def _fixed(started: Started, new: Deployment) -> list[str]:
+    """The fields that differ from what was started with, and cannot change while the deployment runs."""
     found = []
-    for name in type(old.spec).model_fields:
+    for name in type(new.spec).model_fields:
         if name not in INFORMS_ONLY | MODELS:
-            found += _differing(_plain(old, name), _plain(new, name), f"spec.{name}")
-    known = _environment_keys(old)
+            found += _differing(_plain(started.document, name), _plain(new, name), f"spec.{name}")
+    found = [field for field in found if not _stands(field, started, new)]
+    known = _environment_keys(started.document)
     for number, entry in enumerate(new.spec.served):
         key = entry.engine.api_key if isinstance(entry.engine, RemoteEngine) else None
         if key is not None and key.startswith("env:") and key not in known:
             found.append(f"spec.models.{number}.engine.api_key")
     return found
+
+
+def _stands(field: str, started: Started, new: Deployment) -> bool:
+    """Whether a flag of the start says of `field` what `new` says, or `new` says nothing of it."""
+    flag = started.flags.get(field)
+    if flag is None:
+        return False
+    *way, last = field.split(".")
+    section: Any = new
+    for name in way:
+        section = getattr(section, name)
+    return last not in section.model_fields_set or getattr(section, last) == flag.value
+
+
+def _by_flag(field: str, started: Started) -> str:
+    flag = started.flags.get(field)
+    return f" ({flag.value} is in use, by {flag.name})" if flag else ""
 
 
 def _environment_keys(document: Deployment) -> set[str | None]:

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 
@@ -29,6 +29,13 @@ RUNS_WHOLE = ("on-prem", "edge")
 """Modes that one host runs all of."""
 
 
+class Flag(msgspec.Struct, frozen=True):
+    """A flag of `sextant up` that stands over a field of the document. `name` is how it was typed."""
+
+    name: str
+    value: str | int | None
+
+
 class Plan(msgspec.Struct, frozen=True):
     """All that `sextant up` will run."""
 
@@ -44,6 +51,8 @@ class Plan(msgspec.Struct, frozen=True):
     store: StoreSettings = StoreSettings()
     workers: int = 1
     warnings: tuple[str, ...] = ()
+    flags: Mapping[str, Flag] = {}
+    """By the field of the document that each stands over."""
 
     @property
     def url(self) -> str:
@@ -79,6 +88,15 @@ class Overrides(msgspec.Struct, frozen=True):
     port: int | None = None
     control_port: int | None = None
     insecure: bool = False
+
+    def by_field(self) -> dict[str, Flag]:
+        """What was given, by the field of the document that it stands over."""
+        given = {
+            "spec.gateway.host": Flag("--host", self.host),
+            "spec.gateway.port": Flag("--port", self.port),
+            "spec.control.port": Flag("--control-port", self.control_port),
+        }
+        return {field: flag for field, flag in given.items() if flag.value is not None}
 
 
 class Listeners(msgspec.Struct, frozen=True):
@@ -169,6 +187,7 @@ def make_plan(
         store=document.spec.store.struct(),
         workers=gateway.workers,
         warnings=tuple(warnings),
+        flags=overrides.by_field(),
     )
 
 

@@ -17,7 +17,7 @@ from typing import Protocol, TypeVar
 
 import msgspec
 
-from sextant.app.change import Change, what_changes
+from sextant.app.change import Change, Started, what_changes
 from sextant.app.events import Doing, Event, Tell
 from sextant.app.first_token import first_token
 from sextant.app.members import Member, OnChange, engine_member
@@ -94,6 +94,7 @@ class Swap:
         self._crew = crew
         self._state = state
         self._models = plan.models
+        self._started = Started(plan.document, plan.flags)
         self._ports = ports
         self._one_at_a_time = asyncio.Lock()
         self._draining: set[asyncio.Task[None]] = set()
@@ -104,7 +105,7 @@ class Swap:
         if self._one_at_a_time.locked():
             tell(Doing("Waiting for the change that is under way"))
         async with self._one_at_a_time:
-            change = what_changes(self.now.document, document)
+            change = what_changes(self.now.document, document, self._started)
             fresh = await self._placed(document, change, tell)
             try:
                 now, models = self._planned(document, change, fresh)
