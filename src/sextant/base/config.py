@@ -18,7 +18,7 @@ from sextant.base.errors import Misconfigured
 SECRET_BYTES = 64 * 1024
 """The most a secret file may hold."""
 
-SECRET_REFERENCE = re.compile(r"env:[A-Za-z_][A-Za-z0-9_]*|file:.+")
+SECRET_REFERENCE = re.compile(r"env:[A-Za-z_][A-Za-z0-9_]*|file:.+|sealed:/.+")
 
 VARIABLES = {
     "GIT_SSH_COMMAND": "How git reaches a repository over SSH, for `sextant follow`; without prompts when "

@@ -38,6 +38,9 @@ from sextant.spec.fields import (
 )
 from sextant.spec.limits import Limits
 from sextant.spec.planning_sections import Planning
+from sextant.spec.portal_section import Portal
+from sextant.spec.references import sealed_references
+from sextant.spec.security_sections import Security
 from sextant.spec.snapshot import TlsFiles
 from sextant.spec.store_sections import SharedLimits, Store
 from sextant.spec.stores import SQLITE
@@ -54,7 +57,6 @@ NOT_YET: dict[str, str] = {
     "spec.model.adapters": "adapters are not in this version",
     "spec.rollout": "releases are not in this version; `sextant apply` has a changed document served",
     "spec.governance": "prices, budgets and rate limits are not in this version; every request is metered",
-    "spec.security": "identity, envelope keys and watermarks are not in this version; see spec.gateway.tls",
 }
 """What the design foresees and this version refuses, by field or `field=value`, with the reason."""
 
@@ -247,6 +249,7 @@ class Spec(Section):
         "hybrid's public site for its private one, whose models are MODEL-public there; unset: never.",
     )
     alerts: Alerts = Field(Alerts(), description="How alerts reach people.")
+    portal: Portal = Field(Portal(), description="The portal of tenants' people, and signing up.")
     store: Store = Field(Store(), description="Where accounts and the ledger live.")
     limits: SharedLimits | None = Field(
         None,
@@ -254,6 +257,7 @@ class Spec(Section):
         "gateway process.",
     )
     observability: Observability = Field(Observability(), description="Logs.")
+    security: Security = Field(Security(), description="Keys in a hardware security module.")
     scaling: Scaling = Field(Scaling(), description="How a rendered deployment grows and shrinks.")
     continuity: Continuity = Field(Continuity(), description="Standby and backups of a rendered deployment.")
     delivery: Delivery = Field(Delivery(), description="How the rendered bundle is made and where it goes.")
@@ -368,6 +372,8 @@ def _conflict(spec: Spec) -> Conflict | None:
         or _conflict_of_models(spec)
         or _conflict_of_centre(spec)
         or _conflict_of_overflow(spec)
+        or conflict_of_portal(spec.portal, mails=spec.alerts.smtp is not None)
+        or _conflict_of_secrets(spec)
     )
 
 
@@ -447,6 +453,18 @@ def _conflict_of_overflow(spec: Spec) -> Conflict | None:
         elif one.at_centre == one.name or not isinstance(engines.get(one.at_centre), RemoteEngine):
             said = f"`{one.at_centre}` is no other model with the engine remote"
             return f"{place}.at_centre", said, "an entry of `models` that leads elsewhere", "add one"
+    return None
+
+
+def _conflict_of_secrets(spec: Spec) -> Conflict | None:
+    sealed = sealed_references(spec)
+    if sealed and (spec.security.hsm is None or spec.security.hsm.sealing_key is None):
+        return (
+            "spec.security.hsm.sealing_key",
+            f"is not set, and only that key opens {sealed[0]}",
+            "the label of the key that the secret was sealed with",
+            "`sealing_key: LABEL` in spec.security.hsm, or `file:/path` instead of the sealed secret",
+        )
     return None
 
 

@@ -24,6 +24,11 @@ _REGISTRY = r"^[a-z0-9]([a-z0-9.-]*[a-z0-9])?(:[0-9]{1,5})?(/[a-z0-9._-]+)*$"
 _BACKUP = r"^[^\s@]+$"
 _IMAGE = r"^[a-z0-9][a-z0-9./:_-]*(:[A-Za-z0-9_][A-Za-z0-9_.-]*|@sha256:[0-9a-f]{64})$"
 _INTERFACE = r"^[A-Za-z0-9._-]{1,15}$"
+_TOKEN_LABEL = r"^[A-Za-z0-9][A-Za-z0-9 ._-]{0,31}$"
+_ABSOLUTE = r"^/[A-Za-z0-9._/+-]+$"
+_GROUP = r"^[a-z_][a-z0-9_-]{0,31}$"
+_MAIL_DOMAIN = r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)+$"
+_VERSION_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,39}$"
 PATTERNS = {
     _NAME: "1 to 63 lower-case letters, digits, `-` and `.`, starting and ending with a letter or digit",
     _MODEL_NAME: "1 to 128 letters, digits and `.`, `_`, `:`, `/`, `-`, starting with a letter or digit",
@@ -38,6 +43,11 @@ PATTERNS = {
     _REGISTRY: "a registry's host, with a port and a path if need be, such as `registry.example.com/mirror`",
     _BACKUP: "where backups go, without credentials, such as `s3:https://s3.example.com/backups`",
     _IMAGE: "an image with its tag or digest, such as `registry.example.com/trainer:3.2`",
+    _TOKEN_LABEL: "1 to 32 letters, digits, spaces and `.`, `_`, `-`, starting with a letter or digit",
+    _ABSOLUTE: "an absolute path of letters, digits and `.`, `_`, `/`, `+`, `-`",
+    _GROUP: "a group of Linux, such as `softhsm`",
+    _MAIL_DOMAIN: "a mail domain in lower case, such as `example.com`; it stands for those below it too",
+    _VERSION_NAME: "1 to 40 letters, digits and `.`, `_`, `-`, such as `2026-11`",
     _INTERFACE: "a network interface of Linux, such as `eth0`",
 }
 """What the patterns mean, for error messages and the reference page."""
@@ -56,7 +66,7 @@ def _secret_reference(value: str) -> str:
         "secret_inlined",
         "a secret stands in the document",
         {
-            "expected": "a reference to a secret: env:NAME or file:/path",
+            "expected": "a reference to a secret: env:NAME, file:/path or sealed:/path",
             "write": "put it in a file of mode 0600 and write `file:/path/to/it`; "
             "replace it at its issuer if this file was shared",
         },
@@ -167,6 +177,11 @@ Registry = Annotated[str, Field(max_length=255, pattern=_REGISTRY)]
 BackupPlace = Annotated[str, Field(min_length=1, max_length=1024, pattern=_BACKUP)]
 ImageName = Annotated[str, Field(max_length=512, pattern=_IMAGE)]
 Interface = Annotated[str, Field(pattern=_INTERFACE)]
+TokenLabel = Annotated[str, Field(pattern=_TOKEN_LABEL)]
+AbsolutePath = Annotated[str, Field(max_length=1024, pattern=_ABSOLUTE)]
+Group = Annotated[str, Field(pattern=_GROUP)]
+MailDomain = Annotated[str, Field(max_length=189, pattern=_MAIL_DOMAIN)]
+VersionName = Annotated[str, Field(pattern=_VERSION_NAME)]
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
 Positive = Annotated[float, Field(gt=0)]
 

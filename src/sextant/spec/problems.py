@@ -20,7 +20,7 @@ SOURCE_CHARS = 100
 """Longer source lines are cut before anything else looks at them."""
 
 SECRET_NAME = re.compile(
-    r"(?i)(api_?key|secret|token|passw|credential|private_?key)(?!s?_?(per|count|file|ms))"
+    r"(?i)(api_?key|secret|token|passw|credential|private_?key|^pin$)(?!s?_?(per|count|file|ms))"
 )
 SECRET_VALUE = re.compile(
     r"\b(sk-|ghp_|hf_|AKIA|eyJ|xox)[A-Za-z0-9_-]{8,}|-----BEGIN|://[^/@\s]*:[^/@\s]+@|(?i:[?&;]\w*passw\w*=[^&\s])"
@@ -79,7 +79,7 @@ def may_be_secret(value: str, field: str) -> bool:
     """Whether a value should not be repeated: by its field's name, or by its look."""
     last = field.rpartition(".")[2]
     if SECRET_NAME.search(last):
-        return not value.startswith(("env:", "file:")) and value not in {"", "None"}
+        return not value.startswith(("env:", "file:", "sealed:")) and value not in {"", "None"}
     return bool(SECRET_VALUE.search(value))
 
 

@@ -7,13 +7,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Mapping
 
 import msgspec
 
 from sextant.spec.bundle import Need, Step
 from sextant.spec.engine_sections import EmbeddedEngine, LaunchedEngine
+from sextant.spec.references import secret_references
 from sextant.spec.rendering import Order, ServedModel
 
 OPT = "/opt/sextant"
@@ -109,7 +109,7 @@ def ground_of(order: Order, *, has_front: bool, contained: bool = False) -> Grou
         contained=contained,
         embedded=tuple(one for one in order.served if isinstance(one.entry.engine, EmbeddedEngine)),
         launched=tuple(one for one in order.served if isinstance(one.entry.engine, LaunchedEngine)),
-        references=tuple(sorted(set(_references(spec.model_dump(mode="json", exclude_unset=True))))),
+        references=secret_references(spec),
     )
 
 
@@ -119,18 +119,6 @@ def release_of(order: Order, contents: Mapping[str, bytes]) -> str:
     for path in sorted(contents):
         digest.update(f"{path}\0{len(contents[path])}\0".encode() + contents[path])
     return f"{order.version}-{digest.hexdigest()[:10]}"
-
-
-def _references(value: Any) -> Iterator[str]:
-    """Secret references anywhere in the document. Nothing else of it begins like one."""
-    if isinstance(value, Mapping):
-        for each in value.values():
-            yield from _references(each)
-    elif isinstance(value, list | tuple):
-        for each in value:
-            yield from _references(each)
-    elif isinstance(value, str) and value.startswith(("env:", "file:/")):
-        yield value
 
 
 def secret_variables(ground: Ground) -> tuple[str, ...]:

@@ -1,0 +1,82 @@
+"""`spec.security` of the document: keys that live in a hardware security module (HSM), over PKCS#11.
+
+`security/` opens the token and uses its keys; `render/hosts/` gives a server's units what the module needs.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import AfterValidator, Field
+from pydantic_core import PydanticCustomError
+
+from sextant.spec.fields import (
+    AbsolutePath,
+    Argument,
+    EnvironmentName,
+    Group,
+    SecretReference,
+    Section,
+    TokenLabel,
+    items,
+)
+
+
+def _outside_the_token(value: str) -> str:
+    if not value.startswith("sealed:"):
+        return value
+    raise PydanticCustomError(
+        "pin_sealed",
+        "the PIN is sealed with a key that only the PIN opens",
+        {"expected": "`env:NAME` or `file:/path`", "write": "for example `file:/etc/sextant/hsm-pin`"},
+    )
+
+
+class Hsm(Section):
+    """A token of an HSM and the keys in it. Keys are named by their labels; they never leave the token."""
+
+    module: AbsolutePath = Field(
+        description="The maker's PKCS#11 library on the machine that uses the keys.",
+        examples=["/usr/lib/softhsm/libsofthsm2.so"],
+    )
+    token: TokenLabel = Field(
+        description="The token's label, or its serial number where several have the same label.",
+        examples=["sextant"],
+    )
+    pin: Annotated[SecretReference, AfterValidator(_outside_the_token)] = Field(
+        description="The user's PIN, by reference: `file:/path`, or `env:NAME`.",
+        examples=["file:/etc/sextant/hsm-pin"],
+    )
+    tls_key: TokenLabel | None = Field(
+        None, description="Label of the front's TLS key; unset: the key is a file.", examples=["front"]
+    )
+    sealing_key: TokenLabel | None = Field(
+        None,
+        description="Label of the key that opens `sealed:/path` secrets; unset: there are none.",
+        examples=["sealing"],
+    )
+    signing_key: TokenLabel | None = Field(
+        None, description="Label of the Ed25519 key that signs releases for edge boxes; unset: none."
+    )
+    environment: Annotated[dict[EnvironmentName, Argument], Field(max_length=32)] = Field(
+        {},
+        description="Environment variables that the library reads; no secrets.",
+        examples=[{"SOFTHSM2_CONF": "/etc/softhsm/softhsm2.conf"}],
+    )
+    devices: Annotated[tuple[AbsolutePath, ...], items(most=16)] = Field(
+        (), description="Device files that the library opens, for HSMs inside or plugged into the server."
+    )
+    folders: Annotated[tuple[AbsolutePath, ...], items(most=16)] = Field(
+        (), description="Folders that the library writes to."
+    )
+    group: Group | None = Field(
+        None, description="Group that may use the HSM, given to the units that do.", examples=["softhsm"]
+    )
+
+
+class Security(Section):
+    """Where keys are kept."""
+
+    hsm: Hsm | None = Field(
+        None, description="A hardware security module that holds keys; unset: keys are files."
+    )
