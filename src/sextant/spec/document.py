@@ -38,7 +38,7 @@ from sextant.spec.fields import (
 )
 from sextant.spec.limits import Limits
 from sextant.spec.planning_sections import Planning
-from sextant.spec.portal_section import Portal
+from sextant.spec.portal_section import Portal, conflict_of_portal
 from sextant.spec.references import sealed_references
 from sextant.spec.security_sections import Security
 from sextant.spec.snapshot import TlsFiles
