@@ -22,15 +22,14 @@ import sqlalchemy as sa
 from sextant.base.errors import Misconfigured
 from sextant.spec.policy import ProjectPolicy, TenantPolicy
 from sextant.spec.snapshot import PolicySnapshot
-from sextant.store.accounts_invitations import InvitationAccounts
 from sextant.store.accounts_keys import KeyAccounts, key_policies
 from sextant.store.accounts_prices import PriceAccounts, load_builtin, plans_of, tiers_of
 from sextant.store.accounts_schema import api_key, policy_version, project, tenant
+from sextant.store.accounts_sign_ups import SignUpAccounts
 from sextant.store.accounts_sites import SiteAccounts
 from sextant.store.accounts_tenants import (
     DEFAULT_TENANT,
     ProjectRecord,
-    TenantAccounts,
     TenantRecord,
     columns_of,
     default_project,
@@ -44,7 +43,7 @@ MIGRATION_LOCK = 7_165_012_004
 """PostgreSQL's advisory lock that one migrating process at a time holds: an arbitrary number of ours."""
 
 
-class Accounts(TenantAccounts, KeyAccounts, PriceAccounts, InvitationAccounts, SiteAccounts):
+class Accounts(SignUpAccounts, KeyAccounts, PriceAccounts, SiteAccounts):
     """The accounts database in a SQLite file or at a `postgresql://` URL. Call `migrate` once before anything
     else."""
 

@@ -6,7 +6,8 @@ journal's cost does not matter. PostgreSQL takes the same tables.
 See docs/decisions/0005-accounts-keep-a-rollback-journal.md.
 
 Columns named `limits`, `models`, `policy` and so on hold JSON of the nouns in `sextant.spec.policy`: they are
-read whole and never searched. Rows of `price` and `audit` are only ever added; triggers refuse the rest.
+read whole and never searched. Rows of `price`, `audit` and `acceptance` are only ever added; triggers refuse
+the rest.
 """
 
 from __future__ import annotations
@@ -242,6 +243,50 @@ site = sa.Table(
     _json("tenants"),
 )
 """Who sends usage here. `tenants`: JSON of the site's tenants to those here; no `sha256`: no credential."""
+
+sign_up = sa.Table(
+    "sign_up",
+    metadata,
+    _id(primary_key=True),
+    sa.Column("email", sa.String(254), nullable=False),
+    sa.Column("mailbox_sha256", sa.String(64), nullable=False, index=True),
+    _name(),
+    sa.Column("language", sa.String(8), nullable=False),
+    _sha256(),
+    sa.Column("source", sa.String(64), nullable=False),
+    sa.Column("created_ms", sa.BigInteger, nullable=False, index=True),
+    _ms("expires_ms"),
+    _ms("confirmed_ms"),
+    _id("tenant_id"),
+    sa.Column("credit_nano", sa.BigInteger, nullable=False),
+    sa.Column("currency", sa.String(3), nullable=False),
+    _ms("credited_ms"),
+)
+"""A stranger's wish for a tenant. `sha256` is the mailed token's; `source` the address it was asked from,
+emptied after some days; the credit is owed from `confirmed_ms` until `credited_ms`."""
+
+agreement = sa.Table(
+    "agreement",
+    metadata,
+    sa.Column("version", sa.String(40), primary_key=True),
+    sa.Column("sha256", sa.String(64), nullable=False),
+    sa.Column("text", sa.Text, nullable=False),
+    _ms("since_ms"),
+)
+
+acceptance = sa.Table(
+    "acceptance",
+    metadata,
+    _id(primary_key=True),
+    _id("tenant_id"),
+    sa.Column("version", sa.String(40), sa.ForeignKey("agreement.version"), nullable=False),
+    sa.Column("sha256", sa.String(64), nullable=False),
+    _id("person_id"),
+    sa.Column("email", sa.String(254), nullable=False),
+    _ms("accepted_ms"),
+    sa.UniqueConstraint("tenant_id", "version"),
+)
+"""Who accepted an agreement for a tenant: only ever added."""
 
 audit = sa.Table(
     "audit",

@@ -18,6 +18,7 @@ from sextant.spec.policy import Billing, LimitRules, PrivacyPolicy
 from sextant.store.accounts_database import (
     FIRST_PAGE,
     AccountsDatabase,
+    Change,
     Noted,
     Page,
     Tenants,
@@ -115,20 +116,27 @@ class TenantAccounts(AccountsDatabase):
         """A tenant with its default project. Where nothing else is wanted: on the tier `NEW_TENANT_TIER`,
         free, in the currency of its plan or, without one, of the default tenant. Raises BadRequest for a
         wrong value or an id that is taken, also by a deleted one."""
+        with self.changing() as change:
+            return self._insert_tenant(change, tenant_id, wanted)
+
+    def _insert_tenant(self, change: Change, tenant_id: str, wanted: TenantChange) -> TenantRecord:
+        """As `create_tenant`, in a change under way."""
         checked_id(tenant_id)
         named = wanted if wanted.name is not None else msgspec.structs.replace(wanted, name=tenant_id)
-        fresh = TenantRecord(tenant_id, "", True, self._now_ms(), tier=NEW_TENANT_TIER)
-        with self.changing() as change:
-            usual = live_tenant(change.db, DEFAULT_TENANT).currency
-            fresh = msgspec.structs.replace(fresh, currency=usual)
-            if change.db.scalar(sa.select(tenant.c.id).where(tenant.c.id == tenant_id)) is not None:
-                raise BadRequest(f"there is a tenant {tenant_id} already", field="id", code="exists")
-            record = _changed_tenant(change.db, fresh, named)
-            change.db.execute(sa.insert(tenant).values(**columns_of(record)))
-            first = ProjectRecord(default_project(tenant_id), tenant_id, "Default", True, record.created_ms)
-            change.db.execute(sa.insert(project).values(**columns_of(first)))
-            change.note(Noted("tenant.create", tenant_id, tenant_id, msgspec.to_builtins(named)))
+        if change.db.scalar(sa.select(tenant.c.id).where(tenant.c.id == tenant_id)) is not None:
+            raise BadRequest(f"there is a tenant {tenant_id} already", field="id", code="exists")
+        record = self._new_tenant(change.db, tenant_id, named)
+        change.db.execute(sa.insert(tenant).values(**columns_of(record)))
+        first = ProjectRecord(default_project(tenant_id), tenant_id, "Default", True, record.created_ms)
+        change.db.execute(sa.insert(project).values(**columns_of(first)))
+        change.note(Noted("tenant.create", tenant_id, tenant_id, msgspec.to_builtins(named)))
         return record
+
+    def _new_tenant(self, db: sa.Connection, tenant_id: str, wanted: TenantChange) -> TenantRecord:
+        """What a new tenant would be. Raises BadRequest for a wrong value."""
+        usual = live_tenant(db, DEFAULT_TENANT).currency
+        fresh = TenantRecord(tenant_id, "", True, self._now_ms(), tier=NEW_TENANT_TIER, currency=usual)
+        return _changed_tenant(db, fresh, wanted)
 
     def list_tenants(self, page: Page = FIRST_PAGE, *, tenants: Tenants = None) -> list[TenantRecord]:
         """By id, without the deleted."""
