@@ -18,7 +18,7 @@ from typing import Any
 
 RECORDED = Path(__file__).parents[1] / "engines" / "recorded"
 HEALTH = {"sglang": "/ready", "triton": "/health/ready", "nim": "/v1/health/ready"}
-METRICS = {"nim": "/v1/metrics"}
+METRICS = {"nim": "/v1/metrics", "trtllm": "/prometheus/metrics"}
 ORIGIN = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import recorded_engine as r\n"
 
 
@@ -61,6 +61,7 @@ def _read(kind: str, rest: list[str]) -> dict[str, Any]:
     for flag in ("--served-model-name", "--alias"):
         parser.add_argument(flag, dest="model")
     parser.add_argument("--openai-restricted-api", nargs=3)
+    parser.add_argument("--extra_llm_api_options")
     found, _ = parser.parse_known_args(rest)
     if kind == "triton":
         (made,) = Path(found.model_repository).iterdir()
@@ -69,6 +70,11 @@ def _read(kind: str, rest: list[str]) -> dict[str, Any]:
         _, header, value = found.openai_restricted_api
         key = value.removeprefix("Bearer ") if header == "authorization" else None
         return {"host": found.host, "port": found.openai_port, "model": made.name, "key": key}
+    if kind == "trtllm":  # a key it knows not, a name of the model neither
+        settings = json.loads(Path(found.extra_llm_api_options).read_text())
+        assert settings["return_perf_metrics"] is True
+        assert Path(rest[0], "config.json").exists()
+        return {"host": found.host, "port": found.port, "model": "", "key": None}
     variable = {"vllm": "VLLM_API_KEY", "llamacpp": "LLAMA_API_KEY"}.get(kind)
     key = found.api_key if variable is None else os.environ[variable]
     return {"host": found.host, "port": found.port, "model": found.model, "key": key}
@@ -95,7 +101,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["content-length"])))
-        if self.path != "/v1/chat/completions" or body["model"] != self.model:
+        if self.path != "/v1/chat/completions" or body["model"] != (self.model or body["model"]):
             self._answer(None)
         elif not self._known():
             self._answer("error_401")

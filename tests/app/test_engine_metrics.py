@@ -35,7 +35,7 @@ def page(engine: str) -> str:
     return (RECORDED / engine / "metrics.http").read_text().partition("\n\n")[2]
 
 
-@pytest.mark.parametrize("engine", ["vllm", "sglang", "llamacpp", "triton", "nim", "mindie"])
+@pytest.mark.parametrize("engine", ["vllm", "sglang", "llamacpp", "triton", "trtllm", "nim", "mindie"])
 def test_recorded_pages(engine: str) -> None:
     names = ADAPTERS[engine].metric_names
     values, distributions = read_metrics(page(engine), names)

@@ -18,7 +18,7 @@ from stack_under_test import Stack, alive, stack, until
 
 pytestmark = pytest.mark.slow
 
-KINDS = ("vllm", "sglang", "llamacpp", "triton", "nim", "mindie")
+KINDS = ("vllm", "sglang", "llamacpp", "triton", "trtllm", "nim", "mindie")
 STAND_IN = str(Path(__file__).with_name("recorded_engine.py"))
 
 

@@ -147,8 +147,11 @@ def test_mindie_is_told_by_one_file() -> None:
 @pytest.mark.parametrize(
     ("kind", "layout", "more", "said"),
     [
-        *((kind, ACROSS, {}, "spans 2 machines") for kind in ("triton", "nim", "mindie", "llamacpp")),
-        *((kind, SPLIT, {"role": "decode"}, "prefill from decode") for kind in ("nim", "mindie")),
+        *(
+            (kind, ACROSS, {}, "spans 2 machines")
+            for kind in ("triton", "trtllm", "nim", "mindie", "llamacpp")
+        ),
+        *((kind, SPLIT, {"role": "decode"}, "prefill from decode") for kind in ("trtllm", "nim", "mindie")),
         ("triton", Layout(tp=8, attention_dp=8), {}, "divides attention"),
         ("llamacpp", Layout(tp=8, ep=8), {}, "divides attention, experts"),
         ("mindie", TP8, {"context_tokens": 0}, r"spec\.engine\.context_tokens"),
@@ -192,6 +195,38 @@ def test_a_serving_comes_from_plan_and_document() -> None:
     ):  # fmt: skip
         assert after(inside.argv, flag) == value
     assert inside.env["A"] == "b"
+
+
+def test_tensorrt_llm_is_told_the_rest_by_a_file() -> None:
+    share = Layout(tp=8, attention_dp=8, ep=4)
+    made = command(serving("trtllm", share, kv_precision="fp8", precision="bfloat16", max_sequences=64))
+    for flag, value in (
+        ("--tp_size", "8"), ("--ep_size", "4"), ("--max_batch_size", "64"), ("--max_num_tokens", "8192"),
+        ("--reasoning_parser", "deepseek-r1"), ("--tool_parser", "deepseekv3"),
+    ):  # fmt: skip
+        assert after(made.argv, flag) == value
+    assert json.loads(made.files[after(made.argv, "--extra_llm_api_options")]) == {
+        "dtype": "bfloat16",
+        "enable_attention_dp": True,
+        "enable_chunked_prefill": True,
+        "kv_cache_config": {"dtype": "fp8"},
+        "return_perf_metrics": True,
+        "enable_iter_perf_stats": True,
+    }
+    plain = command(serving("trtllm", Layout(tp=8, pp=2), precision="modelopt", per_node=16))
+    assert after(plain.argv, "--pp_size") == "2"
+    assert "modelopt" not in str(plain), "the checkpoint says it itself"
+    with pytest.raises(Unsupported, match="int7"):
+        command(serving("trtllm", precision="int7"))
+
+
+@pytest.mark.parametrize(("kind", "said"), [("trtllm", "what the weights leave"), ("mindie", "npuMemSize")])
+def test_an_option_that_means_nothing_to_the_engine_is_refused_in_bundles_too(kind: str, said: str) -> None:
+    accelerators = {"trtllm": "H200", "mindie": "910C"}[kind]
+    sites = [{"name": "a", "accelerators": [{"name": accelerators, "count": 16}]}]
+    made = order("on-prem", model=R1["model"], engine={"kind": kind, "memory_share": 0.8}, sites=sites)
+    with pytest.raises(Unsupported, match=f"memory_share is 0.8, which the engine {kind} .*{said}"):
+        serving_of(made, made.served[0], model_path="/m", in_container=False)
 
 
 def test_v4_keeps_its_cache_in_fp8() -> None:

@@ -27,7 +27,7 @@ from sextant.engines.server_engine import ServerEngine
 from sextant.spec.engine_data import Traits
 
 RECORDED = Path(__file__).parent / "recorded"
-LAUNCHED = ("vllm", "sglang", "llamacpp", "triton", "nim", "mindie")
+LAUNCHED = ("vllm", "sglang", "llamacpp", "triton", "trtllm", "nim", "mindie")
 TEMPLATES = Path(__file__).parents[1] / "templates"
 PROMPT = "{% if add_generation_prompt %}<｜Assistant｜>"
 R1 = PROMPT + "<think>{% endif %}{{ content.split('</think>')[-1] }}<｜tool▁calls▁begin｜> ```json"
@@ -129,6 +129,8 @@ OURS = [
     ("llamacpp", ["-m", "/x"], "-m"),
     ("llamacpp", ["--parallel", "9"], "--parallel"),
     ("triton", ["--openai-port", "9"], "--openai-port"),
+    ("trtllm", ["--max-seq-len", "9"], "--max-seq-len"),
+    ("trtllm", ["--config=/mine.yaml"], "--config"),
     ("nim", ["--port", "9"], "--port"),
 ]
 
@@ -173,7 +175,7 @@ def test_what_an_engine_cannot_follow_is_refused_with_the_reason(kind: str) -> N
         assert reason in caught.value.message
 
 
-@pytest.mark.parametrize("kind", ["vllm", "sglang", "llamacpp", "triton", "mindie"])
+@pytest.mark.parametrize("kind", ["vllm", "sglang", "llamacpp", "triton", "trtllm", "mindie"])
 def test_a_missing_model_is_told(kind: str) -> None:
     with pytest.raises(Misconfigured, match="told what to load for deepseek-r1"):
         ADAPTERS[kind].launch(replica(model_path="", facts=None))
@@ -225,7 +227,14 @@ RULES = [
     ("sglang", facts("deepseek_v3", V31), ("deepseek-v3", "deepseekv31")),
     ("sglang", facts("deepseek_v4"), ("deepseek-v4", "deepseekv4")),
     ("sglang", facts("llama", R1), ("deepseek-r1", None)),
+    ("trtllm", facts("deepseek_v3", R1), ("deepseek-r1", "deepseekv3")),
+    ("trtllm", facts("deepseek_v3", V31), (None, "deepseekv3.1")),
+    ("trtllm", facts("deepseek_v32"), (None, "deepseek_v32")),
+    ("trtllm", facts("qwen2", R1), ("deepseek-r1", None)),
 ]
+
+
+PARSER_FLAGS = {"trtllm": ("--reasoning_parser", "--tool_parser")}
 
 
 @pytest.mark.parametrize(("kind", "known", "parsers"), RULES)
@@ -235,9 +244,10 @@ def test_parsers_follow_the_model(
     made = replica(facts=known)
     argv = ADAPTERS[kind].launch(made).argv
     capable = capabilities_of(kind, made)
+    flags = PARSER_FLAGS.get(kind, ("--reasoning-parser", "--tool-call-parser"))
     for flag, parser, has in (
-        ("--reasoning-parser", parsers[0], capable.reasoning),
-        ("--tool-call-parser", parsers[1], capable.tools),
+        (flags[0], parsers[0], capable.reasoning),
+        (flags[1], parsers[1], capable.tools),
     ):
         assert argv.count(flag) == (parser is not None)
         assert has == (parser is not None)

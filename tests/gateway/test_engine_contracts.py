@@ -20,7 +20,7 @@ from sextant.engines.adapters import ADAPTERS
 from strictness import read_events, read_strictly
 
 RECORDED = Path(__file__).parents[1] / "engines" / "recorded"
-ENGINES = ("vllm", "sglang", "llamacpp", "triton", "nim", "mindie")
+ENGINES = ("vllm", "sglang", "llamacpp", "triton", "trtllm", "nim", "mindie")
 TOOL = {"type": "function", "function": {"name": "get_weather", "parameters": {"type": "object"}}}
 ASK: dict[str, dict[str, Any]] = {"logprobs": {"logprobs": True, "top_logprobs": 2}}
 

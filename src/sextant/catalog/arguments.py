@@ -13,9 +13,9 @@ from typing import Any
 import msgspec
 
 from sextant.base.errors import Unsupported
-from sextant.catalog import images, llamacpp, mindie, nim, sglang, triton, vllm
+from sextant.catalog import images, llamacpp, mindie, nim, sglang, triton, trtllm, vllm
 from sextant.catalog.serving import Command, Role, Serving
-from sextant.spec.engine_data import Traits
+from sextant.spec.engine_data import EngineData, Traits
 from sextant.spec.engine_sections import LaunchedEngine
 from sextant.spec.planning import Layout
 from sextant.spec.rendering import Order, ServedModel
@@ -27,6 +27,7 @@ COMMANDS: Mapping[str, Callable[[Serving], Command]] = {
     "vllm": vllm.command,
     "sglang": sglang.command,
     "triton": triton.command,
+    "trtllm": trtllm.command,
     "nim": nim.command,
     "mindie": mindie.command,
     "llamacpp": llamacpp.command,
@@ -52,6 +53,7 @@ def serving_of(
     engine = served.entry.engine
     if not isinstance(engine, LaunchedEngine):
         raise Unsupported(f"{served.entry.name}: the engine `{engine.kind}` is not started on its own")
+    _refuse_meaningless(order.facts.engines[engine.kind], engine, served.entry.name)
     option = served.option
     program = images.image_of(order, served).command if in_container else engine.command
     return Serving(
@@ -73,6 +75,17 @@ def serving_of(
         env=engine.env,
         per_node=option.accelerator.per_node if option is not None else max(1, engine.tensor_parallel),
     )
+
+
+def _refuse_meaningless(data: EngineData, engine: LaunchedEngine, name: str) -> None:
+    """Raises Unsupported for an option that means nothing to this engine, with the reason."""
+    for option, reason in data.refused.items():
+        value = getattr(engine, option)
+        if value != LaunchedEngine.model_fields[option].default:
+            raise Unsupported(
+                f"{name}: {option} is {value}, which the engine {engine.kind} cannot follow: {reason}",
+                field=f"spec.engine.{option}",
+            )
 
 
 def capabilities_of(order: Order, served: ServedModel) -> Capabilities:

@@ -15,6 +15,7 @@ from sextant.engines.remote import RemoteEngine
 from sextant.engines.server_engine import ServerEngine
 from sextant.engines.sglang import SglangEngine
 from sextant.engines.triton import TritonEngine
+from sextant.engines.trtllm import TrtllmEngine
 from sextant.engines.vllm import VllmEngine
 from sextant.spec.engine_data import Binding, engines
 from sextant.spec.snapshot import Capabilities
@@ -27,6 +28,7 @@ ADAPTERS: Mapping[str, EngineAdapter] = MappingProxyType(
         "sglang": SglangEngine(),
         "llamacpp": LlamaCppEngine(),
         "triton": TritonEngine(),
+        "trtllm": TrtllmEngine(),
         "nim": NimEngine(),
         "mindie": MindieEngine(),
     }

@@ -67,7 +67,7 @@ class RemoteEngine(Section):
     upstream_model: ModelName | None = Field(
         None, description="The endpoint's own name for the model; unset: `spec.model.name`."
     )
-    speaks: Literal["vllm", "sglang", "llamacpp", "triton", "nim", "mindie"] | None = Field(
+    speaks: Literal["vllm", "sglang", "llamacpp", "triton", "trtllm", "nim", "mindie"] | None = Field(
         None,
         description="The engine that answers there, where it is one of these: what it does differently from "
         "the published API is put right. Unset: not known.",
@@ -91,7 +91,7 @@ class RemoteEngine(Section):
 class LaunchedEngine(Section):
     """An engine installed on this machine, started and watched as a program of its own."""
 
-    kind: Literal["vllm", "sglang", "llamacpp", "triton", "nim", "mindie"] = Field(
+    kind: Literal["vllm", "sglang", "llamacpp", "triton", "trtllm", "nim", "mindie"] = Field(
         description="Which engine."
     )
     command: Annotated[tuple[Program, ...], items(most=64)] = Field(
