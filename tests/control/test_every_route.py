@@ -22,6 +22,7 @@ from sextant.control.access import Allowed, Needs
 from sextant.control.door import OPEN
 from sextant.control.openapi import describe
 from sextant.control.permissions import ROLE_VERBS, may
+from sextant.control.settings import AgreementSettings, PortalSettings
 from sextant.spec.roles import ROLES
 from sextant.spec.transfer import CREDIT, Transfer, receivable_account
 from sextant.store.accounts_invitations import GIVES, NewInvitation
@@ -33,6 +34,8 @@ from sextant.store.ledger_posting import LedgerPosting
 MARK = "lilou"
 """Stands in every name and id of the other tenant, and nowhere else: generated ids have no l, i, o or u."""
 PASSWORD = "correct horse battery"
+VERSION = "2026-11"
+"""Of the agreement."""
 EACH_ROLE = [
     role if role in ("owner", "member") else pytest.param(role, marks=pytest.mark.slow) for role in ROLES
 ]
@@ -68,6 +71,7 @@ SAMPLES: dict[tuple[str, str], Any] = {
     ("PATCH", "/v1/tenants/{tenant_id}"): {"name": "renamed"},
     ("DELETE", "/v1/tenants/{tenant_id}"): None,
     ("GET", "/v1/tenants/{tenant_id}/balance"): None,
+    ("GET", "/v1/tenants/{tenant_id}/models"): None,
     ("POST", "/v1/tenants/{tenant_id}/top-ups"): {"amount_nano": 1_000_000_000},
     ("POST", "/v1/tenants/{tenant_id}/payments"): {"amount_nano": 1},
     ("POST", "/v1/tenants/{tenant_id}/refunds"): {"amount_nano": 1},
@@ -130,6 +134,13 @@ SAMPLES: dict[tuple[str, str], Any] = {
     ("POST", "/v1/service-tokens"): {"name": "another", "role": "member", "tenant_id": "{tenant}"},
     ("DELETE", "/v1/service-tokens/{token_id}"): None,
     ("GET", "/v1/audit"): None,
+    ("GET", "/v1/portal"): None,
+    ("GET", "/v1/portal/agreement"): None,
+    ("POST", "/v1/sign-ups"): {"email": "stranger@example.com", "name": "Stranger"},
+    ("POST", "/v1/sign-ups/confirmations"): {"token": "sxsignup-wrong", "password": PASSWORD},
+    ("GET", "/v1/agreements"): None,
+    ("GET", "/v1/agreements/{version}/acceptances"): None,
+    ("POST", "/v1/agreements/{version}/acceptances"): {"tenant_id": "{tenant}"},
 }
 """One right request of each route; `{names}` are those of the tenant that is called on."""
 ORDER = ("GET", "POST", "PUT", "PATCH", "DELETE")
@@ -204,7 +215,10 @@ def _tier(tier_id: str) -> Any:
 
 @pytest.fixture
 def world(tmp_path: Path) -> Iterator[World]:
-    with control_with_ledger(tmp_path) as control:
+    text = tmp_path / "agreement.md"
+    text.write_text("What is agreed.")
+    agreement = AgreementSettings(str(text), VERSION, required=False)
+    with control_with_ledger(tmp_path, portal=PortalSettings(agreement=agreement)) as control:
         yield World(control)
 
 
@@ -229,7 +243,7 @@ def routes(control: Control) -> list[tuple[str, str, Needs | None]]:
 
 def call(client: TestClient, method: str, path: str, names: dict[str, str]) -> httpx.Response:
     """The sample request of a route, with these names."""
-    target = path.replace("{month}", "2026-11")
+    target = path.replace("{month}", "2026-11").replace("{version}", VERSION)
     for name in (
         "tenant",
         "project",
@@ -258,9 +272,8 @@ def _filled(body: Any, names: dict[str, str]) -> Any:
 
 def names_a_record(method: str, path: str) -> bool:
     """Whether the request is about one tenant's record."""
-    return "{" in path.replace("{tier_id}", "").replace("{plan_id}", "") or "{tenant}" in str(
-        SAMPLES[method, path]
-    )
+    theirs = path.replace("{tier_id}", "").replace("{plan_id}", "").replace("{version}", "")
+    return "{" in theirs or "{tenant}" in str(SAMPLES[method, path])
 
 
 def test_without_a_credential_only_the_ways_in_answer(world: World) -> None:
@@ -272,7 +285,15 @@ def test_without_a_credential_only_the_ways_in_answer(world: World) -> None:
             assert MARK not in answer.text
         else:
             assert answer.status_code in (200, 401, 403), f"{method} {path}: {answer.text}"
-            assert any(said in answer.text for said in ("wrong", "oidc", "invitation_refused"))
+            said = (
+                "wrong",
+                "oidc",
+                "invitation_refused",
+                "sign_up_closed",
+                "What is agreed.",
+                "agreement_version",
+            )
+            assert any(one in answer.text for one in said)
 
 
 def test_without_a_role_nothing_but_oneself_is_seen(world: World) -> None:

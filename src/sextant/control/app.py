@@ -19,6 +19,7 @@ from fastapi import Depends, FastAPI, Response
 import sextant
 from sextant.base.errors import NotFound
 from sextant.control.access import Allowed, Needs
+from sextant.control.agreements import add_agreements, publish_agreement
 from sextant.control.answers import add_error_answers, json_answer
 from sextant.control.budgets import add_budgets, watch
 from sextant.control.door import AdminDoor
@@ -34,14 +35,17 @@ from sextant.control.prices import add_prices
 from sextant.control.reports import add_invoices, add_usage
 from sextant.control.sessions import add_sessions
 from sextant.control.settings import Applied, ControlSettings, ProcessStatus, read_status
+from sextant.control.signup import add_sign_ups, settle_credits
 from sextant.control.sites import add_sites
 from sextant.control.sites_metrics import site_metrics
+from sextant.control.tenant_models import add_tenant_models
 from sextant.control.tenants import add_projects, add_tenants
 from sextant.spec.snapshot import RouteTable, ServedModel
 from sextant.store.accounts import Accounts
 
 _NOUNS: tuple[Callable[[FastAPI, Office], None], ...] = (
     add_tenants,
+    add_tenant_models,
     add_projects,
     add_keys,
     add_prices,
@@ -55,6 +59,8 @@ _NOUNS: tuple[Callable[[FastAPI, Office], None], ...] = (
     add_invitations,
     add_sessions,
     add_me,
+    add_sign_ups,
+    add_agreements,
 )
 
 
@@ -87,7 +93,8 @@ ReadDeployment = Annotated[Allowed, Depends(Needs("read", "deployment", deployme
 
 
 def build_app(settings: ControlSettings, accounts: Accounts) -> AdminDoor:
-    """The ASGI app. `accounts` is migrated already."""
+    """The ASGI app. `accounts` is migrated already. Raises Misconfigured (the agreement's file)."""
+    publish_agreement(settings.portal, accounts)
     office = Office(settings, accounts)
     app = FastAPI(
         title="Sextant admin API",
@@ -105,13 +112,14 @@ def build_app(settings: ControlSettings, accounts: Accounts) -> AdminDoor:
         add_oidc(app, office, settings.oidc)
     _add_deployment(app, office)
     app.openapi = describe(app)  # type: ignore[method-assign]
-    return AdminDoor(app, accounts, secure=office.secure)
+    return AdminDoor(app, accounts, secure=office.secure, fenced_host=settings.portal.fenced_host)
 
 
 @contextlib.asynccontextmanager
 async def _alongside(office: Office) -> AsyncIterator[None]:
     """What runs as long as control does."""
-    tasks = [asyncio.create_task(office.publisher.follow()), asyncio.create_task(watch(office))]
+    jobs = (office.publisher.follow(), watch(office), settle_credits(office))
+    tasks = [asyncio.create_task(job) for job in jobs]
     try:
         yield
     finally:
@@ -156,6 +164,7 @@ def _add_deployment(app: FastAPI, office: Office) -> None:
         found = read_status(Path(settings.status_file))
         body = exposition(found) + engine_metrics(settings) + follow_metrics(settings, found)
         body += forward_metrics(settings, now_ms=office.now_ms()) + site_metrics(office)
+        body += office.sign_ups.exposition()
         return Response(body, media_type="text/plain; version=0.0.4; charset=utf-8")
 
 

@@ -9,12 +9,14 @@ from fastapi import Depends, FastAPI, Response
 
 from sextant.base.errors import LedgerUnavailable
 from sextant.control.access import Allowed, Needs
+from sextant.control.agreements import agreements_due
 from sextant.control.answers import json_answer
 from sextant.control.office import Office
 from sextant.control.openapi import tells
+from sextant.control.permissions import ROLE_VERBS, Verb
 from sextant.spec.policy import Billing, LimitRules, Standing
 from sextant.store.accounts_database import Page
-from sextant.store.accounts_people import Grant, PersonRecord
+from sextant.store.accounts_people import EVERYWHERE, Grant, PersonRecord
 
 TENANTS_SHOWN = 100
 
@@ -44,7 +46,12 @@ class MyTenant(msgspec.Struct, frozen=True):
     currency: str
     time_zone: str
     limits: LimitRules
+    plan: str
     standing: MyStanding | None
+    may: dict[str, tuple[Verb, ...]]
+    """What the caller's roles allow in it: noun to verbs."""
+    agreement_due: str = ""
+    """The version that must be accepted before its people can make keys."""
 
 
 class Me(msgspec.Struct, frozen=True):
@@ -70,14 +77,28 @@ def add_me(app: FastAPI, office: Office) -> None:
         caller = allowed.caller
         mine = office.accounts.list_tenants(Page(TENANTS_SHOWN), tenants=caller.visible)
         standings = _standings(office, [f"tenant:{one.id}" for one in mine])
-        names = [field.name for field in msgspec.structs.fields(MyTenant) if field.name != "standing"]
+        fields = set(MyTenant.__struct_fields__) - {"standing", "may", "agreement_due"}
+        due = agreements_due(office, {one.id for one in mine})
         tenants = [
             MyTenant(
-                **{name: getattr(one, name) for name in names}, standing=standings.get(f"tenant:{one.id}")
+                **{name: getattr(one, name) for name in fields},
+                standing=standings.get(f"tenant:{one.id}"),
+                may=allowed_in(one.id, caller.grants),
+                agreement_due=due.get(one.id, ""),
             )
             for one in mine
         ]
         return json_answer(Me(caller.actor, caller.name, caller.person, caller.grants, tenants))
+
+
+def allowed_in(tenant_id: str, grants: tuple[Grant, ...]) -> dict[str, tuple[Verb, ...]]:
+    """What all of `grants` together allow in a tenant: noun to verbs. Pure."""
+    found: dict[str, set[Verb]] = {}
+    for grant in grants:
+        if grant.tenant_id in (tenant_id, EVERYWHERE):
+            for noun, verbs in ROLE_VERBS.get(grant.role, {}).items():
+                found.setdefault(noun, set()).update(verbs)
+    return {noun: tuple(sorted(verbs)) for noun, verbs in sorted(found.items())}
 
 
 def _standings(office: Office, scopes: list[str]) -> dict[str, MyStanding]:
