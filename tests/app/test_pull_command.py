@@ -61,7 +61,7 @@ def test_pull_takes_what_fits_here_or_what_is_named(
 
 def test_pull_takes_a_token_by_reference_only(hub: fake_hub.FakeHub, tmp_path: Path) -> None:
     message = said(run(tmp_path, "pull", "org/model", "--token", "hf_pasted"))
-    assert "neither `env:NAME` nor `file:/path`" in message
+    assert "neither `env:NAME` nor `file:/path` nor `sealed:/path`" in message
     assert "hf_pasted" not in message
 
 

@@ -89,7 +89,7 @@ def _fixed(started: Started, new: Deployment) -> list[str]:
     known = _environment_keys(started.document)
     for number, entry in enumerate(new.spec.served):
         key = entry.engine.api_key if isinstance(entry.engine, RemoteEngine) else None
-        if key is not None and key.startswith("env:") and key not in known:
+        if key is not None and key.startswith(("env:", "sealed:")) and key not in known:
             found.append(f"spec.models.{number}.engine.api_key")
     return found
 

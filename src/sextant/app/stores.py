@@ -15,7 +15,7 @@ from urllib.parse import quote
 import msgspec
 
 from sextant.app.state import StateDir, write_private
-from sextant.base.config import resolve_secret, variable
+from sextant.base.config import resolve_secret, sealed_variable, variable
 from sextant.base.errors import Misconfigured
 from sextant.spec.stores import StoreSettings
 from sextant.store.upgrade_backup import Databases
@@ -63,15 +63,17 @@ def noted_store(state: StateDir) -> StoreSettings:
         raise Misconfigured(f"{state.store_file} cannot be read: {error}") from None
 
 
-def secret_variables(refs: Iterable[str | None]) -> dict[str, str]:
-    """The environment variables that secret references name, for a process that needs just these. Raises
-    Misconfigured for one that is not set."""
-    names = sorted({ref.removeprefix("env:") for ref in refs if ref is not None and ref.startswith("env:")})
+def secret_variables(given: Iterable[str | None]) -> dict[str, str]:
+    """The environment variables that secret references name, for a process that needs just these; a sealed
+    one's is made for it. Raises Misconfigured for one that is not set."""
+    refs = [ref for ref in given if ref is not None]
+    names = sorted({ref.removeprefix("env:") for ref in refs if ref.startswith("env:")})
     found = {name: variable(name) for name in names}
     for name, value in found.items():
         if value is None:
             raise Misconfigured(f"the environment variable {name} is not set; set it before starting")
-    return {name: value for name, value in found.items() if value is not None}
+    held = {sealed_variable(ref): resolve_secret(ref) for ref in sorted(refs) if ref.startswith("sealed:")}
+    return {name: value for name, value in found.items() if value is not None} | held
 
 
 def here(state: StateDir) -> str:

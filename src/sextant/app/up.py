@@ -20,6 +20,7 @@ from sextant.app.state import StateDir, check_port_free
 from sextant.app.stores import databases_of, note_store
 from sextant.app.supervisor import Supervisor
 from sextant.base.errors import Misconfigured
+from sextant.security.opening import open_hsm
 from sextant.spec.document import Deployment
 from sextant.spec.stores import StoreSettings
 from sextant.store.upgrade import bring_up_to_date
@@ -36,6 +37,8 @@ def run_up(document: Deployment, state: StateDir, overrides: Overrides, tell: Te
         at = listeners(document, overrides)
         check_port_free(at.host, at.port, "--port")
         check_port_free(at.control_host, at.control_port, "--control-port")
+        for warning in open_hsm(document.spec):
+            tell(Warned(warning))
         ports = stack.enter_context(contextlib.closing(Ports()))
         places = place_models(document.spec.served, state, tell, ports, embedded=embedded_of(document))
         plan = make_plan(document, state, overrides, places)

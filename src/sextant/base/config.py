@@ -1,12 +1,14 @@
 """The process environment and secrets by reference: the only file of Sextant that reads either.
 
 Everything that tunes Sextant lives in the deployment document; the environment holds only what must not stand
-in it (secrets) and what the machine says about itself. A secret is named by a reference, `env:NAME` or
-`file:/path`, resolved here at the moment it is needed and never written to a log, a snapshot or a message.
+in it (secrets) and what the machine says about itself. A secret is named by a reference, `env:NAME`,
+`file:/path` or `sealed:/path`, resolved here at the moment it is needed and never written to a log, a
+snapshot or a message. A sealed one is opened once, at the start, by a key in an HSM (`security/opening.py`).
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import stat
@@ -53,7 +55,8 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
 def resolve_secret(ref: str) -> str:
-    """The secret that `ref` names: `env:NAME` or `file:/path` (one line; a final newline is dropped).
+    """The secret that `ref` names: `env:NAME`, `file:/path` (one line; a final newline is dropped), or
+    `sealed:/path`, which was opened at the start.
 
     Raises Misconfigured when the reference is malformed, names nothing, or names a file that others may read.
     The message never holds the secret.
@@ -63,11 +66,30 @@ def resolve_secret(ref: str) -> str:
         return _checked(_from_environment(rest), ref)
     if scheme == "file" and rest:
         return _checked(_from_file(Path(rest)), ref)
+    if scheme == "sealed" and SECRET_REFERENCE.fullmatch(ref):
+        return _checked(_unsealed(ref), ref)
     # The reference may be the secret itself, pasted where a reference belongs: never repeat it.
     raise Misconfigured(
-        "a secret reference is neither `env:NAME` nor `file:/path` (its value is not shown); "
+        "a secret reference is neither `env:NAME` nor `file:/path` nor `sealed:/path` (its value is not "
+        "shown); "
         "put the secret in a file of mode 0600 and write `file:/path/to/it`"
     )
+
+
+def sealed_variable(ref: str) -> str:
+    """The environment variable in which processes of a deployment hold the sealed secret `ref`, opened."""
+    return f"SEXTANT_SEALED_{hashlib.sha256(ref.encode()).hexdigest()[:16].upper()}"
+
+
+def hold_unsealed(ref: str, secret: str) -> None:
+    """Keeps an opened secret for `resolve_secret` here, and for children that are given its variable. Only
+    the memory of these processes has it."""
+    os.environ[sealed_variable(ref)] = secret
+
+
+def give_to_libraries(variables: Mapping[str, str]) -> None:
+    """Sets environment variables that a library reads which is loaded into this process."""
+    os.environ.update(variables)
 
 
 def child_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
@@ -118,6 +140,17 @@ def _from_environment(name: str) -> str:
         raise Misconfigured(
             f"the environment variable {name} is not set, but the secret reference env:{name} needs it; "
             f"set it before starting, or use file:/path"
+        )
+    return value
+
+
+def _unsealed(ref: str) -> str:
+    value = os.environ.get(sealed_variable(ref))
+    if value is None:
+        raise Misconfigured(
+            f"the sealed secret {ref} is not open in this process; `sextant up` opens it with "
+            f"spec.security.hsm, "
+            f"and `sextant hsm exec FILE -- COMMAND` for another command"
         )
     return value
 

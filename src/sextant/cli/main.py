@@ -24,6 +24,7 @@ from sextant.cli import (
     doctor,
     down,
     follow,
+    hsm,
     import_,
     invoice,
     key,
@@ -83,6 +84,7 @@ app.command("diff")(diff.diff)
 app.command("verify")(verify.verify)
 app.command("apply")(apply.apply)
 app.command("follow")(follow.follow)
+app.add_typer(hsm.app, name="hsm")
 app.command("doctor")(doctor.doctor)
 app.command("version")(version.version)
 
