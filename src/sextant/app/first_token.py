@@ -13,7 +13,7 @@ import msgspec
 
 from sextant.app.members import bearer
 from sextant.app.pages import exchange
-from sextant.app.probe import ProbeFailed
+from sextant.app.probe import Peer, ProbeFailed
 from sextant.base.errors import Misconfigured
 from sextant.spec.snapshot import ServedModel, Upstream
 
@@ -23,7 +23,11 @@ _QUESTION = "Which is larger, 7 or 9?"
 
 
 async def first_token(
-    model: ServedModel, upstream: Upstream, timeout_s: float = FIRST_TOKEN_TIMEOUT_S
+    model: ServedModel,
+    upstream: Upstream,
+    timeout_s: float = FIRST_TOKEN_TIMEOUT_S,
+    *,
+    peer: Peer | None = None,
 ) -> None:
     """Returns once `upstream` has made one token of `model`, or whatever the model makes. Raises ProbeFailed
     with what it said instead."""
@@ -31,9 +35,8 @@ async def first_token(
     try:
         headers = bearer(upstream.api_key_ref)()
         async with asyncio.timeout(timeout_s):
-            status, said = await exchange(
-                f"{upstream.base_url}{path}", headers, body=msgspec.json.encode(body), what="the answer"
-            )
+            url, asked = f"{upstream.base_url}{path}", msgspec.json.encode(body)
+            status, said = await exchange(url, headers, body=asked, what="the answer", peer=peer)
     except TimeoutError:
         raise ProbeFailed(f"no token within {timeout_s:g} s") from None
     except (OSError, EOFError, ValueError) as error:

@@ -14,6 +14,7 @@ import gc
 import signal
 import socket
 import sys
+import time
 from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ import msgspec
 import uvloop
 
 from sextant.app.entry import DRAIN_GRACE_S, run_entry
+from sextant.app.identity import IdentityWatch
 from sextant.app.snapshots import POLL_INTERVAL_S, SnapshotFile
 from sextant.app.tls import server_context
 from sextant.base.errors import Misconfigured
@@ -30,6 +32,7 @@ from sextant.gateway.proxies import behind_proxies
 from sextant.governance.governor import LocalGovernor
 from sextant.governance.ledger_client import LedgerClient
 from sextant.governance.shared.limiter import SharedLimiter
+from sextant.security.spiffe import Peers
 from sextant.spec.snapshot import GatewaySettings, PolicySnapshot, RouteTable
 from sextant.spec.stores import SharedLimits
 from sextant.telemetry.table import Registry
@@ -81,9 +84,13 @@ async def run_gateway(settings: GatewaySettings) -> None:
     if settings.shared_limits is not None:
         limiter = SharedLimiter(_of_this_host(settings.shared_limits), registry)
         await limiter.start()
+    peers = Peers()
     governor = LocalGovernor(policy_file.load(), ledger, registry, limiter=limiter)
-    pool = Pool(settings.limits, registry)
+    pool = Pool(settings.limits, registry, peers=peers)
+    identity = _identity(settings, pool, peers, registry)
     app = build_handler(settings, governor, pool, registry)
+    if identity is not None:
+        app.nameless = peers.remark
     app.swap_routes(routes_file.load())
     try:
         server = await serve(
@@ -102,7 +109,10 @@ async def run_gateway(settings: GatewaySettings) -> None:
         ) from None
     gc.freeze()  # what start-up made lives as long as the process: no collection need look at it again
     gc.set_threshold(*COLLECT_AFTER)
-    polling = asyncio.gather(_poll_snapshots([policy_file, routes_file]), _write_metrics(registry))
+    polled: list[SnapshotFile[Any] | IdentityWatch] = [policy_file, routes_file]
+    if identity is not None:
+        polled.append(identity)
+    polling = asyncio.gather(_poll_snapshots(polled), _write_metrics(registry))
     try:
         await stop.wait()
         await _drain(server.close, hurry)
@@ -123,6 +133,29 @@ def _registry(settings: GatewaySettings) -> Registry:
     if not settings.worker:
         return Registry()
     return WorkerRegistry(Path(settings.routes_file).parent, settings.worker)
+
+
+def _identity(
+    settings: GatewaySettings, pool: Pool, peers: Peers, registry: Registry
+) -> IdentityWatch | None:
+    """The watch over who we are, once polled; None where no engine asks. What it reads is counted."""
+    if not settings.identity_file:
+        return None
+    rotations = registry["sextant_identity_rotations"]
+    counted = 0
+
+    def changed() -> None:
+        nonlocal counted
+        pool.renew()
+        identity = peers.identity
+        rotations.inc(max(0, identity.rotations - counted))
+        counted = identity.rotations
+        left = registry["sextant_identity_expires_in_seconds"]
+        left.set_function(lambda: peers.identity.expires_s - time.time())
+
+    watch = IdentityWatch(settings.identity_file, peers, changed)
+    watch.poll()
+    return watch
 
 
 def _of_this_host(shared: SharedLimits) -> SharedLimits:
@@ -171,7 +204,7 @@ async def _drain(close: Callable[[float], Coroutine[Any, Any, None]], hurry: asy
     hurrying.cancel()
 
 
-async def _poll_snapshots(files: Sequence[SnapshotFile[Any]]) -> None:
+async def _poll_snapshots(files: Sequence[SnapshotFile[Any] | IdentityWatch]) -> None:
     while True:
         await asyncio.sleep(POLL_INTERVAL_S)
         for file in files:

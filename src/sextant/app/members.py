@@ -6,6 +6,7 @@ Neighbours: `supervisor.py` owns the members, `child.py` and `remote_watch.py` r
 from __future__ import annotations
 
 import asyncio
+import math
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -18,16 +19,18 @@ from sextant.app.centre_plan import forwarder_program, forwarder_settings
 from sextant.app.child import Child, Condition, Program
 from sextant.app.engine_metrics import idle_check
 from sextant.app.entry import DRAIN_GRACE_S
+from sextant.app.identity import IdentityWatch, KnownPeer
 from sextant.app.model_plan import EnginePlan
 from sextant.app.plan import Plan
-from sextant.app.probe import Probe, connect_probe, http_probe, ledger_probe
+from sextant.app.probe import Peer, Probe, connect_probe, fresh_file_probe, http_probe, ledger_probe
 from sextant.app.remote_watch import RemoteWatch
 from sextant.app.state import StateDir
 from sextant.app.stores import secret_variables
 from sextant.base.config import resolve_secret
+from sextant.security.spiffe import Peers
 from sextant.spec.snapshot import GatewaySettings, TlsFiles
 
-Kind = Literal["ledger", "engine", "gateway", "control", "forwarder"]
+Kind = Literal["ledger", "identity", "engine", "gateway", "control", "forwarder"]
 Headers = Callable[[], Mapping[str, str]]
 OnChange = Callable[[Child | RemoteWatch], None]
 
@@ -45,6 +48,8 @@ class Member(msgspec.Struct):
     engine: EnginePlan | None = None
     serves: bool = True
     """False for an engine that no route table names: not yet, or not any more."""
+    peer: Peer | None = None
+    """Who must answer for an engine that runs elsewhere, where it is known by an id."""
     since_ms: int = 0
     task: asyncio.Task[None] | None = None
 
@@ -59,6 +64,7 @@ def members_of(
     """All that `plan` runs, in the order of starting. `gateways` are the workers' settings by name."""
     return [
         _ledger(plan, state, on_change),
+        *_identity(plan, state, on_change),
         *(engine_member(engine, state, on_change) for engine in plan.engines),
         *_gateways(plan, state, gateways, on_change),
         _control(plan, state, on_change),
@@ -75,8 +81,12 @@ def engine_member(engine: EnginePlan, state: StateDir, on_change: OnChange) -> M
     health_headers = key if launch.health_needs_key else dict
     if not launch.argv:
         health_headers()  # a missing secret is told at the start, not by a failing probe
-        probe = http_probe(f"{origin}{launch.health_path}", health_headers, timeout_s=REMOTE_PROBE_TIMEOUT_S)
-        return Member(name, "engine", RemoteWatch(name, probe, on_change), engine)
+        peer = None
+        if engine.peer_id is not None:
+            peer = KnownPeer(IdentityWatch(state.identity_file, Peers()), engine.peer_id)
+        url = f"{origin}{launch.health_path}"
+        probe = http_probe(url, health_headers, timeout_s=REMOTE_PROBE_TIMEOUT_S, peer=peer)
+        return Member(name, "engine", RemoteWatch(name, probe, on_change), engine, peer=peer)
     work_probe = None
     if launch.metrics_path is not None:  # answered by the engine's own loop, between two decoding steps
         work_probe = http_probe(f"{origin}{launch.metrics_path}", key, timeout_s=WORK_PROBE_TIMEOUT_S)
@@ -126,6 +136,23 @@ def _ledger(plan: Plan, state: StateDir, on_change: OnChange) -> Member:
         env=secret_variables([store.password_ref]),
     )
     return Member("ledger", "ledger", Child(program, on_change))
+
+
+def _identity(plan: Plan, state: StateDir, on_change: OnChange) -> Iterator[Member]:
+    """Who keeps our certificate fresh. It is well as soon as it has written down what it knows, which may be
+    that nobody answers."""
+    spiffe = plan.document.spec.security.spiffe
+    if spiffe is None:
+        return
+    asked = ("--address", spiffe.workload_api, "--trust-domain", spiffe.trust_domain)
+    arguments = (*asked, "--file", state.identity_file, "--log-level", plan.log_level)
+    program = Program(
+        name="identity",
+        argv=_module("sextant.app.identity_process", *arguments),
+        log_file=state.logs / "identity.log",
+        probe=fresh_file_probe(state.identity_file, math.inf),
+    )
+    yield Member("identity", "identity", Child(program, on_change))
 
 
 def _gateways(

@@ -45,6 +45,8 @@ class EnginePlan(msgspec.Struct, frozen=True):
     """Where its own metrics are read."""
     file: str = ""
     """The model's file or folder on this machine; empty where the engine brings it or runs elsewhere."""
+    peer_id: str | None = None
+    """SPIFFE id of an endpoint that runs elsewhere, where it is known by one."""
 
 
 class Placement(msgspec.Struct, frozen=True):
@@ -138,14 +140,17 @@ def _remote(
     )
     launch = adapter_of("remote").launch(replica)
     quirks = adapter_of(engine.speaks or "remote").quirks
+    served = _served(entry, place, launch, upstream_id)
     served = msgspec.structs.replace(
-        _served(entry, place, launch, upstream_id),
+        served,
+        upstreams=tuple(msgspec.structs.replace(one, peer_id=engine.peer_id) for one in served.upstreams),
         context_tokens=engine.context_tokens,
         capabilities=engine.capabilities.struct(),
         quirks=msgspec.structs.replace(quirks, compliant=engine.compliant),
         media_urls=engine.media_urls,
     )
-    return served, _engine(entry, upstream_id, launch, None)
+    planned = _engine(entry, upstream_id, launch, None)
+    return served, msgspec.structs.replace(planned, peer_id=engine.peer_id)
 
 
 def _launched(

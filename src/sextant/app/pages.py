@@ -14,16 +14,23 @@ import ssl
 from collections.abc import Mapping
 from urllib.parse import urlsplit
 
+from sextant.app.probe import Peer
+
 PAGE_BYTES_MAX = 2 * 1024 * 1024
 """vLLM's metrics are about 100 KB; a longer page than this is not read."""
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
 async def exchange(
-    url: str, headers: Mapping[str, str] | None = None, *, body: bytes | None = None, what: str = "the page"
+    url: str,
+    headers: Mapping[str, str] | None = None,
+    *,
+    body: bytes | None = None,
+    what: str = "the page",
+    peer: Peer | None = None,
 ) -> tuple[int, bytes]:
     """Status and body of a GET, or of a POST of `body` as JSON. Certificates of our own processes, on this
-    machine, are not verified.
+    machine, are not verified; with `peer` it must be that one who answers.
 
     Raises OSError, EOFError, or ValueError, which calls the answer `what`.
     """
@@ -31,9 +38,13 @@ async def exchange(
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ValueError(f"{what} is at {url!r}, expected http://host:port/…")
     context = _context(parts.hostname) if parts.scheme == "https" else None
+    if peer is not None:
+        context = peer.context()
     port = parts.port or (443 if context else 80)
     reader, writer = await asyncio.open_connection(parts.hostname, port, ssl=context, limit=PAGE_BYTES_MAX)
     try:
+        if peer is not None:
+            peer.check(writer.get_extra_info("ssl_object"))
         writer.write(_head(parts.netloc, parts.path or "/", headers or {}, body) + (body or b""))
         found = re.match(rb"HTTP/1\.[01] (\d{3})[ \r\n]", await reader.readline())
         if found is None:

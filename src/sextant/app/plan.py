@@ -163,6 +163,7 @@ def make_plan(
             limits=gateway.limits.struct(),
             shared_limits=None if limits is None else SharedLimits(worker=str(state.root), **limits.values()),
             access_log=document.spec.observability.access_log,
+            identity_file=str(state.identity_file) if document.spec.security.spiffe else "",
         ),
         control=ControlSettings(
             host=at.control_host,

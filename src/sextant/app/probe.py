@@ -14,6 +14,7 @@ import ssl
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
+from typing import Protocol
 from urllib.parse import urlsplit
 
 import msgspec
@@ -25,6 +26,16 @@ ANSWER_BYTES_MAX = 1024 * 1024
 
 Probe = Callable[[], Awaitable[None]]
 """Returns when the process answers; raises ProbeFailed with the reason otherwise."""
+
+
+class Peer(Protocol):
+    """Somebody who is known by an id instead of a host name; see `identity.py`."""
+
+    def context(self) -> ssl.SSLContext:
+        """What to connect with. Raises OSError while there is nothing to show."""
+
+    def check(self, connection: ssl.SSLObject) -> None:
+        """Raises OSError when somebody else answered."""
 
 
 class ProbeFailed(Exception):
@@ -39,15 +50,22 @@ class ProbeFailed(Exception):
         self.alive = alive
 
 
-def http_probe(url: str, headers: Callable[[], Mapping[str, str]] = dict, *, timeout_s: float = 2.0) -> Probe:
-    """A probe that is content with a 200 from `url`. Certificates of our own processes are not verified."""
+def http_probe(
+    url: str,
+    headers: Callable[[], Mapping[str, str]] = dict,
+    *,
+    timeout_s: float = 2.0,
+    peer: Peer | None = None,
+) -> Probe:
+    """A probe that is content with a 200 from `url`. Certificates of our own processes are not verified; with
+    `peer` it must be that one who answers."""
     parts = urlsplit(url)
     verify = parts.hostname not in ("127.0.0.1", "::1", "localhost")
 
     async def probe() -> None:
         try:
             async with asyncio.timeout(timeout_s):
-                status = await _get_status(url, headers(), verify=verify)
+                status = await _get_status(url, headers(), verify=verify, peer=peer)
         except TimeoutError:
             raise ProbeFailed(f"no answer within {timeout_s:g} s") from None
         except (OSError, ValueError) as error:
@@ -122,10 +140,12 @@ async def _connected(
         await writer.wait_closed()
 
 
-async def _get_status(url: str, headers: Mapping[str, str], *, verify: bool) -> int:
+async def _get_status(url: str, headers: Mapping[str, str], *, verify: bool, peer: Peer | None) -> int:
     parts = urlsplit(url)
     context: ssl.SSLContext | None = None
-    if parts.scheme == "https":
+    if peer is not None:
+        context = peer.context()
+    elif parts.scheme == "https":
         context = ssl.create_default_context()
         if not verify:
             context.check_hostname = False
@@ -135,6 +155,8 @@ async def _get_status(url: str, headers: Mapping[str, str], *, verify: bool) -> 
         host, parts.port or (443 if context else 80), ssl=context, limit=ANSWER_BYTES_MAX
     )
     try:
+        if peer is not None:
+            peer.check(writer.get_extra_info("ssl_object"))
         fields = {"Host": parts.netloc, "Accept": "application/json", "Connection": "close", **headers}
         head = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
         target = parts.path or "/"
@@ -154,7 +176,7 @@ def _reason(error: Exception) -> str:
     if isinstance(error, ConnectionRefusedError):
         return "nothing listens there"
     if isinstance(error, ssl.SSLError):
-        return f"TLS: {error.reason or error}"
+        return f"TLS: {error.reason}" if getattr(error, "reason", None) else str(error.args[-1])
     return str(getattr(error, "strerror", None) or error)
 
 

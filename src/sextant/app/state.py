@@ -47,6 +47,7 @@ class StateDir:
         self.routes_file = self.run / "routes.json"
         self.policy_file = self.run / "policy.json"
         self.ledger_url_file = self.run / "ledger.url"
+        self.identity_file = self.run / "identity.json"
         self.control_file = self.run / "control.json"
         self.status_file = self.run / "status.json"
         self.engine_metrics_file = self.run / "engines.prom"

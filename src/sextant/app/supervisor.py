@@ -40,7 +40,7 @@ from sextant.base.errors import SextantError
 from sextant.control.settings import Applied, ProcessStatus, Status
 from sextant.spec.snapshot import ServedModel
 
-STOP_ORDER: tuple[Kind, ...] = ("control", "forwarder", "gateway", "engine", "ledger")
+STOP_ORDER: tuple[Kind, ...] = ("control", "forwarder", "gateway", "engine", "identity", "ledger")
 START_ATTEMPTS = 3
 """A process that dies so often before it was ever ready fails the start."""
 GATEWAY_READY_TIMEOUT_S = 10.0

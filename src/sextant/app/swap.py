@@ -253,7 +253,7 @@ async def _proven(model: ServedModel, member: Member) -> None:
     assert member.engine is not None
     (upstream,) = (one for one in model.upstreams if one.id == member.engine.upstream_id)
     try:
-        await first_token(model, upstream)
+        await first_token(model, upstream, peer=member.peer)
     except ProbeFailed as failed:
         raise SextantError(
             f"{member.name} started, but serves nothing: {failed}; what served before serves on",

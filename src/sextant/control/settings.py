@@ -86,7 +86,7 @@ class ProcessStatus(msgspec.Struct, frozen=True):
     again), stopped, or, for an endpoint that runs elsewhere, ready or unwell with pid 0."""
 
     name: str
-    kind: str  # "ledger" | "engine" | "gateway" | "control" | "forwarder"
+    kind: str  # "ledger" | "identity" | "engine" | "gateway" | "control" | "forwarder"
     state: str
     pid: int
     restarts: int

@@ -75,6 +75,8 @@ class GatewayApp:
         self._open = self._open_paths()
         self.routes = RouteTable(version=0)
         """The route table in use."""
+        self.nameless: Callable[[], str] = str
+        """Why engines cannot be shown who asks; empty while they can, or where none wants to know."""
         meters.gauge("sextant_gateway_requests_in_progress", lambda: self._flow.gates.outer.active)
         meters.gauge("sextant_gateway_queue_length", lambda: self._flow.gates.waiting)
         meters.gauge("sextant_gateway_tenants_waiting", lambda: self._flow.gates.tenants_waiting)
@@ -204,7 +206,7 @@ class GatewayApp:
         responder.reply(200, [METRICS_TYPE, *headers], self._registry.exposition())
 
     def _ready(self, model: str | None = None) -> tuple[bool, bytes]:
-        governance = catalogue.Governance(self._governor.ready, *self._governor.limits)
+        governance = catalogue.Governance(self._governor.ready, *self._governor.limits, self.nameless())
         return catalogue.readiness(self._flow.index, governance, model)
 
     def _gates(self, what: Literal["active", "waiting", "places"]) -> list[tuple[tuple[str, ...], float]]:

@@ -53,11 +53,12 @@ def _amount(nano: int) -> str:
 
 class Governance(msgspec.Struct, frozen=True):
     """What readiness wants to know of governance: whether usage can be made durable, whether limits can be
-    checked, and what is wrong with them."""
+    checked, and what is wrong with them; and why this gateway cannot prove to engines who it is, if so."""
 
     ledger: bool
     limits: bool
     remark: str
+    identity: str = ""
 
 
 def readiness(index: RouteIndex, governance: Governance, model: str | None = None) -> tuple[bool, bytes]:
@@ -65,7 +66,7 @@ def readiness(index: RouteIndex, governance: Governance, model: str | None = Non
     model has. One dead model among several leaves the worker ready: taking it out of a load balancer would
     stop the others too; `degraded` says so. Raises NotFound for an unknown `model`."""
     routes = index.routes if model is None else index.named(model)
-    serves = any(route.ready for route in routes)
+    serves = any(_answers(route, governance.identity) for route in routes)
     ready = serves and governance.ledger and governance.limits
     reasons = []
     if not routes:
@@ -76,16 +77,26 @@ def readiness(index: RouteIndex, governance: Governance, model: str | None = Non
         reasons.append("usage cannot be made durable")
     if governance.remark:
         reasons.append(governance.remark)
+    if governance.identity:
+        reasons.append(governance.identity)
+    remarks = bool(governance.remark or governance.identity)
     return ready, _encode(
         {
             "ready": ready,
-            "degraded": ready and (bool(governance.remark) or not all(route.ready for route in routes)),
+            "degraded": ready and (remarks or not all(route.ready for route in routes)),
             "reasons": reasons,
             "ledger": governance.ledger,
             "limits": governance.limits,
             "models": [_standing(route) for route in routes],
         }
     )
+
+
+def _answers(route: ModelRoute, nameless: str) -> bool:
+    """Whether an engine of it can be asked; `nameless` rules out those that want to know who asks."""
+    if not nameless:
+        return route.ready
+    return any(target.ready and target.upstream.peer_id is None for target in route.targets)
 
 
 def _standing(route: ModelRoute) -> dict[str, Any]:

@@ -46,6 +46,8 @@ _SAID_TO_CALLERS = (
     ("no answer", "it does not answer"),
     ("no connection", "it does not answer"),
     ("nothing listens", "it does not answer"),
+    ("no identity", "this gateway cannot show it who asks"),
+    ("the peer is", "it is not who it should be"),
     ("it is stopped", "it is stopped"),
     ("stopped", "it is stopped"),
 )
@@ -81,6 +83,8 @@ class Target:
         url = urlsplit(upstream.base_url)
         self.upstream = upstream
         self.base_url = f"{url.scheme}://{url.netloc}"
+        if upstream.peer_id is not None:
+            self.base_url += f"#{upstream.peer_id}"
         self._prefix = url.path.rstrip("/")
         self._paths: dict[str, bytes] = {}
         self.ready = upstream.ready and problem is None

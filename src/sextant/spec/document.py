@@ -37,6 +37,7 @@ from sextant.spec.fields import (
     items,
 )
 from sextant.spec.limits import Limits
+from sextant.spec.peer_checks import conflict_of_peers
 from sextant.spec.planning_sections import Planning
 from sextant.spec.portal_section import Portal, conflict_of_portal
 from sextant.spec.references import sealed_references
@@ -374,7 +375,15 @@ def _conflict(spec: Spec) -> Conflict | None:
         or _conflict_of_overflow(spec)
         or conflict_of_portal(spec.portal, mails=spec.alerts.smtp is not None)
         or _conflict_of_secrets(spec)
+        or conflict_of_peers(spec.security, _engines(spec))
     )
+
+
+def _engines(spec: Spec) -> list[tuple[str, Engine]]:
+    """Every engine with its place."""
+    if spec.engine is not None:
+        return [("spec.engine", spec.engine)]
+    return [(f"spec.models.{number}.engine", each.engine) for number, each in enumerate(spec.models)]
 
 
 def _conflict_of_delivery(spec: Spec) -> Conflict | None:

@@ -19,6 +19,7 @@ from sextant.spec.fields import (
     items,
 )
 from sextant.spec.snapshot import Capabilities
+from sextant.spec.spiffe_id import SpiffeId
 
 
 class EmbeddedEngine(Section):
@@ -67,6 +68,11 @@ class RemoteEngine(Section):
     upstream_model: ModelName | None = Field(
         None, description="The endpoint's own name for the model; unset: `spec.model.name`."
     )
+    peer_id: SpiffeId | None = Field(
+        None,
+        description="SPIFFE id that the endpoint's certificate must have, instead of a host name; it is shown "
+        "ours (`spec.security.spiffe`). Unset: TLS as on the web.",
+    )
     speaks: Literal["vllm", "sglang", "llamacpp", "triton", "trtllm", "nim", "mindie"] | None = Field(
         None,
         description="The engine that answers there, where it is one of these: what it does differently from "
@@ -104,6 +110,9 @@ class LaunchedEngine(Section):
     )
     env: dict[EnvironmentName, Argument] = Field(
         {}, description="Environment variables of the engine; no secrets here."
+    )
+    backend: Literal["vllm", "tensorrtllm"] | None = Field(
+        None, description="What `triton` serves the model by; unset: `vllm`. Other engines have none."
     )
     context_tokens: Annotated[int, Field(ge=256, le=10_485_760)] | None = Field(
         None,

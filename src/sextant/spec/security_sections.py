@@ -20,6 +20,7 @@ from sextant.spec.fields import (
     TokenLabel,
     items,
 )
+from sextant.spec.spiffe_id import TrustDomain, WorkloadApi
 
 
 def _outside_the_token(value: str) -> str:
@@ -74,9 +75,25 @@ class Hsm(Section):
     )
 
 
+class Spiffe(Section):
+    """Who the gateway is to its engines, and they to it: SPIFFE ids, shown in mutual TLS."""
+
+    trust_domain: TrustDomain = Field(description="Name of the trust domain that issues our certificate.")
+    workload_api: WorkloadApi = Field(
+        "unix:///run/spire/sockets/spire-agent.sock",
+        description="Socket of the SPIFFE Workload API that says who we are. In a rendered pod the CSI "
+        "driver puts the agent's socket there.",
+    )
+
+
 class Security(Section):
     """Where keys are kept."""
 
     hsm: Hsm | None = Field(
         None, description="A hardware security module that holds keys; unset: keys are files."
+    )
+    spiffe: Spiffe | None = Field(
+        None,
+        description="Mutual TLS with engines by SPIFFE ids; unset: engines are known by host names, or by "
+        "the network alone.",
     )

@@ -101,6 +101,8 @@ class Upstream(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     weight: int = 100
     ready: bool = True
     reason: str = ""
+    peer_id: str | None = None
+    """SPIFFE id that its certificate must have; we then show ours. None: TLS as on the web, or none."""
 
 
 class Fallback(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -250,3 +252,5 @@ class GatewaySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Networks of proxies whose `X-Forwarded-For` names the caller; none: nobody's is read."""
     limits: GatewayLimits = GatewayLimits()
     access_log: bool = True
+    identity_file: str = ""
+    """Where the identity process writes who we are (`security.spiffe.Identity`); empty: nobody asks."""

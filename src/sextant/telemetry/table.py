@@ -133,6 +133,17 @@ TABLE: tuple[Metric, ...] = (
         "sextant_transport_upstream_retries", "Requests sent again because a pooled connection was stale."
     ),
     _gauge("sextant_transport_upstream_idle_connections", "Pooled upstream connections."),
+    _counter(
+        "sextant_transport_upstream_peers_refused",
+        "Upstreams that were not who they should be by SPIFFE id, or whom no authority vouches for.",
+    ),
+    # Our own SPIFFE identity.
+    _gauge(
+        "sextant_identity_expires_in_seconds",
+        "Until our certificate ends; negative afterwards. Absent before there is one.",
+        unit="s",
+    ),
+    _counter("sextant_identity_rotations", "Certificates of ours that followed the first."),
     # Governance and the ledger.
     _counter("sextant_governance_refusals", "Requests refused by governance.", "code"),
     _counter(

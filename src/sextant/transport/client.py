@@ -10,7 +10,7 @@ import logging
 import re
 import ssl
 import urllib.parse
-from typing import Any
+from typing import Any, Protocol
 
 from sextant.base.errors import Misconfigured, UpstreamError, UpstreamUnavailable
 from sextant.spec.snapshot import GatewayLimits
@@ -34,13 +34,29 @@ _HOST = re.compile(r"[A-Za-z0-9._-]+|[0-9A-Fa-f:.]+")
 _BODYLESS = frozenset((b"GET", b"HEAD", b"DELETE", b"OPTIONS"))
 
 
+class PeerTls(Protocol):
+    """TLS to peers that are known by an id instead of a host name (`security.spiffe.Peers`)."""
+
+    def context(self, peer_id: str) -> ssl.SSLContext:
+        """What to connect with. Raises OSError while there is nothing to show."""
+
+    def check(self, peer_id: str, connection: ssl.SSLObject) -> None:
+        """Raises ssl.SSLCertVerificationError when somebody else answered."""
+
+
 class Origin:
     """Scheme, host and port, with the idle connections to it, the one used last at the end."""
 
-    __slots__ = ("_heads", "_host_line", "host", "idle", "port", "tls")
+    __slots__ = ("_heads", "_host_line", "host", "idle", "peer_id", "port", "retired", "tls")
 
     def __init__(self, base_url: str) -> None:
         self.tls, self.host, self.port = _split(base_url)
+        self.peer_id = urllib.parse.urlsplit(base_url).fragment
+        """Who must answer; empty: whoever the host name's certificate is for."""
+        if self.peer_id and not self.tls:
+            raise Misconfigured(f"{base_url!r} has no TLS, so nobody can see who answers there")
+        self.retired = False
+        """Its connections are closed as soon as they are free: what they were made with is out of date."""
         name = f"[{self.host}]" if ":" in self.host else self.host
         suffix = "" if self.port == (443 if self.tls else 80) else f":{self.port}"
         self._host_line = f"host: {name}{suffix}".encode("ascii")
@@ -88,13 +104,19 @@ def _split(base_url: str) -> tuple[bool, str, int]:
 
 class Pool:
     """Implements `exchange.UpstreamPool`. `ssl_context` is for https origins; the default checks certificates
-    against the system's authorities and takes TLS 1.2 or newer."""
+    against the system's authorities and takes TLS 1.2 or newer. `peers` is for those known by an id."""
 
     def __init__(
-        self, limits: GatewayLimits, registry: Registry, *, ssl_context: ssl.SSLContext | None = None
+        self,
+        limits: GatewayLimits,
+        registry: Registry,
+        *,
+        ssl_context: ssl.SSLContext | None = None,
+        peers: PeerTls | None = None,
     ) -> None:
         self.limits = limits
         self._ssl_context = ssl_context
+        self._peers = peers
         self._origins: dict[str, Origin] = {}
         self._connections: set[UpstreamConnection] = set()
         self._idle_count = 0
@@ -107,6 +129,7 @@ class Pool:
         self._connected = connects.labels("ok")
         self._connect_failed = connects.labels("failed")
         self._retries = registry["sextant_transport_upstream_retries"]
+        self._refused = registry["sextant_transport_upstream_peers_refused"]
         self._idle_gauge = registry["sextant_transport_upstream_idle_connections"]
 
     async def send(
@@ -149,6 +172,16 @@ class Pool:
             self._timer.cancel()
             self._timer = None
 
+    def renew(self) -> None:
+        """Connections to peers known by an id are made anew from now on; those in use end with their
+        request."""
+        for base_url, origin in tuple(self._origins.items()):
+            if origin.peer_id:
+                origin.retired = True
+                for connection in tuple(origin.idle):
+                    connection.abort()
+                del self._origins[base_url]
+
     @property
     def connections(self) -> int:
         """Open connections, idle ones included."""
@@ -187,15 +220,22 @@ class Pool:
             self._now = loop.time()
             self._timer = loop.call_later(self._sweep_s, self._sweep)
         tls: dict[str, Any] = {}
-        if origin.tls:
-            tls = {"ssl": self._context(), "ssl_handshake_timeout": self.limits.upstream_connect_timeout_s}
         try:
+            if origin.tls:
+                tls = {
+                    "ssl": self._context(origin),
+                    "ssl_handshake_timeout": self.limits.upstream_connect_timeout_s,
+                }
             async with asyncio.timeout(self.limits.upstream_connect_timeout_s):
-                _, connection = await loop.create_connection(
+                wire, connection = await loop.create_connection(
                     lambda: UpstreamConnection(self, origin, loop), origin.host, origin.port, **tls
                 )
+            if origin.peer_id:
+                self._check(origin.peer_id, wire)
         except (OSError, TimeoutError) as error:
             self._connect_failed.inc()
+            if origin.peer_id and isinstance(error, ssl.SSLCertVerificationError):
+                self._refused.inc()
             log.warning("cannot connect to %s:%d: %s", origin.host, origin.port, error or "timed out")
             raise UpstreamUnavailable("The engine takes no connection; try again shortly.") from error
         self._connected.inc()
@@ -209,7 +249,21 @@ class Pool:
         self._connections.add(connection)
         return connection
 
-    def _context(self) -> ssl.SSLContext:
+    def _check(self, peer_id: str, wire: asyncio.Transport) -> None:
+        """Before anything is written: whether it is `peer_id` that answers. Raises OSError."""
+        assert self._peers is not None
+        try:
+            self._peers.check(peer_id, wire.get_extra_info("ssl_object"))
+        except OSError:
+            wire.abort()
+            raise
+
+    def _context(self, origin: Origin) -> ssl.SSLContext:
+        """Raises OSError while there is nothing to show to the peer."""
+        if origin.peer_id:
+            if self._peers is None:
+                raise ConnectionError(f"{origin.peer_id} cannot be known: this process has no identity")
+            return self._peers.context(origin.peer_id)
         if self._ssl_context is None:
             self._ssl_context = ssl.create_default_context()
             self._ssl_context.minimum_version = ssl.TLSVersion.TLSv1_2
@@ -226,7 +280,8 @@ class Pool:
 
     def release(self, connection: UpstreamConnection) -> None:
         """A connection is free for the next request."""
-        if self._closed or self._idle_count >= self.limits.upstream_idle_connections:
+        full = self._idle_count >= self.limits.upstream_idle_connections
+        if self._closed or connection.origin.retired or full:
             connection.abort()
             return
         connection.idle_since = self._now

@@ -123,11 +123,12 @@ class UpstreamPool(Protocol):
     ) -> UpstreamResponse:
         """Sends one request and returns when the answer's head is there (1xx skipped).
 
-        `base_url` is scheme, host and port (`http://127.0.0.1:4001`, a path in it is ignored); `target` the
-        full request target. Framing headers and Host are added here (UnsafeHeader when given); headers that
-        come as a tuple, the same from call to call, are checked and composed once. A stale pooled connection
-        is retried once on a fresh one, only if no answer byte had arrived. Cancelling the call
-        closes the connection. Raises UpstreamUnavailable (cannot connect) or UpstreamError.
+        `base_url` is scheme, host and port (`http://127.0.0.1:4001`, a path in it is ignored); after a `#`
+        comes the id of who must answer there, whatever the host is called. `target` is the full request
+        target. Framing headers and Host are added here (UnsafeHeader when given); headers that come as a
+        tuple, the same from call to call, are checked and composed once. A stale pooled connection is retried
+        once on a fresh one, only if no answer byte had arrived. Cancelling the call closes the connection.
+        Raises UpstreamUnavailable (cannot connect) or UpstreamError.
         """
 
     def close(self) -> None: ...
