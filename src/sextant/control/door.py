@@ -16,7 +16,7 @@ from http.cookies import CookieError, SimpleCookie
 from starlette.concurrency import run_in_threadpool
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from sextant.base.errors import Forbidden, SextantError, Unauthenticated
+from sextant.base.errors import Forbidden, NotFound, SextantError, Unauthenticated
 from sextant.control.access import Caller
 from sextant.control.answers import error_answer
 from sextant.store.accounts import Accounts
@@ -28,9 +28,15 @@ OPEN = frozenset(
         ("POST", "/v1/invitations/redeem"),
         ("GET", "/v1/oidc/start"),
         ("GET", "/v1/oidc/callback"),
+        ("GET", "/v1/portal"),
+        ("GET", "/v1/portal/agreement"),
+        ("POST", "/v1/sign-ups"),
+        ("POST", "/v1/sign-ups/confirmations"),
     }
 )
 """What answers without a credential: the ways to get one."""
+FROM_OUTSIDE = frozenset({"/v1/oidc/start", "/v1/oidc/callback"})
+"""What answers under the portal's public name, beside its pages, which stand before this door."""
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 REFUSED = (
     "the admin API needs a credential: Authorization: Bearer with a service token (sxadmin-…; one was "
@@ -39,16 +45,21 @@ REFUSED = (
 
 
 class AdminDoor:
-    """ASGI middleware. `secure` says whether the listener speaks TLS."""
+    """ASGI middleware. `secure` says whether the listener speaks TLS; `fenced_host` is the portal's public
+    name (`PortalSettings.fenced_host`), under which the admin API is not there."""
 
-    def __init__(self, app: ASGIApp, accounts: Accounts, *, secure: bool) -> None:
+    def __init__(self, app: ASGIApp, accounts: Accounts, *, secure: bool, fenced_host: str = "") -> None:
         self.app = app
         self._accounts = accounts
         self._cookie = cookie_name(secure)
+        self._fenced_host = fenced_host
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "websocket":
             await send({"type": "websocket.close", "code": 1008})
+            return
+        if self._is_fenced(scope):
+            await error_answer(NotFound(f"there is nothing at {scope['path'][:100]}"))(scope, receive, send)
             return
         if scope["type"] == "http" and (scope["method"], scope["path"]) not in OPEN:
             try:
@@ -60,6 +71,13 @@ class AdminDoor:
                 return
             scope.setdefault("state", {})["caller"] = caller
         await self.app(scope, receive, send)
+
+    def _is_fenced(self, scope: Scope) -> bool:
+        """Whether the portal's name was called, and not for what it is for."""
+        if scope["type"] != "http" or not self._fenced_host or scope["path"] in FROM_OUTSIDE:
+            return False
+        named = [value.decode("latin-1").lower() for name, value in scope["headers"] if name == b"host"]
+        return any(_hostname(one) == self._fenced_host for one in named)
 
     def _caller(self, scope: Scope) -> Caller:
         """Raises Unauthenticated, Forbidden (a cookie without our page's token), LedgerUnavailable."""
@@ -112,6 +130,12 @@ def cookie_name(secure: bool) -> str:
 def csrf_token(session: str) -> str:
     """What our own page knows and another site's does not."""
     return hmac.new(session.encode(), b"csrf", hashlib.sha256).hexdigest()
+
+
+def _hostname(host: str) -> str:
+    """Of a Host header, without port and the dot at the end of a full name."""
+    name, colon, port = host.strip().rpartition(":")
+    return (name if colon and port.isdigit() else host.strip()).rstrip(".")
 
 
 def _cookie_value(scope: Scope, name: str) -> str:

@@ -9,6 +9,7 @@ from fastapi import Depends, FastAPI, Query, Response
 
 from sextant.base.errors import BadRequest
 from sextant.control.access import Allowed, Needs
+from sextant.control.agreements import refuse_without_agreement
 from sextant.control.answers import Body, json_answer, listing, more_than, paged
 from sextant.control.office import Office
 from sextant.control.openapi import Listing, tells
@@ -89,8 +90,10 @@ def add_keys(app: FastAPI, office: Office) -> None:
     @app.post("/v1/keys", status_code=201)
     @tells(KeyMade)
     def create_key(allowed: WriteKeys, new: KeyBody) -> Response:
-        """Makes a key. `key` in the answer is shown here and nowhere again."""
+        """Makes a key. `key` in the answer is shown here and nowhere again. A tenant's own people must have
+        accepted the agreement where the deployment requires one."""
         allowed.require(new.tenant_id, f"there is no tenant {new.tenant_id}", field="tenant_id")
+        refuse_without_agreement(office, allowed, new.tenant_id)
         record, secret = office.changed(lambda: _make(office, allowed, new))
         shown = msgspec.UNSET if secret is None else secret
         return json_answer(KeyMade(**msgspec.structs.asdict(record), key=shown), 201)

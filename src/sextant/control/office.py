@@ -14,8 +14,31 @@ from sextant.store.accounts_database import wall_clock_ms
 from sextant.store.balances import currencies_of
 from sextant.store.ledger_posting import LedgerPosting
 from sextant.store.ledger_reading import ledger_view
+from sextant.telemetry.table import Registry
 
 T = TypeVar("T")
+
+SIGN_UP_OUTCOMES = ("mailed", "known", "limited", "domain", "unmailed", "refused", "confirmed", "unusable")
+"""A message left; one to somebody known; too many; a mail domain that may not; no message left; a wrong or
+old token; a tenant was made; the tier or plan of `spec.portal` is not there."""
+
+
+class SignUpCounts:
+    """What became of the sign-ups that this process was asked for."""
+
+    def __init__(self) -> None:
+        self._registry = Registry()
+        self._counter = self._registry["sextant_control_sign_ups"]
+        for outcome in SIGN_UP_OUTCOMES:  # from zero on: a rate needs the sample before the first
+            self._counter.labels(outcome)
+
+    def add(self, outcome: str) -> None:
+        """One more, of `SIGN_UP_OUTCOMES`."""
+        self._counter.labels(outcome).inc()
+
+    def exposition(self) -> bytes:
+        """The Prometheus text."""
+        return self._registry.exposition()
 
 
 class Office:
@@ -28,6 +51,7 @@ class Office:
         self.books = LedgerPosting(settings.ledger_socket)
         self.site_heard_ms: dict[str, int] = {}
         """When each site that has a record last asked this process something."""
+        self.sign_ups = SignUpCounts()
 
     @property
     def secure(self) -> bool:

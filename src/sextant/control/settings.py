@@ -7,12 +7,15 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Literal
+from urllib.parse import urlsplit
 
 import msgspec
 
 from sextant.base.errors import Misconfigured
 from sextant.spec.snapshot import TlsFiles
 from sextant.spec.stores import StoreSettings
+
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
 class GroupRole(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -50,6 +53,39 @@ class AlertSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     smtp_ca_file: str = ""
 
 
+class AgreementSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The agreement that tenants accept; the fields mean what they mean in `spec.portal.agreement`."""
+
+    file: str
+    version: str
+    required: bool = True
+
+
+class PortalSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The portal, and signing up; the fields mean what they mean in `spec.portal`, empty for unset."""
+
+    url: str = ""
+    api_url: str = ""
+    support: str = ""
+    sign_up: Literal["closed", "open"] = "closed"
+    tier: str = "free"
+    plan: str = ""
+    credit_nano: int = 0
+    time_zone: str = "UTC"
+    allowed_domains: tuple[str, ...] = ()
+    blocked_domains: tuple[str, ...] = ()
+    sign_ups_per_day: int = 200
+    sign_ups_per_source_per_day: int = 10
+    trusted_proxies: tuple[str, ...] = ()
+    agreement: AgreementSettings | None = None
+
+    @property
+    def fenced_host(self) -> str:
+        """The host name of the portal alone; empty where it has none, or shares this machine's loopback."""
+        host = (urlsplit(self.url).hostname or "").lower()
+        return "" if host in LOOPBACK else host
+
+
 class ControlSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What the supervisor tells control, as a JSON file."""
 
@@ -73,6 +109,7 @@ class ControlSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     tls: TlsFiles | None = None
     oidc: OidcSettings | None = None
     alerts: AlertSettings = AlertSettings()
+    portal: PortalSettings = PortalSettings()
 
     @property
     def secret_refs(self) -> tuple[str | None, ...]:

@@ -219,6 +219,7 @@ TABLE: tuple[Metric, ...] = (
         "sextant_forward_differing_rows",
         "Rows that the centre has already, with another content; it keeps its.",
     ),
+    _counter("sextant_control_sign_ups", "Sign-ups of strangers, by what became of them.", "outcome"),
     _gauge(
         "sextant_site_last_contact_age_seconds",
         "Time since a site of this centre was last heard of; its box asks at least once a minute.",
