@@ -58,6 +58,8 @@ class Server:
             os.chown(self.folder, NOBODY, NOBODY)
         self.log = self.folder / "server.log"
         self.process: subprocess.Popen[bytes] | None = None
+        self.within: tuple[str, ...] = ()
+        """What it is run by: another network, for example."""
 
     def start(self) -> None:
         """Starts and waits until it answers. A server that runs already is left alone."""
@@ -67,8 +69,9 @@ class Server:
         while True:
             with self.log.open("ab") as log:
                 self.process = subprocess.Popen(
-                    [*unprivileged(), *self.command()], stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                    cwd=self.folder, env=_environment(self.folder), start_new_session=True,
+                    [*self.within, *unprivileged(), *self.command()], stdin=subprocess.DEVNULL,
+                    stdout=log, stderr=log, cwd=self.folder, env=_environment(self.folder),
+                    start_new_session=True,
                 )  # fmt: skip
             while self.process.poll() is None and not self.answers():
                 if time.monotonic() > deadline:

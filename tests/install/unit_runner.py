@@ -3,8 +3,8 @@
 Process 1 of a container is not systemd, so the scripts of a bundle are given this as `SEXTANT_SYSTEMCTL`. It
 knows what they use of systemctl, and of a unit: Exec lines, Environment(File), WorkingDirectory, UMask,
 LimitNOFILE, NoNewPrivileges, MemoryDenyWriteExecute, KillMode, TimeoutStopSec, Restart, RestartSec,
-LoadCredential, CacheDirectory. Users, namespaces, system call filters and cgroups are left out: systemd alone
-can set them.
+LoadCredential, CacheDirectory, RuntimeDirectory. Users, namespaces, system call filters and cgroups are left
+out: systemd alone can set them.
 
 A service is kept by a process of this file (`keep UNIT`), which ends with the process whose pid stands in
 `UNIT_RUNNER_OWNER`, so that a killed test run leaves nothing behind.
@@ -17,6 +17,7 @@ import ctypes
 import os
 import resource
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -135,18 +136,25 @@ def keep(name: str) -> None:
             while child.poll() is None and not stopping:
                 stopping = stopping or not _owner_lives()
                 time.sleep(POLL_S)
-            if stopping:
-                _end(unit, child)
+            _end(unit, child)
+            if unit.last("ExecStopPost"):
+                unit.start(unit.last("ExecStopPost").removeprefix("-")).wait()
             print(f"{name}: ended with {child.returncode}", flush=True)
         if stopping or unit.last("Restart") != "always":
             break
         restarts.write_text(str(int(restarts.read_text()) + 1))
-        time.sleep(float(unit.last("RestartSec", "0.1").replace("200ms", "0.2")))
+        time.sleep(_seconds(unit.last("RestartSec", "100ms")))
     (RUN / f"{name}.pid").unlink(missing_ok=True)
 
 
+def _seconds(words: str) -> float:
+    return float(words.removesuffix("ms")) / 1000 if words.endswith("ms") else float(words)
+
+
 def _end(unit: Unit, child: subprocess.Popen[bytes]) -> None:
-    child.send_signal(signal.SIGTERM)
+    """Stops what still runs and what is left behind, as systemd does also when a service ends by itself."""
+    if child.poll() is None:
+        child.send_signal(signal.SIGTERM)
     try:
         child.wait(float(unit.last("TimeoutStopSec", "90")))
     except subprocess.TimeoutExpired:
@@ -154,6 +162,8 @@ def _end(unit: Unit, child: subprocess.Popen[bytes]) -> None:
     with contextlib.suppress(ProcessLookupError):
         os.killpg(child.pid, signal.SIGKILL)
     child.wait()
+    if unit.last("RuntimeDirectory"):
+        shutil.rmtree(ROOT / "run" / unit.last("RuntimeDirectory"), ignore_errors=True)
 
 
 def _owner_lives() -> bool:

@@ -34,6 +34,7 @@ WORDS = (
     ("front/*.nft", "firewall rules"),
     ("front/*", "the proxy that callers reach: TLS, and the balance among engines"),
     ("hosts/*/keepalived.conf", "who of the pair has the address; one for each server"),
+    ("gateway-answers.sh", "what keepalived asks the gateway"),
     ("kit/images.txt", "images that `collect.sh` fetches"),
     ("kit/weights.txt", "models that `collect.sh` fetches"),
     ("kit/wheels.txt", "what pip fetches for `collect.sh`"),

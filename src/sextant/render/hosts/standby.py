@@ -1,8 +1,10 @@
-"""The standby pair: keepalived moves the address to the other server when the front or the gateway dies.
+"""The standby pair: keepalived moves the address to the other server when the front or the gateway fails.
 
-As measured (keepalived 2.2, `advert_int 0.1`, `fall 1`, no weights, TCP checks) the address moves 0.5 to
-0.6 s after a kill -9 of the front; weights make that 6.6 s. A dead keepalived would leave the address on
-both servers, so systemd restarts it at once, and state that must not split is kept outside of the pair.
+What each part is for was measured (`tests/install/test_standby_pair.py`). No weights: with `nopreempt` a
+failed check must be a fault, since a lower priority moves nothing. The gateway is asked for `/health` and not
+only connected to, since one that hangs still lets callers connect. A keepalived that is killed leaves its
+address behind: systemd takes it away and starts it again. State that must not split is kept outside of the
+pair.
 """
 
 from __future__ import annotations
@@ -15,7 +17,10 @@ from sextant.spec.bundle import File
 from sextant.spec.stores import SQLITE
 
 UNIT = "sextant-standby.service"
+CHECK = "gateway-answers.sh"
 ADVERT_S = 0.1
+TIMEOUT_S = 2
+"""A gateway that answers a check later than that is taken for one that hangs."""
 PRIORITIES = (150, 100)
 """Of the first and the second server; who has the address keeps it (`nopreempt`)."""
 
@@ -54,6 +59,8 @@ def standby_files(ground: Ground, pair: tuple[str, str]) -> tuple[File, ...]:
             front_port=ground.public_port,
             front_host=ground.public_host or "127.0.0.1",
             gateway_port=ground.port,
+            check=f"{BUNDLE}/{CHECK}",
+            timeout_s=TIMEOUT_S,
             interface=standby.interface,
             router_id=standby.router_id,
             priority=PRIORITIES[number],
@@ -63,10 +70,14 @@ def standby_files(ground: Ground, pair: tuple[str, str]) -> tuple[File, ...]:
             address=standby.address,
         )
         files.append(text_file(f"hosts/server-{number}/keepalived.conf", text))
-    return (*files, _unit(ground))
+    return (*files, text_file(CHECK, _CHECK.format(timeout_s=TIMEOUT_S)), _unit(ground))
 
 
 def _unit(ground: Ground) -> File:
+    standby = ground.order.deployment.spec.continuity.standby
+    assert standby is not None
+    bits = 128 if ":" in standby.address else 32
+    left = f"{standby.address}/{bits} dev {standby.interface}"
     start = f"/usr/sbin/keepalived --dont-fork --log-console --no-syslog -f {ETC}/keepalived.conf"
     run = "/run/sextant-standby"
     paths = f"-p {run}/main.pid -r {run}/vrrp.pid -c {run}/checkers.pid"
@@ -88,6 +99,7 @@ def _unit(ground: Ground) -> File:
             (
                 ("Type", "exec"),
                 ("ExecStart", f"{start} {paths}"),
+                ("ExecStopPost", f"-/usr/sbin/ip address delete {left}"),
                 ("ExecReload", "/bin/kill -HUP $MAINPID"),
                 ("KillMode", "mixed"),
                 ("Restart", "always"),
@@ -106,6 +118,14 @@ def _unit(ground: Ground) -> File:
     )
 
 
+_CHECK = """\
+#!/bin/bash
+# gateway-answers.sh PORT, for keepalived: whether the gateway on this server answers. One that hangs lets
+# callers connect and never answers.
+exec 3<>"/dev/tcp/127.0.0.1/$1" || exit 1
+printf 'GET /health HTTP/1.1\\r\\nHost: 127.0.0.1\\r\\nConnection: close\\r\\n\\r\\n' >&3
+read -r -t {timeout_s} _ status _ <&3 && [ "$status" = 200 ]
+"""
 _TEXT = """\
 # One of a pair; the other one differs in its addresses and its priority.
 global_defs {{
@@ -119,15 +139,15 @@ global_defs {{
 vrrp_script front {{
     script "/bin/bash -c '</dev/tcp/{front_host}/{front_port}'"
     interval 1
-    timeout 1
+    timeout {timeout_s}
     fall 1
     rise 2
 }}
 
 vrrp_script gateway {{
-    script "/bin/bash -c '</dev/tcp/127.0.0.1/{gateway_port}'"
+    script "/bin/bash {check} {gateway_port}"
     interval 1
-    timeout 1
+    timeout {timeout_s}
     fall 1
     rise 2
 }}
