@@ -9,6 +9,8 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -17,11 +19,12 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from tests.render.fake_split_engines import KEY
 from tests.render.orders import DISTILLED, R1, document, order
 from tests.render.schema_check import faults_among, faults_of, objects_of, of_kind
@@ -29,6 +32,7 @@ from tests.render.schema_check import faults_among, faults_of, objects_of, of_ki
 from sextant.base.errors import Unsupported
 from sextant.operations.bundles import render_document
 from sextant.render import render
+from sextant.render.kubernetes.router_watching import ROUTER_METRICS
 from sextant.spec.bundle import Bundle
 from sextant.spec.document import parse_document
 
@@ -184,6 +188,105 @@ def test_what_cannot_be_split_is_refused(mode: str, spec: dict[str, Any], said: 
         render(order(mode, **spec))
 
 
+@pytest.mark.parametrize("name", ["vllm", "sglang"])
+def test_a_router_is_read_and_nobody_else_reaches_its_metrics(bundles: dict[str, Bundle], name: str) -> None:
+    monitor = named(bundles[name], "ServiceMonitor", "router-r1-7b")["spec"]
+    service = named(bundles[name], "Service", "router-r1-7b")
+    assert monitor["selector"]["matchLabels"].items() <= service["metadata"]["labels"].items()
+    (endpoint,) = monitor["endpoints"]
+    (port,) = [each for each in service["spec"]["ports"] if each["name"] == endpoint["port"]]
+    pod = named(bundles[name], "Deployment", "router-r1-7b")["spec"]["template"]["spec"]["containers"][0]
+    (opened,) = [each["containerPort"] for each in pod["ports"] if each["name"] == port["targetPort"]]
+    command = pod["command"]
+    assert command[command.index("--prometheus-port") + 1] == str(opened)
+    assert command[command.index("--prometheus-host") + 1] == "0.0.0.0"
+    rules = named(bundles[name], "NetworkPolicy", "router-r1-7b")["spec"]["ingress"]
+    let_in = [rule["from"] for rule in rules if {"protocol": "TCP", "port": opened} in rule["ports"]]
+    labels = {"kubernetes.io/metadata.name": "monitoring"}
+    assert let_in == [[{"namespaceSelector": {"matchLabels": labels}}]]
+
+
+@pytest.mark.parametrize("name", ["vllm", "sglang"])
+def test_the_dashboard_has_a_row_for_routers_where_there_are_any(
+    bundles: dict[str, Bundle], name: str
+) -> None:
+    titles = [panel["title"] for panel in _dashboard(bundles[name])["panels"]]
+    assert titles[-3:] == [
+        "Engines that routers reach", "Requests through routers", "Requests that routers lost",
+    ]  # fmt: skip
+    whole = _dashboard(render(order("private-cloud", **DISTILLED)))["panels"]
+    assert len(whole) == len(titles) - 3
+
+
+def _dashboard(bundle: Bundle) -> Any:
+    body = named(bundle, "ConfigMap", "dashboard")
+    assert body["metadata"]["labels"]["grafana_dashboard"] == "1"
+    return json.loads(body["data"]["bank.json"])
+
+
+ALERTED = """\
+rule_files: [rules.yaml]
+evaluation_interval: 15s
+tests:
+- interval: 15s
+  input_series:
+  - series: '{healthy}{{namespace="sextant",service="router-r1-7b",pod="a",worker="http://10.0.0.1:8000"}}'
+    values: '1x40 0x300'
+  - series: '{healthy}{{namespace="sextant",service="router-r1-7b",pod="a",worker="http://10.0.0.2:8000"}}'
+    values: '1x340'
+  - series: '{requests}{{namespace="sextant",service="router-r1-7b",pod="a"}}'
+    values: '0+15x340'
+  - series: '{failed},namespace="sextant",service="router-r1-7b",pod="a"}}'
+    values: '0x100 0+5x239'
+  alert_rule_test:
+  - {{eval_time: 9m, alertname: SextantRouterEngineUnhealthy, exp_alerts: []}}
+  - eval_time: 13m
+    alertname: SextantRouterEngineUnhealthy
+    exp_alerts:
+    - exp_labels: {{severity: warning, model: {model}, worker: "http://10.0.0.1:8000"}}
+      exp_annotations: {{summary: An engine of r1-7b stopped answering its router's checks.}}
+  - {{eval_time: 60m, alertname: SextantRouterEngineUnhealthy, exp_alerts: []}}
+  - {{eval_time: 20m, alertname: SextantRouterLosesRequests, exp_alerts: []}}
+  - eval_time: 40m
+    alertname: SextantRouterLosesRequests
+    exp_alerts:
+    - exp_labels: {{severity: critical, model: {model}}}
+      exp_annotations: {{summary: More than 5 % of the requests for r1-7b get no answer from an engine.}}
+  - {{eval_time: 40m, alertname: SextantRouterAway, exp_alerts: []}}
+- interval: 15s
+  input_series: []
+  alert_rule_test:
+  - eval_time: 40m
+    alertname: SextantRouterAway
+    exp_alerts:
+    - exp_labels: {{severity: critical, model: {model}, namespace: sextant, service: router-r1-7b}}
+      exp_annotations: {{summary: "No router of r1-7b answers, or none has found an engine."}}
+"""
+FAILED = {
+    "vllm": 'vllm_router_pd_decode_errors_total{worker="x"',
+    "sglang": 'smg_http_responses_total{status_code="502",error_code="x"',
+}
+PROMTOOL = shutil.which("promtool")
+
+
+@pytest.mark.skipif(PROMTOOL is None, reason="promtool is not installed (Debian: prometheus)")
+@pytest.mark.parametrize("kind", ["vllm", "sglang"])
+def test_alerts_of_routers_come_and_go(bundles: dict[str, Bundle], kind: str, tmp_path: Path) -> None:
+    groups = named(bundles[kind], "PrometheusRule", "alerts")["spec"]["groups"]
+    (tmp_path / "rules.yaml").write_text(yaml.safe_dump({"groups": groups}))
+    names = {name: getattr(ROUTER_METRICS[kind], name).partition("{")[0] for name in ("healthy", "requests")}
+    told = ALERTED.format(**names, failed=FAILED[kind], model="r1-7b")
+
+    def asked(text: str) -> subprocess.CompletedProcess[str]:
+        (tmp_path / "test.yaml").write_text(text)
+        command = [str(PROMTOOL), "test", "rules", "test.yaml"]
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+
+    done = asked(told)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert asked(told.replace("'1x40 0x300'", "'1x340'")).returncode != 0
+
+
 # ---- the real routers --------------------------------------------------------------------------------------
 
 
@@ -222,15 +325,16 @@ def _pod(metadata: dict[str, Any], name: str, address: str) -> dict[str, Any]:
 
 
 @contextmanager
-def _running(command: list[str], log: Path, environment: dict[str, str]) -> Iterator[Path]:
+def _running(command: list[str], log: Path, environment: dict[str, str]) -> Iterator[subprocess.Popen[bytes]]:
     with log.open("w") as out:
         started = subprocess.Popen(
             command, stdout=out, stderr=subprocess.STDOUT, env=environment, start_new_session=True
         )
         try:
-            yield log
+            yield started
         finally:
-            os.killpg(started.pid, signal.SIGKILL)
+            with suppress(ProcessLookupError):
+                os.killpg(started.pid, signal.SIGKILL)
             started.wait()
 
 
@@ -258,15 +362,15 @@ def _ready(url: str, log: Path) -> None:
     raise AssertionError(f"the router was not ready within 60 s: {log.read_text()[-2000:]}")
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", ["vllm", "sglang"])
-def test_the_real_router_finds_both_halves_and_joins_them(
-    bundles: dict[str, Bundle], kind: str, tmp_path: Path
-) -> None:
+@contextmanager
+def _joined(
+    bundle: Bundle, kind: str, tmp_path: Path
+) -> Iterator[tuple[dict[str, int], subprocess.Popen[bytes], Path]]:
+    """The real router with the bundle's arguments before stand-ins: ports, the engines' process, its log."""
     if importlib.util.find_spec(f"{kind}_router") is None:
         pytest.skip(f"{kind}-router is not installed (it is in the dependency group `test`)")
     ports = {"api": _free_port(), "engine": _free_port(), "router": _free_port(), "metrics": _free_port()}
-    (tmp_path / "pods.json").write_text(json.dumps(_pods(bundles[kind])))
+    (tmp_path / "pods.json").write_text(json.dumps(_pods(bundle)))
     (tmp_path / "kubeconfig").write_text(
         json.dumps(
             {
@@ -279,7 +383,7 @@ def test_the_real_router_finds_both_halves_and_joins_them(
             }
         )
     )
-    pod = named(bundles[kind], "Deployment", "router-r1-7b")["spec"]["template"]["spec"]["containers"][0]
+    pod = named(bundle, "Deployment", "router-r1-7b")["spec"]["template"]["spec"]["containers"][0]
     command = _here(pod["command"], ports)
     variables = {each["name"]: each.get("value", KEY) for each in pod["env"]}
     environment = {"PATH": os.environ["PATH"], "KUBECONFIG": str(tmp_path / "kubeconfig"), **variables}
@@ -287,15 +391,31 @@ def test_the_real_router_finds_both_halves_and_joins_them(
     stand_in += [str(ports["api"]), str(ports["engine"]), str(tmp_path / "pods.json")]
     base = f"http://127.0.0.1:{ports['router']}"
     ready, alive = (pod[probe]["httpGet"]["path"] for probe in ("readinessProbe", "livenessProbe"))
+    said = tmp_path / "router.log"
     with (
-        _running(stand_in, tmp_path / "engines.log", dict(os.environ)) as heard,
-        _running(command, tmp_path / "router.log", environment) as said,
+        _running(stand_in, tmp_path / "engines.log", dict(os.environ)) as engines,
+        _running(command, tmp_path / "router.log", environment),
     ):
         _ready(base + ready, said)
         _ready(base + alive, said)
+        yield ports, engines, said
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["vllm", "sglang"])
+def test_the_real_router_finds_both_halves_and_joins_them(
+    bundles: dict[str, Bundle], kind: str, tmp_path: Path
+) -> None:
+    with _joined(bundles[kind], kind, tmp_path) as (ports, _, said):
+        base = f"http://127.0.0.1:{ports['router']}"
         answered = [_asked(f"{base}/v1/chat/completions", KEY) for _ in range(4)]
         stranger = _asked(f"{base}/v1/chat/completions", "another-key")
-        lines = [json.loads(line) for line in heard.read_text().splitlines()]
+        lines = [json.loads(line) for line in (tmp_path / "engines.log").read_text().splitlines()]
+        metrics = ROUTER_METRICS[kind]
+        served = _metrics(ports["metrics"])
+        assert _values(served, metrics.healthy) == [1.0] * 4
+        assert sum(_values(served, metrics.requests)) >= 4
+        assert _values(served, metrics.failed) == []
     assert [status for status, _ in answered] == [200] * 4, (answered, said.read_text()[-2000:])
     asked = [each for each in lines if each["path"] == "/v1/chat/completions"]
     by_half = {"prefill": {"127.0.0.2", "127.0.0.4"}, "decode": {"127.0.0.3", "127.0.0.5"}}
@@ -310,6 +430,45 @@ def test_the_real_router_finds_both_halves_and_joins_them(
         assert {host for host, _ in told} <= by_half["prefill"]
         assert {port for _, port in told} == {8998}
         assert stranger[0] == 401
+
+
+def _metrics(port: int) -> str:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
+        return str(answer.read().decode())
+
+
+def _values(served: str, query: str) -> list[float]:
+    """Values of all series that an instant query with no matchers but its own finds."""
+    name, _, matchers = query.replace("{{", "{").replace("}}", "}").partition("{")
+    wanted = dict(re.findall(r'(\w+)=~"([^"]*)"', matchers))
+    whole = re.compile(wanted.pop("__name__", re.escape(name)))
+    found = []
+    for line in served.splitlines():
+        seen = re.fullmatch(r"(\w+)(?:\{(.*)\})? (\S+)", line)
+        if seen is None or whole.fullmatch(seen[1]) is None:
+            continue
+        labels = dict(re.findall(r'(\w+)="([^"]*)"', seen[2] or ""))
+        if all(re.fullmatch(value, labels.get(key, "")) for key, value in wanted.items()):
+            found.append(float(seen[3]))
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["vllm", "sglang"])
+def test_the_real_router_says_when_engines_are_gone(
+    bundles: dict[str, Bundle], kind: str, tmp_path: Path
+) -> None:
+    metrics = ROUTER_METRICS[kind]
+    with _joined(bundles[kind], kind, tmp_path) as (ports, engines, said):
+        assert _values(_metrics(ports["metrics"]), metrics.healthy) == [1.0] * 4
+        engines.kill()
+        status, _ = _asked(f"http://127.0.0.1:{ports['router']}/v1/chat/completions", KEY)
+        assert status >= 500
+        deadline = time.monotonic() + 120
+        while _values(_metrics(ports["metrics"]), metrics.healthy) != [0.0] * 4:
+            assert time.monotonic() < deadline, _metrics(ports["metrics"])
+            time.sleep(1)
+        assert sum(_values(_metrics(ports["metrics"]), metrics.failed)) > 0, said.read_text()[-2000:]
 
 
 def _here(command: list[str], ports: dict[str, int]) -> list[str]:

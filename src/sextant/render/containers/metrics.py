@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any
 
 from sextant.render.containers.registry import namespace_of
 from sextant.render.containers.walls import NAMES, account, allowed
 from sextant.render.dumping import yaml_file
 from sextant.render.kubernetes.cluster import Cluster
+from sextant.render.kubernetes.dashboard import dashboard
 from sextant.render.kubernetes.gateway import secret_need
 from sextant.render.kubernetes.network import PROMETHEUS_NAMESPACE as NAMESPACE
 from sextant.render.kubernetes.objects import Object, Part, cluster_wide, made
@@ -20,22 +20,6 @@ from sextant.spec.bundle import File, Need
 GRAFANA_PORT, PROMETHEUS_PORT = 3000, 9090
 GRAFANA_USER = 472
 FOLDER = "/etc/grafana/provisioning"
-_RATE = "sum by ({by}) (rate({name}[5m]))"
-_P99 = "histogram_quantile(0.99, sum by (le, model) (rate({name}_bucket[5m])))"
-PANELS: tuple[tuple[str, str, str, str], ...] = (
-    ("Requests", "reqps", _RATE.format(by="status", name="sextant_gateway_requests_total"), "{{status}}"),
-    ("Errors", "reqps", _RATE.format(by="code", name="sextant_gateway_errors_total"), "{{code}}"),
-    ("First token, p99", "s", _P99.format(name="gen_ai_server_time_to_first_token_seconds"), "{{model}}"),
-    ("Token after token, p99", "s", _P99.format(name="gen_ai_server_time_per_output_token_seconds"),
-     "{{model}}"),
-    ("Tokens", "short", _RATE.format(by="model, type", name="gen_ai_client_token_usage_tokens_total"),
-     "{{model}} {{type}}"),
-    ("Waiting at the gateway", "short", "sum(sextant_gateway_queue_length)", "requests"),
-    ("KV cache", "percentunit", "max by (model) (sextant_engine_kv_cache_used_ratio)", "{{model}}"),
-    ("Engines that answer", "short", "sum by (model) (sextant_engine_ready)", "{{model}}"),
-    ("Usage rows not yet durable", "short", "sum(sextant_ledger_pending_rows)", "rows"),
-)  # fmt: skip
-"""Title, unit, query, legend."""
 
 
 def metric_files(cluster: Cluster) -> tuple[File, ...]:
@@ -164,30 +148,4 @@ def grafana_data(prometheus_url: str) -> Mapping[str, str]:
         "datasource.yaml": json.dumps({"apiVersion": 1, "datasources": [source]}, indent=2) + "\n",
         "provider.yaml": json.dumps({"apiVersion": 1, "providers": [provider]}, indent=2) + "\n",
         "dashboard.json": json.dumps(dashboard(), indent=2) + "\n",
-    }
-
-
-def dashboard() -> dict[str, Any]:
-    """Grafana's model of one page with `PANELS`, three in a row."""
-    panels = []
-    for number, (title, unit, query, legend) in enumerate(PANELS):
-        panels.append(
-            {
-                "id": number + 1,
-                "title": title,
-                "type": "timeseries",
-                "datasource": {"type": "prometheus", "uid": "prometheus"},
-                "gridPos": {"h": 8, "w": 8, "x": 8 * (number % 3), "y": 8 * (number // 3)},
-                "fieldConfig": {"defaults": {"unit": unit}, "overrides": []},
-                "targets": [{"refId": "A", "expr": query, "legendFormat": legend}],
-            }
-        )
-    return {
-        "uid": "sextant",
-        "title": "Sextant",
-        "schemaVersion": 41,
-        "refresh": "30s",
-        "time": {"from": "now-6h", "to": "now"},
-        "timezone": "utc",
-        "panels": panels,
     }

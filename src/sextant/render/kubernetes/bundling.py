@@ -11,6 +11,7 @@ from sextant.catalog.serving import KEY_SECRET
 from sextant.render.dumping import yaml_file
 from sextant.render.kubernetes import network, quotas, scaling, upkeep, watching
 from sextant.render.kubernetes.cluster import Cluster, Workload, distinct
+from sextant.render.kubernetes.dashboard import dashboard_object
 from sextant.render.kubernetes.engines import engine_objects, engine_secret
 from sextant.render.kubernetes.gateway import (
     certificate_names,
@@ -23,6 +24,7 @@ from sextant.render.kubernetes.identity import certificates, roles, service_acco
 from sextant.render.kubernetes.needs import cluster_needs
 from sextant.render.kubernetes.objects import Object
 from sextant.render.kubernetes.router import routed, router_needs, router_notes, router_objects
+from sextant.render.kubernetes.router_watching import router_alerts, router_monitor, router_panels
 from sextant.render.kubernetes.sharing import OPERATOR_NAMESPACE, device_plugin_config
 from sextant.render.kubernetes.warming import KEY_SECRET as WARM_UP_SECRET
 from sextant.render.kubernetes.warming import warm_up_objects
@@ -106,6 +108,7 @@ def _manifests(cluster: Cluster) -> list[File]:
     for workload in routed(cluster):
         path = f"manifests/45-{workload.router.name}.yaml"
         engines.append(yaml_file(path, *router_objects(cluster, workload)))
+        monitors.append(router_monitor(workload))
     certified = certificates(cluster, certificate_names(cluster))
     return [
         yaml_file("manifests/00-accounts.yaml", *accounts),
@@ -114,7 +117,7 @@ def _manifests(cluster: Cluster) -> list[File]:
         *([yaml_file("manifests/30-weights.yaml", *weights)] if weights else []),
         *engines,
         yaml_file("manifests/50-gateway.yaml", *gateway_objects(cluster)),
-        yaml_file("manifests/60-watching.yaml", *monitors, watching.rules(cluster)),
+        yaml_file("manifests/60-watching.yaml", *monitors, watching.rules(cluster, router_alerts(cluster))),
         yaml_file("manifests/70-scaling.yaml", *scaled),
     ]
 
@@ -130,9 +133,11 @@ def _components(cluster: Cluster, namespace: str) -> tuple[str, ...]:
 
 def _others(cluster: Cluster) -> list[File]:
     hpa = "Instead of the gateway's ScaledObject, on a cluster without KEDA; never beside it."
+    page = "For Grafana's sidecar, which looks for this label; or import the JSON."
     return [
         yaml_file("after/warm-up.yaml", *warm_up_objects(cluster)),
         yaml_file("optional/hpa.yaml", scaling.alternative_hpa(cluster), comment=hpa),
+        yaml_file("optional/dashboard.yaml", dashboard_object(cluster, router_panels(cluster)), comment=page),
         yaml_file("optional/descheduler.yaml", upkeep.descheduler(cluster)),
         *_ceph_files(cluster),
         yaml_file("optional/spire.yaml", *spiffe_ids(cluster)),

@@ -36,6 +36,8 @@ SHARED_MEMORY_PER_ACCELERATOR = 8 * GIB
 CPU_ENGINE_CORES = 8
 ROUTER_PORT = 8090
 """Where the router before a split engine answers."""
+ROUTER_METRICS_PORT = 29_000
+"""Where it serves its own metrics."""
 
 
 class Workload(msgspec.Struct, frozen=True, kw_only=True):

@@ -7,7 +7,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
-from sextant.render.kubernetes.cluster import ROUTER_PORT, Cluster, Workload, distinct
+from sextant.render.kubernetes.cluster import (
+    ROUTER_METRICS_PORT,
+    ROUTER_PORT,
+    Cluster,
+    Workload,
+    distinct,
+)
 from sextant.render.kubernetes.gateway import CONTROL_PORT, PORT, stores_of
 from sextant.render.kubernetes.objects import Object, made
 from sextant.spec.engine_sections import RemoteEngine
@@ -116,7 +122,8 @@ def engine_policy(cluster: Cluster, workload: Workload) -> Object:
 
 
 def router_policy(cluster: Cluster, workload: Workload) -> Object:
-    """The gateway to the router; the router to both halves, and to the API server, where it finds them."""
+    """The gateway to the router, whoever reads metrics to its metrics; the router to both halves, and to the
+    API server, where it finds them."""
     gateway = {
         **_namespace(cluster.namespace),
         "podSelector": {"matchLabels": cluster.part("gateway").selector},
@@ -129,7 +136,10 @@ def router_policy(cluster: Cluster, workload: Workload) -> Object:
     spec = {
         "podSelector": {"matchLabels": workload.router.selector},
         "policyTypes": ["Ingress", "Egress"],
-        "ingress": [{"from": [gateway], "ports": [_port(ROUTER_PORT)]}],
+        "ingress": [
+            {"from": [gateway], "ports": [_port(ROUTER_PORT)]},
+            {"from": [_namespace(PROMETHEUS_NAMESPACE)], "ports": [_port(ROUTER_METRICS_PORT)]},
+        ],
         "egress": [
             {"to": halves, "ports": [_port(workload.command.port)]},
             {"ports": [_port(port) for port in API_PORTS]},

@@ -9,7 +9,14 @@ from __future__ import annotations
 from sextant.catalog.keyed import run_module
 from sextant.catalog.serving import KEY_SECRET
 from sextant.render.kubernetes import network
-from sextant.render.kubernetes.cluster import ROUTER_PORT, USER, Cluster, Workload, distinct
+from sextant.render.kubernetes.cluster import (
+    ROUTER_METRICS_PORT,
+    ROUTER_PORT,
+    USER,
+    Cluster,
+    Workload,
+    distinct,
+)
 from sextant.render.kubernetes.engines import PHASE_LABEL, PORT_NAME, ROLE_LABEL, engine_secret
 from sextant.render.kubernetes.objects import MODEL_LABEL, Object, cores, gibibytes, made
 from sextant.render.kubernetes.pods import Placing, Volume, container, pod, resources, scratch
@@ -17,7 +24,10 @@ from sextant.spec.bundle import Need
 
 REPLICAS = 2
 CORES, MEMORY_BYTES = 2, 2 << 30
-METRICS_PORT = 29_000
+METRICS_NAME = "metrics"
+CHECK_S = 10
+"""Between two looks at each engine; of three without an answer it is called unhealthy. By itself a router
+looks once a minute."""
 GRACE_S, DRAIN_S = 10, 120
 TOKEN_FOLDER = "/var/run/secrets/kubernetes.io/serviceaccount"
 """Where programs in pods look for who they are."""
@@ -41,7 +51,10 @@ def router_objects(cluster: Cluster, workload: Workload) -> tuple[Object, ...]:
     service = {
         "type": "ClusterIP",
         "selector": part.selector,
-        "ports": [{"name": PORT_NAME, "port": ROUTER_PORT, "targetPort": PORT_NAME}],
+        "ports": [
+            {"name": PORT_NAME, "port": ROUTER_PORT, "targetPort": PORT_NAME},
+            {"name": METRICS_NAME, "port": ROUTER_METRICS_PORT, "targetPort": METRICS_NAME},
+        ],
     }
     return (
         *_may_look_at_pods(workload),
@@ -80,8 +93,10 @@ def router_command(workload: Workload) -> tuple[str, ...]:
         *("--decode-policy", "power_of_two"),
         *("--host", "0.0.0.0"),
         *("--port", str(ROUTER_PORT)),
-        *("--prometheus-host", "127.0.0.1"),
-        *("--prometheus-port", str(METRICS_PORT)),
+        *("--health-check-interval-secs", str(CHECK_S)),
+        # Of the pod: the network policy lets nobody in but whoever reads metrics.
+        *("--prometheus-host", "0.0.0.0"),
+        *("--prometheus-port", str(ROUTER_METRICS_PORT)),
     )
 
 
@@ -132,7 +147,10 @@ def _deployment(cluster: Cluster, workload: Workload) -> Object:
             {"name": "HOME", "value": "/tmp"},  # noqa: S108 - the same
             {"name": KEYS[workload.kind], "valueFrom": {"secretKeyRef": key}},
         ],
-        "ports": [{"name": PORT_NAME, "containerPort": ROUTER_PORT}],
+        "ports": [
+            {"name": PORT_NAME, "containerPort": ROUTER_PORT},
+            {"name": METRICS_NAME, "containerPort": ROUTER_METRICS_PORT},
+        ],
         "resources": resources(cores(CORES), gibibytes(MEMORY_BYTES), "2Gi"),
         # Ready with one pod of each half, which may take as long as an engine takes to load.
         "readinessProbe": {**_asks("/readiness"), "periodSeconds": 5, "failureThreshold": 2},

@@ -46,7 +46,7 @@ def gateway_monitor(cluster: Cluster) -> Object:
             "serverName": f"gateway.{cluster.namespace}.svc",
         },
     }
-    return made("monitoring.coreos.com/v1/ServiceMonitor", part, _monitor(part.selector, endpoint))
+    return made("monitoring.coreos.com/v1/ServiceMonitor", part, monitor_of(part.selector, endpoint))
 
 
 def engine_monitor(cluster: Cluster, workload: Workload) -> tuple[Object, ...]:
@@ -60,11 +60,12 @@ def engine_monitor(cluster: Cluster, workload: Workload) -> tuple[Object, ...]:
         key = next(iter(workload.command.secret_env.values()))
         credentials = {"name": engine_secret(cluster, workload), "key": key}
         endpoint["authorization"] = {"type": "Bearer", "credentials": credentials}
-    spec = _monitor(workload.part.selector, endpoint)
+    spec = monitor_of(workload.part.selector, endpoint)
     return (made("monitoring.coreos.com/v1/ServiceMonitor", workload.part, spec),)
 
 
-def _monitor(selector: Mapping[str, str], endpoint: Object) -> Object:
+def monitor_of(selector: Mapping[str, str], endpoint: Object) -> Object:
+    """`spec` of a monitor that reads one endpoint of the service with these labels."""
     return {
         "selector": {"matchLabels": dict(selector)},
         "endpoints": [endpoint],
@@ -73,9 +74,10 @@ def _monitor(selector: Mapping[str, str], endpoint: Object) -> Object:
     }
 
 
-def rules(cluster: Cluster) -> Object:
-    """Recorded metrics and alerts of the deployment."""
-    groups = [{"name": "sextant-alerts", "rules": [*_gateway_alerts(cluster), *_engine_alerts(cluster)]}]
+def rules(cluster: Cluster, more: Sequence[Object] = ()) -> Object:
+    """Recorded metrics and alerts of the deployment, and `more` alerts."""
+    alerts = [*_gateway_alerts(cluster), *_engine_alerts(cluster), *more]
+    groups = [{"name": "sextant-alerts", "rules": alerts}]
     recorded = _recorded(cluster)
     if recorded:
         groups.insert(0, {"name": "sextant-accelerators", "interval": "30s", "rules": recorded})
@@ -103,29 +105,29 @@ def _gateway_alerts(cluster: Cluster) -> list[Object]:
     chosen = f'namespace="{cluster.namespace}",service="gateway"'
     answers = f'endpoint!~"ready|health",{chosen}'
     found = [
-        _alert(
+        alert(
             "SextantGatewayAway",
             f"absent(sextant_gateway_ready{{{chosen}}}) or sum(sextant_gateway_ready{{{chosen}}}) == 0",
             ("2m", "critical", "No gateway replica can serve."),
         ),
-        _alert(
+        alert(
             "SextantErrors",
             f'sum(rate(sextant_gateway_requests_total{{status=~"5..",{answers}}}[5m])) / '
             f"sum(rate(sextant_gateway_requests_total{{{answers}}}[5m])) > 0.05",
             ("5m", "critical", "More than 5 % of answers are server errors."),
         ),
-        _alert(
+        alert(
             "SextantLedgerBehind",
             f"max(sextant_ledger_pending_rows{{{chosen}}}) > 1000 "
             f"or min(sextant_ledger_connected{{{chosen}}}) == 0",
             ("2m", "critical", "Usage rows are not becoming durable; answers wait for them."),
         ),
-        _alert(
+        alert(
             "SextantLimitsAway",
             f"min(sextant_limits_connected{{{chosen}}}) == 0",
             ("1m", "critical", "Redis does not answer, so limits are not kept as configured."),
         ),
-        _alert(
+        alert(
             "SextantQueue",
             f"sum(sextant_gateway_queue_length{{{chosen}}}) > 100",
             ("5m", "warning", "Requests wait for a place; engines are too few or too slow."),
@@ -137,7 +139,7 @@ def _gateway_alerts(cluster: Cluster) -> list[Object]:
             f"sum by (le, model) (rate(gen_ai_server_time_to_first_token_seconds_bucket{{{chosen}}}[10m]))"
         )
         found.append(
-            _alert(
+            alert(
                 "SextantSlowFirstToken",
                 f"histogram_quantile(0.99, {bucket}) > {wanted / 1000:g}",
                 ("10m", "warning", f"The 99th percentile of the first token is above {wanted:g} ms."),
@@ -156,7 +158,7 @@ def _engine_alerts(cluster: Cluster) -> list[Object]:
         name = workload.served.entry.name
         if running and workload.command.metrics_path:
             found.append(
-                _alert(
+                alert(
                     "SextantEngineAway",
                     f"absent({running}{{{chosen}}})",
                     (f"{int(workload.start_s // 60)}m", "critical", f"No replica of {name} answers."),
@@ -165,7 +167,7 @@ def _engine_alerts(cluster: Cluster) -> list[Object]:
             )
         if used and workload.command.metrics_path:
             found.append(
-                _alert(
+                alert(
                     "SextantKvCacheFull",
                     f"max({used}{{{chosen}}}) > 0.95",
                     ("10m", "warning", f"The KV cache of {name} is full; requests are set back."),
@@ -175,8 +177,8 @@ def _engine_alerts(cluster: Cluster) -> list[Object]:
     return found
 
 
-def _alert(name: str, expr: str, said: Sequence[str], **labels: str) -> Object:
-    """`said`: for how long it must hold, severity, what is wrong."""
+def alert(name: str, expr: str, said: Sequence[str], **labels: str) -> Object:
+    """One alert. `said`: for how long it must hold, severity, what is wrong."""
     duration, severity, summary = said
     return {
         "alert": name,
