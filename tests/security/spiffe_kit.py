@@ -205,6 +205,7 @@ class Engine:
         self.hold = asyncio.Event()
         self.hold.set()
         self.port = 0
+        self._writers: set[asyncio.StreamWriter] = set()
 
     @property
     def base_url(self) -> str:
@@ -214,6 +215,7 @@ class Engine:
         shown = writer.get_extra_info("peercert")
         (uri,) = [name for kind, name in shown["subjectAltName"] if kind == "URI"]
         self.callers.append((uri, int(shown["serialNumber"], 16)))
+        self._writers.add(writer)
         with contextlib.suppress(EOFError, OSError):
             while True:
                 head = await reader.readuntil(b"\r\n\r\n")
@@ -230,6 +232,7 @@ class Engine:
                     b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n"
                     b"content-length: %d\r\n\r\n%b" % (len(body), body)
                 )
+        self._writers.discard(writer)
         writer.close()
 
     @contextlib.asynccontextmanager
@@ -241,3 +244,6 @@ class Engine:
         finally:
             self.hold.set()
             server.close()
+            for writer in tuple(self._writers):
+                writer.transport.abort()
+            await asyncio.sleep(0)
