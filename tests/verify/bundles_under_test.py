@@ -20,6 +20,10 @@ KINDS: dict[str, str] = {
     "cluster": document("private-cloud", **R1),
     "nginx": document("on-prem", **{**with_hosts(DISTILLED, *HOSTS), **PAIR}),
     "haproxy": document("on-prem", **EMBEDDED, delivery={"front": "haproxy"}),
+    "triton": document(
+        "on-prem",
+        **{**DISTILLED, "engine": {"kind": "triton", "backend": "tensorrtllm", "precision": "modelopt"}},
+    ),
     "edge": document("edge", **EMBEDDED),
     "container": document(
         "container",

@@ -90,6 +90,7 @@ def _expose(bundle: Path) -> None:
 
 UNIT = "systemd/sextant.service"
 FRONT = "front/nginx.conf"
+TRITON = "engine/r1-7b/repository/r1-7b/config.pbtxt"
 AMONG_OBJECTS: dict[str, tuple[str, Planted]] = {
     "an object twice": ("SX-V001", lambda all_: all_.append(dict(all_[0]))),
     "no service account": (
@@ -413,6 +414,19 @@ MISTAKES: dict[str, Mistake] = {
     ),
     "a job of GitLab without a script": in_text(
         "container", "pipeline of GitLab", "ci/gitlab.yml", "script:", "scripts:"
+    ),
+    "a field that Triton does not know": in_text(
+        "triton", "config.pbtxt", TRITON, "decoupled: true", "decouple: true"
+    ),
+    "a model of Triton's without a backend": in_text(
+        "triton", "config.pbtxt", TRITON, 'backend: "python"', ""
+    ),
+    "a model of Triton's that counts no tokens": in_text(
+        "triton",
+        "config.pbtxt",
+        TRITON,
+        '"num_output_tokens" data_type: TYPE_INT32',
+        '"x" data_type: TYPE_INT32',
     ),
     "a rule that nft cannot read": in_text("nginx", "nft -c", "front/sextant.nft", "tcp dport", "tcp port"),
 }

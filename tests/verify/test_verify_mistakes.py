@@ -14,6 +14,7 @@ from sextant.operations.verify.cluster_rules import CLUSTER_RULES
 from sextant.operations.verify.file_rules import FILE_RULES, NOT_SERVED
 from sextant.operations.verify.host_programs import HOST_PROGRAMS
 from sextant.operations.verify.subject import UNREADABLE
+from sextant.operations.verify.triton_config import BY_TRITON
 from sextant.operations.verify.verifying import verify
 
 SHOWN_ELSEWHERE = {DRY_RUN}
@@ -29,6 +30,7 @@ EVERY_CHECK = frozenset(
         *(validator.name for validator in HOST_PROGRAMS),
         BY_SCHEMA,
         ALERT_RULES,
+        BY_TRITON,
         DRY_RUN,
     )
 )
@@ -50,6 +52,7 @@ def test_a_good_bundle_is_clean_and_was_looked_at(good: dict[str, Path], kind: s
         "cluster": {"rules over clusters", "schemas", "promtool check rules"},
         "nginx": {"nginx -t", "keepalived", "nft -c", "shellcheck", "systemd-analyze verify"},
         "haproxy": {"haproxy -c", "nft -c", "systemd-analyze security"},
+        "triton": {"config.pbtxt", "shellcheck"},
         "edge": {"shellcheck", "systemd-analyze verify", "systemd-analyze security"},
         "container": {
             "docker compose config",
@@ -75,7 +78,7 @@ def test_a_planted_mistake_is_found(good: dict[str, Path], tmp_path: Path, name:
 
 def test_every_check_there_is_has_a_mistake_of_its_own() -> None:
     """Out of the registry of checks: one that nobody has ever seen bite would be none."""
-    assert len(MISTAKES) >= 75
+    assert len(MISTAKES) >= 78
     shown = {mistake.found_by for mistake in MISTAKES.values()}
     assert shown | SHOWN_ELSEWHERE == EVERY_CHECK
 

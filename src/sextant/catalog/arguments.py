@@ -71,6 +71,7 @@ def serving_of(
         max_sequences=engine.max_sequences,
         precision=engine.precision,
         kv_precision=served.kv_precision,
+        backend=engine.backend,
         args=engine.args,
         env=engine.env,
         per_node=option.accelerator.per_node if option is not None else max(1, engine.tensor_parallel),
@@ -86,6 +87,12 @@ def _refuse_meaningless(data: EngineData, engine: LaunchedEngine, name: str) -> 
                 f"{name}: {option} is {value}, which the engine {engine.kind} cannot follow: {reason}",
                 field=f"spec.engine.{option}",
             )
+    if engine.backend is not None and not data.backends:
+        raise Unsupported(
+            f"{name}: backend is {engine.backend}, and the engine {engine.kind} has none; remove it, or use "
+            f"kind: triton",
+            field="spec.engine.backend",
+        )
 
 
 def capabilities_of(order: Order, served: ServedModel) -> Capabilities:
@@ -97,7 +104,8 @@ def capabilities_of(order: Order, served: ServedModel) -> Capabilities:
     missing: dict[str, Any] = {
         name: False for name, flag in serving.engine.capability_flags.items() if flag not in given
     }
-    return msgspec.structs.replace(serving.engine.capabilities, **missing)
+    known = msgspec.structs.replace(serving.engine.capabilities, **missing)
+    return triton.capabilities_behind(serving.backend, known)
 
 
 def traits_of(order: Order, served: ServedModel) -> Traits:

@@ -9,17 +9,23 @@ from sextant.spec.rendering import Image, Order, ServedModel
 
 WITHOUT_IMAGES = ("on-prem", "edge")
 """Modes whose engines are programs of the server, unless they are composed."""
+USUAL_BACKEND = "vllm"
+"""Of Triton, where the document names none."""
 OWN = "sextant"
 """Name of the product's own image, which the user builds."""
 
 
 def image_of(order: Order, served: ServedModel) -> Image:
-    """The engine's image for that model: the one made for its accelerator, else the vendor's. Raises
-    Unsupported where nobody makes one."""
+    """The engine's image for that model and backend: the one made for its accelerator, else the vendor's.
+    Raises Unsupported where nobody makes one."""
     kind, vendor = served.entry.engine.kind, served.vendor
+    told = getattr(served.entry.engine, "backend", None) or ""
+    backend = "" if told == USUAL_BACKEND else told
     accelerator = served.option.accelerator.id if served.option is not None else ""
     fitting = [
-        image for image in order.images.known.values() if image.engine == kind and image.vendor == vendor
+        image
+        for image in order.images.known.values()
+        if (image.engine, image.vendor, image.backend) == (kind, vendor, backend)
     ]
     for image in fitting:
         if accelerator and accelerator in image.accelerators:

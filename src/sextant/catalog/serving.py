@@ -47,6 +47,8 @@ class Serving(msgspec.Struct, frozen=True, kw_only=True):
     max_sequences: int | None = None
     precision: str | None = None
     kv_precision: str | None = None
+    backend: str | None = None
+    """What Triton serves it by: `tensorrtllm`, or vLLM where it says nothing."""
     args: tuple[str, ...] = ()
     """The document's further arguments."""
     env: Mapping[str, str] = {}

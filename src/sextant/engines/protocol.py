@@ -8,7 +8,7 @@ never takes the gateway down. The adapter is pure: it says how to launch and whe
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Protocol
+from typing import Literal, Protocol
 
 import msgspec
 
@@ -58,6 +58,8 @@ class ServerOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Requests decoded together; None leaves it to the engine."""
     precision: str | None = None
     """Weights' type or quantisation, in the engine's own word; None leaves it to the engine."""
+    backend: Literal["vllm", "tensorrtllm"] | None = None
+    """What Triton serves the model by; None: vLLM. Other engines have none."""
     ready_timeout_s: float | None = None
     """None: `ready_timeout_of` the weights' size."""
     stop_timeout_s: float = 30.0

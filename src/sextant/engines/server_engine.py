@@ -145,6 +145,12 @@ class ServerEngine:
                     f"{reason}",
                     field=f"spec.engine.{option}",
                 )
+        if options.backend is not None and not self.data.backends:
+            raise Misconfigured(
+                f"engine {self.name}: backend is {options.backend}, and it has none; remove it, or use "
+                f"kind: triton",
+                field="spec.engine.backend",
+            )
         self._refuse_ours(options)
         return options
 

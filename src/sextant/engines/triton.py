@@ -1,8 +1,8 @@
-"""The adapter for Triton's OpenAI front end with its vLLM backend.
+"""The adapter for Triton's OpenAI front end, with its vLLM backend or with TensorRT-LLM (`backend`).
 
-Triton serves a model repository; the one for a Hugging Face folder is two small files, written before the
-start. `command` is the Python interpreter and the front end's file in Triton's image. Another repository (a
-TensorRT-LLM engine, say) is named by `--model-repository` in `args`; ours is not written then.
+Triton serves a model repository; the one for a Hugging Face folder is a few small files, written before the
+start. `command` is the Python interpreter and the front end's file in Triton's image. Another repository is
+named by `--model-repository` in `args`; ours is not written then.
 """
 
 from __future__ import annotations
@@ -15,11 +15,12 @@ import msgspec
 
 from sextant.base.errors import Misconfigured
 from sextant.catalog.keyed import run_file
+from sextant.catalog.triton import CONFIG, RESTRICTED, TENSORRTLLM, VLLM, capabilities_behind
+from sextant.catalog.triton_trtllm import llm_arguments, repository_files
+from sextant.catalog.trtllm import Told
 from sextant.engines.protocol import Launch, Replica, ServerOptions
 from sextant.engines.server_engine import Call, ServerEngine, given
-
-RESTRICTED = "inference,model-repository,model-management"
-"""The APIs of the front end that want the key; health and metrics do not."""
+from sextant.spec.snapshot import Capabilities
 
 
 class TritonEngine(ServerEngine):
@@ -47,9 +48,13 @@ class TritonEngine(ServerEngine):
         """A folder of the repository is the model's name, so it holds no slash."""
         return replica.upstream_model or re.sub(r"[^\w.-]", "-", replica.model_id)
 
+    def capabilities_of(self, replica: Replica) -> Capabilities:
+        """As of every engine, but for what hangs on the backend."""
+        return capabilities_behind(self._options(replica).backend, super().capabilities_of(replica))
+
     def _call(self, replica: Replica, options: ServerOptions, name: str) -> Call:
         fixed = (
-            *("--backend", "vllm"),
+            *("--backend", options.backend or VLLM),
             *("--host", replica.host),
             *("--openai-port", str(replica.port)),
             *given("--default-max-tokens", replica.context_tokens // 2),
@@ -61,10 +66,29 @@ class TritonEngine(ServerEngine):
         return Call(
             args=(*fixed, *("--model-repository", str(repository)), *("--tokenizer", model)),
             files={
-                str(repository / name / "config.pbtxt"): _CONFIG,
-                str(repository / name / "1" / "model.json"): self._settings(replica, options),
+                str(repository / path): content
+                for path, content in self._repository(replica, options, name).items()
             },
         )
+
+    def _repository(self, replica: Replica, options: ServerOptions, name: str) -> dict[str, bytes]:
+        if options.backend != TENSORRTLLM:
+            return {f"{name}/config.pbtxt": CONFIG, f"{name}/1/model.json": self._settings(replica, options)}
+        if options.memory_share is not None:
+            raise Misconfigured(
+                f"engine triton: memory_share is {options.memory_share}, which TensorRT-LLM cannot follow: "
+                f"it takes a share of what the weights leave; remove it",
+                field="spec.engine.memory_share",
+            )
+        precision = options.precision
+        is_dtype = precision is not None and self.data.is_dtype(precision)
+        known = llm_arguments(
+            Told(dtype=precision if is_dtype else None, measured=False),
+            model_path=replica.model_path,
+            context_tokens=replica.context_tokens,
+            max_sequences=options.max_sequences,
+        )
+        return repository_files(name, {**known, "tensor_parallel_size": options.tensor_parallel})
 
     def _settings(self, replica: Replica, options: ServerOptions) -> bytes:
         """The vLLM backend's arguments, in its own names."""
@@ -79,6 +103,3 @@ class TritonEngine(ServerEngine):
             is_dtype = self.data.is_dtype(options.precision)
             model["dtype" if is_dtype else "quantization"] = options.precision
         return msgspec.json.encode({key: value for key, value in model.items() if value})
-
-
-_CONFIG = b'backend: "vllm"\ninstance_group [ { count: 1, kind: KIND_MODEL } ]\n'

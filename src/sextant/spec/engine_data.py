@@ -100,6 +100,8 @@ class EngineData(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Words for `precision` that name a data type; others name a quantisation."""
     quantisations: tuple[str, ...] = ()
     """Its other words for `precision`; empty: they are not known, and any is handed on."""
+    backends: tuple[str, ...] = ()
+    """Its words for `backend`; empty: it has none."""
     refused: dict[str, str] = {}
     """Options of `spec.engine` that mean nothing to this engine, with the reason."""
     quirks: Quirks = Quirks()

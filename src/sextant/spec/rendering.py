@@ -34,6 +34,8 @@ class Image(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     """How bundles call it, for example `vllm-nvidia`."""
     engine: str = ""
     """The engine it holds; empty: it is no engine."""
+    backend: str = ""
+    """The backend of the engine that it is made for (`spec.engine.backend`); empty: the usual one."""
     vendor: str = ""
     accelerators: tuple[str, ...] = ()
     """The accelerators, by id, that it is made for; empty: all of the vendor's."""

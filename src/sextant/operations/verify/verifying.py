@@ -24,6 +24,7 @@ from sextant.operations.verify.lasting import images_by_tag
 from sextant.operations.verify.running import judge, set_up
 from sextant.operations.verify.schemas import PlainSchemas, StrictSchemas
 from sextant.operations.verify.subject import Subject, read_subject
+from sextant.operations.verify.triton_config import judge_triton
 
 BY_NEEDS = ("SX-V002", "SX-V018")
 """Rules that go by the prerequisites which the manifest keeps."""
@@ -46,7 +47,7 @@ def verify(
     subject = read_subject(folder)
     asked = None if kubernetes is None else f"1.{file_rules.minor_of(kubernetes)}"
     found, why_not = (kept, "") if kept is not None else open_schemas(schemas, asked)
-    outcomes = [_by_rules(subject, asked), judge_objects(subject, found, why_not)]
+    outcomes = [_by_rules(subject, asked), judge_objects(subject, found, why_not), judge_triton(subject)]
     with tempfile.TemporaryDirectory(prefix="sextant-verify-") as place:
         bench = set_up(folder, Path(place))
         outcomes.append(judge_alerts(subject, bench))
