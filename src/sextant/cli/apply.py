@@ -11,6 +11,8 @@ from typing import Annotated
 
 import typer
 
+from sextant.base.errors import Misconfigured
+from sextant.cli.near import check_there
 from sextant.cli.options import State, state_dir
 from sextant.cli.output import EXIT_FAILED, out
 from sextant.cli.verify import Kubernetes, Schemas, show
@@ -46,9 +48,12 @@ def apply(
     no request is lost, and when anything fails what served serves on. Exit status: 0 done, 1 refused or
     failed, 3 nothing runs.
     """
-    if folder.is_file():
+    check_there(folder, "a bundle's directory, or a deployment document")
+    if not folder.is_dir():
         from sextant.cli.apply_local import apply_file
 
+        given = {"WORD": options, "--context": context, "--site": site, "--k8s": k8s, "--schemas": schemas}
+        _check_document_alone(folder, [name for name, value in given.items() if value])
         apply_file(folder, state_dir(state))
         return
     from sextant.operations.bundles import bundle_at
@@ -77,3 +82,14 @@ def apply(
         if one.objects:
             console.print(f"Applied {one.objects} objects of {one.command[-1]}", markup=False)
     console.print("Done. What remains (secrets, waiting) stands in README.md under Install.", markup=False)
+
+
+def _check_document_alone(file: Path, given: list[str]) -> None:
+    """Raises Misconfigured for a bundle's file instead of the bundle, and for what only bundles take."""
+    if file.suffix not in (".yaml", ".yml") and (file.parent / "MANIFEST.json").is_file():
+        raise Misconfigured(f"{file}: is a file of a bundle; apply the bundle: sextant apply {file.parent}")
+    if given:
+        raise Misconfigured(
+            f"{file}: is a document for what runs here, and {', '.join(given)} is for bundles; "
+            f"leave it out, or apply what `sextant render {file} -o DIR` writes"
+        )

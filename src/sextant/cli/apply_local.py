@@ -33,8 +33,12 @@ def apply_file(file: Path, state: StateDir) -> None:
 
 
 def _text_of(file: Path) -> str:
+    """Bounded: who asks may name a device. One byte too many is refused with the document."""
+    from sextant.spec.reading import DOCUMENT_BYTES
+
     try:
-        return file.read_text(encoding="utf-8-sig")
+        with file.open("rb") as opened:
+            return opened.read(DOCUMENT_BYTES + 1).decode("utf-8-sig")
     except OSError as error:
         raise Misconfigured(f"{file} cannot be read: {error.strerror}") from None
     except UnicodeDecodeError:

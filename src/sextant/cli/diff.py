@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from sextant.cli.near import check_there
 from sextant.cli.options import Json
 from sextant.cli.output import EXIT_FAILED, out, print_json, warn
 from sextant.cli.render import Facts, Lock
@@ -50,6 +51,7 @@ def diff(
 def _files(place: Path, lock: Path | None, facts: Path | None) -> Mapping[str, File]:
     from sextant.operations.bundles import bundle_at, changed_files, read, render_document
 
+    check_there(place, "a bundle's directory, or a deployment document")
     if place.is_dir():
         for path in changed_files(place, bundle_at(place)):
             warn(f"{place}: {path} is not as it was rendered; what you see is what stands there")

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from sextant.cli.near import check_there
 from sextant.cli.options import Json
 from sextant.cli.output import out, print_json
 
@@ -49,6 +50,7 @@ def render(
     from sextant.catalog.capabilities import check
     from sextant.operations.bundles import render_document, write
 
+    check_there(file, "a deployment document")
     rendered = render_document(file, images_lock=images_lock, facts=facts)
     write(rendered, output, force=force)
     bundle = rendered.bundle

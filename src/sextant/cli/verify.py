@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from sextant.cli.near import check_there
 from sextant.cli.options import Json
 from sextant.cli.output import EXIT_FAILED, out, print_json
 
@@ -44,6 +45,7 @@ def verify(
     """
     from sextant.operations.verify.verifying import verify as checked
 
+    check_there(folder, "the directory of a bundle")
     report = checked(folder, kubernetes=k8s, schemas=schemas)
     if json:
         print_json(
