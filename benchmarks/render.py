@@ -50,7 +50,12 @@ DOCUMENTS = {
     "hybrid": document("hybrid", **HYBRID),
     "edge": document("edge", **EMBEDDED),
     "container": document("container", **DISTILLED, delivery=DELIVERED),
-    "saas": document("saas", **DISTILLED, delivery={"ingress_host": "llm.example.com"}),
+    "saas": document(
+        "saas",
+        **DISTILLED,
+        delivery={"ingress_host": "llm.example.com"},
+        portal={"url": "https://portal.example.com"},
+    ),
 }
 
 

@@ -48,7 +48,8 @@ def ordered(cell: Cell) -> Order:
 def wanted_by(mode: str, spec: dict[str, Any]) -> dict[str, Any]:
     """With what that mode cannot do without."""
     if mode == "saas":
-        return {**spec, "delivery": {"ingress_host": "llm.example.com"}}
+        portal = {"url": "https://portal.example.com"}
+        return {**spec, "delivery": {"ingress_host": "llm.example.com"}, "portal": portal}
     if mode != "hybrid":
         return spec
     there = spec.get("sites", [{}])[0].get("accelerators", [])

@@ -81,6 +81,19 @@ CASES: dict[str, dict[str, Any]] = {
 }
 
 
+PORTAL: dict[str, Any] = {"url": "https://portal.example.com"}
+OPEN_PORTAL: dict[str, Any] = {
+    **PORTAL,
+    "support": "mailto:help@example.com",
+    "sign_up": "open",
+    "plan": "standard",
+    "credit": "5.00",
+    "blocked_domains": ["mailinator.example"],
+    "trusted_proxies": ["10.244.0.0/16"],
+    "agreement": {"file": "data-use.md", "version": "2026-11"},
+}
+SMTP = {"host": "smtp.example.com", "sender": "portal@example.com", "password": "file:/etc/sextant/smtp"}
+
 POOLED = {
     "models": [
         {
@@ -95,9 +108,11 @@ POOLED = {
     "workload": {"ttft_ms_p99": 2000.0},
     "scaling": {"scale_to_zero": True},
     "delivery": {"ingress_host": "api.example.com"},
+    "portal": OPEN_PORTAL,
+    "alerts": {"smtp": SMTP},
 }
 CASES["saas"] = POOLED
-CASES["saas-embedded"] = {**EMBEDDED, "delivery": {"ingress_host": "api.example.com"}}
+CASES["saas-embedded"] = {**EMBEDDED, "delivery": {"ingress_host": "api.example.com"}, "portal": PORTAL}
 
 
 def rendered(name: str) -> Bundle:

@@ -50,6 +50,7 @@ FILES = {
         "manifests/40-engine-r1-7b-professional.yaml",
         "manifests/70-scaling.yaml",
         "manifests/80-objectives.yaml",
+        "manifests/85-portal.yaml",
     ),
     "split": (
         "manifests/40-engine-r1-7b-prefill.yaml",

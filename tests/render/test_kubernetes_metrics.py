@@ -13,6 +13,7 @@ import pytest
 import yaml
 from tests.render.orders import DISTILLED, R1, order
 from tests.render.schema_check import objects_of, of_kind
+from tests.render.test_kubernetes_bundles import OPEN_PORTAL, SMTP
 
 from sextant.render import render
 from sextant.render.kubernetes.watching import EXPORTED, UTILIZATION
@@ -103,9 +104,11 @@ def test_every_metric_exists(kind: str) -> None:
 
 
 def test_every_metric_of_a_service_exists() -> None:
-    service = {"workload": {"ttft_ms_p99": 2000.0}, "delivery": {"ingress_host": "api.example.com"}}
+    service: Object = {"workload": {"ttft_ms_p99": 2000.0}, "delivery": {"ingress_host": "api.example.com"}}
+    service |= {"portal": OPEN_PORTAL, "alerts": {"smtp": SMTP}}
     found = list(queries(render(order("saas", **R1, **service))))
-    assert sum("outcome=~" in query for query in found) == 3
+    assert sum("outcome=~" in query and "sign_ups" not in query for query in found) == 3
+    assert sum("sextant_control_sign_ups_total" in query for query in found) == 3
     assert sum('le="1.0"' in query for query in found) == 3
     assert set().union(*map(metrics_in, found)) - known_metrics() == set()
 
@@ -189,7 +192,8 @@ PROMTOOL = shutil.which("promtool")
 @pytest.mark.skipif(PROMTOOL is None, reason="promtool is not installed (Debian: prometheus)")
 @pytest.mark.parametrize("mode", ["private-cloud", "saas"])
 def test_promtool_takes_every_query(tmp_path: Path, mode: str) -> None:
-    more = {"delivery": {"ingress_host": "api.example.com"}, "workload": {"ttft_ms_p99": 2000.0}}
+    more: Object = {"delivery": {"ingress_host": "api.example.com"}, "workload": {"ttft_ms_p99": 2000.0}}
+    more |= {"portal": OPEN_PORTAL, "alerts": {"smtp": SMTP}}
     bundle = render(order(mode, **R1, **more, scaling={"scale_to_zero": True}))
     file = _rules_file(bundle, tmp_path)
     done = subprocess.run([str(PROMTOOL), "check", "rules", str(file)], capture_output=True, text=True)

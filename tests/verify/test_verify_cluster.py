@@ -150,7 +150,11 @@ def test_a_context_that_is_not_there_is_said(bundle: Path, api: FakeApiServer) -
 CASES: dict[str, dict[str, Any]] = {
     "private-cloud": R1,
     "container": DISTILLED,
-    "saas": {**DISTILLED, "delivery": {"ingress_host": "llm.example.com"}},
+    "saas": {
+        **DISTILLED,
+        "delivery": {"ingress_host": "llm.example.com"},
+        "portal": {"url": "https://portal.example.com"},
+    },
 }
 
 

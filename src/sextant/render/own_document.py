@@ -47,6 +47,8 @@ class Place(msgspec.Struct, frozen=True, kw_only=True):
     """`spec.store`, whole."""
     limits: Mapping[str, Any] | None = None
     """`spec.limits`, whole."""
+    portal: Mapping[str, Any] | None = None
+    """`spec.portal`, whole."""
 
 
 def serving_document(order: Order, place: Place) -> str:
@@ -68,7 +70,7 @@ def serving_document(order: Order, place: Place) -> str:
         "gateway": _gateway(spec.get("gateway", {}), place),
         "control": _control(spec.get("control", {}), place),
     }
-    for name, told in (("store", place.store), ("limits", place.limits)):
+    for name, told in (("store", place.store), ("limits", place.limits), ("portal", place.portal)):
         if told is not None:
             sections[name] = dict(told)
     return yaml_text(

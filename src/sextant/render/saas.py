@@ -1,5 +1,6 @@
 """The mode `saas`: one service for many tenants on a cluster. The private cloud's objects, and beside them
-pools of their own for tiers that have them, objectives with error budgets, and signs of abuse.
+pools of their own for tiers that have them, the portal of tenants' people under a name of its own, objectives
+with error budgets, and signs of abuse.
 
 Tiers, prices, metering and balances are kept by the admin API, in PostgreSQL; the bundle's steps set them.
 """
@@ -13,6 +14,7 @@ from sextant.render.dumping import text_file, yaml_file
 from sextant.render.kubernetes.bundling import cluster_bundle
 from sextant.render.kubernetes.cluster import cluster_of
 from sextant.render.kubernetes.objectives import objectives
+from sextant.render.kubernetes.portal import portal_needs, portal_notes, portal_objects, portal_steps
 from sextant.spec.bundle import Bundle, Need, Step
 from sextant.spec.rendering import Order
 
@@ -42,7 +44,8 @@ Service: {name}. Provider: [legal name, address, contact for data protection].
 def bundle(order: Order) -> Bundle:
     """The bundle. Every pool that a model names, and every quota, has a namespace of its own.
 
-    Raises Unsupported for what cannot run as pods, and for a service that nobody outside could call."""
+    Raises Unsupported for what cannot run as pods, and for a service or a portal that nobody outside could
+    reach."""
     spec = order.deployment.spec
     if spec.delivery.ingress_host is None:
         raise Unsupported(
@@ -53,24 +56,32 @@ def bundle(order: Order) -> Bundle:
     named = (*(each.pool for each in spec.served if each.pool), *lines)
     cluster = cluster_of(order, tuple(dict.fromkeys(named)))
     base = cluster_bundle(cluster)
+    agreed = spec.portal.agreement is not None
     agreement = _AGREEMENT.format(
         name=order.name, usage_days=order.defaults.usage_days, audit_days=order.defaults.audit_days
     )
     files = (
         *base.files,
         yaml_file("manifests/80-objectives.yaml", objectives(cluster, FIRST_TOKEN_BUCKETS_S)),
+        yaml_file("manifests/85-portal.yaml", *portal_objects(cluster)),
         text_file(AGREEMENT, agreement),
     )
     return msgspec.structs.replace(
         base,
         files=tuple(sorted(files, key=lambda file: file.path)),
-        needs=(*base.needs, *_needs(order, spec.delivery.ingress_host)),
-        install=(*base.install, *_business(cluster.namespace)),
-        notes=(*base.notes, *_notes(order)),
+        needs=(*base.needs, *_needs(spec.delivery.ingress_host, agreed), *portal_needs(cluster)),
+        install=(*base.install, *portal_steps(cluster), *_business(cluster.namespace)),
+        notes=(*base.notes, *_notes(order), *portal_notes(spec.portal)),
     )
 
 
-def _needs(order: Order, host: str) -> tuple[Need, ...]:
+def _needs(host: str, agreed: bool) -> tuple[Need, ...]:
+    """`agreed`: the document names the operator's own agreement, which is a secret of the gateway's then."""
+    placeholder = Need(
+        kind="account",
+        name=f"A data use agreement, after {AGREEMENT}",
+        why="the text here is a placeholder; name yours as spec.portal.agreement, and tenants accept it",
+    )
     return (
         Need(
             kind="network",
@@ -84,11 +95,7 @@ def _needs(order: Order, host: str) -> tuple[Need, ...]:
             why="the bundle's own authority is known to nobody; set `issuerRef` of the certificate "
             "`gateway-tls` in manifests/20-certificates.yaml",
         ),
-        Need(
-            kind="account",
-            name=f"A data use agreement, after {AGREEMENT}",
-            why="the text here is a placeholder",
-        ),
+        *([] if agreed else [placeholder]),
     )
 
 
@@ -132,8 +139,6 @@ def _notes(order: Order) -> tuple[str, ...]:
     return (
         "A proxy that keeps off floods (a web application firewall, or the cloud's own) belongs in front of "
         "a service that faces the Internet; the gateway's own limits hold for each key and connection.",
-        "A web portal for tenants is not in this version: accounts, balances, usage and invoices are the "
-        "admin API's and the command line's, where a tenant's people sign in by invitation.",
         "With spec.scaling.scale_to_zero the shared engines sleep; dedicated pools do not.",
         f"Pools with namespaces of their own: {', '.join(pools) or 'none; every tier shares its engines'}.",
     )

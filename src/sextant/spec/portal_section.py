@@ -10,7 +10,16 @@ from pydantic import AfterValidator, Field
 from pydantic_core import PydanticCustomError
 
 from sextant.base.errors import BadRequest
-from sextant.spec.fields import FilePath, HttpUrl, MailDomain, ProxyNetwork, Section, VersionName, items
+from sextant.spec.fields import (
+    FilePath,
+    HttpUrl,
+    MailDomain,
+    Name,
+    ProxyNetwork,
+    Section,
+    VersionName,
+    items,
+)
 from sextant.spec.money import nano_of
 
 _HERE = ("127.0.0.1", "[::1]", "localhost")
@@ -119,6 +128,9 @@ class Portal(Section):
         (),
         description="Networks of proxies in front of the portal: from there, and only there, the caller's "
         "address is taken from `X-Forwarded-For`.",
+    )
+    gateway_class: Name = Field(
+        "eg", description="GatewayClass of Envoy Gateway that a rendered cluster reaches it through."
     )
     agreement: Agreement | None = Field(None, description="What tenants accept; unset: nothing.")
 

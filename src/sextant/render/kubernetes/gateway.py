@@ -30,6 +30,8 @@ PORT, CONTROL_PORT = 8000, 8001
 FOLDER = "/etc/sextant"
 STATE = "/var/lib/sextant/state"
 """Below the volume, not its top: the state directory must belong to the user that runs."""
+AGREEMENT_SECRET = "portal-agreement"
+AGREEMENT_KEY = "agreement.md"
 START_S = 120.0
 GRACE_S = 10
 """Before it is told to stop, so that no new connection comes any more."""
@@ -95,8 +97,20 @@ def own_document(cluster: Cluster) -> str:
             tls=(f"{FOLDER}/tls/tls.crt", f"{FOLDER}/tls/tls.key"),
             store=stores.store,
             limits=stores.limits,
+            portal=_portal(cluster),
         ),
     )
+
+
+def _portal(cluster: Cluster) -> dict[str, Any]:
+    """`spec.portal` as it is in a pod: the agreement where it is mounted, and the API's public address."""
+    spec = cluster.order.deployment.spec
+    portal = spec.portal.model_dump(mode="json", exclude_unset=True)
+    if spec.portal.agreement is not None:
+        portal["agreement"]["file"] = f"{FOLDER}/agreement/{AGREEMENT_KEY}"
+    if spec.portal.url is not None and spec.delivery.ingress_host is not None:
+        portal.setdefault("api_url", f"https://{spec.delivery.ingress_host}/v1")
+    return portal
 
 
 def _api_path(cluster: Cluster, kind: str) -> str:
@@ -214,6 +228,8 @@ def _volumes(cluster: Cluster) -> tuple[Volume, ...]:
         found.append(_secret("store", "store", f"{FOLDER}/store"))
     if "spec.limits" in stores.assumed:
         found.append(_secret("limits", "limits", f"{FOLDER}/limits"))
+    if _agrees(cluster):
+        found.append(_secret("agreement", AGREEMENT_SECRET, f"{FOLDER}/agreement"))
     for path in _files(cluster):
         source = {"secret": {"secretName": FILES, "defaultMode": 0o440}}
         found.append(Volume(name="files", source=source, path=path, sub_path=file_key(path)))
@@ -251,6 +267,8 @@ def _files(cluster: Cluster) -> list[str]:
     named = {ref.removeprefix("file:") for ref in _references(cluster) if ref.startswith("file:")}
     if spec.limits is not None and spec.limits.ca_file is not None:
         named.add(spec.limits.ca_file)
+    if spec.alerts.smtp is not None and spec.alerts.smtp.ca_file is not None:
+        named.add(spec.alerts.smtp.ca_file)
     return sorted(named)
 
 
@@ -282,7 +300,12 @@ def own_secrets(cluster: Cluster) -> tuple[str, ...]:
     return (
         *([f"{make} {FILES} {files}"] if files else []),
         *([f"{make} {VARIABLES} --from-env-file=sextant.env"] if named else []),
+        *([f"{make} {AGREEMENT_SECRET} --from-file={AGREEMENT_KEY}"] if _agrees(cluster) else []),
     )
+
+
+def _agrees(cluster: Cluster) -> bool:
+    return cluster.order.deployment.spec.portal.agreement is not None
 
 
 def gateway_needs(cluster: Cluster) -> tuple[Need, ...]:
@@ -318,6 +341,8 @@ def gateway_needs(cluster: Cluster) -> tuple[Need, ...]:
     named = sorted(ref.removeprefix("env:") for ref in _references(cluster) if ref.startswith("env:"))
     if named:
         wanted[namespace, VARIABLES] = tuple(named)
+    if _agrees(cluster):
+        wanted[namespace, AGREEMENT_SECRET] = (AGREEMENT_KEY,)
     for (where, secret), keys in wanted.items():
         reader = "the gateway reads it" if where == namespace else "the engines there read it"
         found.append(secret_need(where, secret, keys, reader))

@@ -196,7 +196,9 @@ def _outside(cluster: Cluster) -> Sequence[str]:
     ]
     oidc = cluster.order.deployment.spec.control.oidc
     signing_in = [str(oidc.issuer)] if oidc is not None else []
-    return list(dict.fromkeys([stores.store["url"], stores.limits["url"], *remote, *signing_in]))
+    smtp = cluster.order.deployment.spec.alerts.smtp
+    mailing = [f"smtp://{smtp.host}:{smtp.port}"] if smtp is not None else []
+    return list(dict.fromkeys([stores.store["url"], stores.limits["url"], *remote, *signing_in, *mailing]))
 
 
 def _to(url: str) -> Object:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from sextant.render.kubernetes.cluster import Cluster
 from sextant.render.kubernetes.objects import Object, made
+from sextant.render.kubernetes.portal import sign_up_alerts
 
 AVAILABILITY = 0.999
 """Share of requests answered without a fault of ours: what the enterprise tier promises as shipped."""
@@ -43,7 +44,7 @@ def objectives(cluster: Cluster, buckets_s: tuple[float, ...]) -> Object:
             rules.append(_burning("SextantFirstTokenBudget", expr, (long, burn, severity)))
     groups = [
         {"name": "sextant-objectives", "rules": rules},
-        {"name": "sextant-abuse", "rules": _abuse(chosen)},
+        {"name": "sextant-abuse", "rules": [*_abuse(chosen), *sign_up_alerts(cluster)]},
     ]
     part = cluster.part("objectives")
     return made("monitoring.coreos.com/v1/PrometheusRule", part, {"groups": groups})
