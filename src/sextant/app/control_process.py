@@ -13,7 +13,9 @@ from sextant.app.entry import run_entry
 from sextant.app.stores import located
 from sextant.app.tls import server_context
 from sextant.base.errors import Misconfigured
+from sextant.console import ConsoleSettings, Portal
 from sextant.control.app import build_app
+from sextant.control.door import AdminDoor, cookie_name
 from sextant.control.settings import ControlSettings, read_control_settings
 from sextant.store.accounts import Accounts, publish
 
@@ -37,7 +39,7 @@ def run_control(settings: ControlSettings) -> None:
     try:
         publish(accounts.policy_snapshot(), settings.policy_file)  # a crash may have come between the two
         config = uvicorn.Config(
-            build_app(settings, accounts),
+            with_portal(build_app(settings, accounts), settings),
             host=settings.host,
             port=settings.port,
             log_config=None,
@@ -60,6 +62,12 @@ def run_control(settings: ControlSettings) -> None:
             raise Misconfigured(f"cannot listen on {settings.host}:{settings.port}; is the port taken?")
     finally:
         accounts.close()
+
+
+def with_portal(control: AdminDoor, settings: ControlSettings) -> Portal:
+    """The admin API with the tenants' portal in front: pages under `/portal/`, which ask it over HTTP."""
+    own = ConsoleSettings(cookie_name(settings.tls is not None), settings.portal.fenced_host)
+    return Portal(control, own)
 
 
 def with_databases(settings: ControlSettings) -> ControlSettings:

@@ -38,7 +38,7 @@ def add_tenant_models(app: FastAPI, office: Office) -> None:
 
     @app.get("/v1/tenants/{tenant_id}/models")
     @tells(Whole("models", UsableModel))
-    def list_models(tenant_id: str, allowed: ReadTenants) -> Response:
+    def models(tenant_id: str, allowed: ReadTenants) -> Response:
         """The models that the tenant may use; none while nothing is served."""
         allowed.require(tenant_id, f"there is no tenant {tenant_id}", field="tenant_id")
         tenant = office.accounts.tenant(tenant_id)

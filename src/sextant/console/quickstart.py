@@ -1,0 +1,59 @@
+"""How to call the models: address, key, commands that can be copied, models with prices, what errors mean."""
+
+from __future__ import annotations
+
+import asyncio
+
+from starlette.responses import Response
+
+from sextant.console.keys import read_models
+from sextant.console.visit import Here, Visit
+from sextant.spec.policy import Price, PricePlan
+
+NOWHERE = "https://API-HOST/v1"
+"""Where the operator has not said what the API's address is."""
+ERRORS = (
+    (400, "invalid_request"),
+    (401, "invalid_api_key"),
+    (402, "insufficient_balance"),
+    (403, "forbidden"),
+    (404, "not_found"),
+    (413, "body_too_large"),
+    (429, "rate_limit_exceeded"),
+    (503, "overloaded"),
+)
+
+
+async def quickstart(visit: Visit) -> Response:
+    """The page."""
+    here = await visit.here()
+    ways, models, plan = await asyncio.gather(visit.ways(), read_models(visit, here), _plan(visit, here))
+    prices = {one.id: _price_now(plan, one.id, visit.now_ms) for one in models} if plan else {}
+    return visit.page(
+        "quickstart",
+        here=here,
+        ways=ways,
+        api_url=ways.api_url or NOWHERE,
+        models=models,
+        model=models[0].id if models else "MODEL",
+        plan=plan,
+        prices=prices,
+        errors=ERRORS,
+    )
+
+
+async def _plan(visit: Visit, here: Here) -> PricePlan | None:
+    """The tenant's prices; None where there are none, or the visitor's role does not show them."""
+    if not here.allows("read", "plan") or not here.tenant.plan:
+        return None
+    return (await visit.ask(f"GET /v1/plans/{here.tenant.plan}")).read(PricePlan)
+
+
+def _price_now(plan: PricePlan, model: str, now_ms: int) -> Price | None:
+    """What a model costs now: its own price before the one of all others."""
+    live = [
+        one
+        for one in plan.prices
+        if one.valid_from_ms <= now_ms and (not one.valid_until_ms or one.valid_until_ms > now_ms)
+    ]
+    return next((one for wanted in (model, "*") for one in live if one.model == wanted), None)
