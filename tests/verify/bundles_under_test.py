@@ -18,6 +18,7 @@ from sextant.operations.bundles import MANIFEST, render_document, write
 Object = dict[str, Any]
 KINDS: dict[str, str] = {
     "cluster": document("private-cloud", **R1),
+    "identities": document("private-cloud", **R1, security={"spiffe": {"trust_domain": "example.org"}}),
     "nginx": document("on-prem", **{**with_hosts(DISTILLED, *HOSTS), **PAIR}),
     "haproxy": document("on-prem", **EMBEDDED, delivery={"front": "haproxy"}),
     "triton": document(

@@ -45,6 +45,31 @@ def _accelerators(container: Object, count: int) -> None:
         container["resources"][side]["nvidia.com/gpu"] = count
 
 
+def _in_data(body: Object, old: str, new: str) -> None:
+    """Another text in the only entry of a ConfigMap."""
+    ((key, text),) = body["data"].items()
+    assert old in text, f"{key} does not hold {old}"
+    body["data"][key] = text.replace(old, new, 1)
+
+
+def _in_document(objects: list[Object], old: str, new: str) -> None:
+    _in_data(_first(objects, "ConfigMap", "gateway"), old, new)
+
+
+def _in_sidecar(objects: list[Object], old: str, new: str) -> None:
+    named = (
+        body
+        for body in objects
+        if body["kind"] == "ConfigMap" and body["metadata"]["name"].endswith("-sidecar")
+    )
+    _in_data(next(named), old, new)
+
+
+def _listen_everywhere(pod: Object) -> None:
+    command = pod["containers"][0]["command"]
+    command[command.index("127.0.0.1")] = "0.0.0.0"
+
+
 def among_objects(found_by: str, plant: Planted, *, kind: str = "cluster") -> Mistake:
     """A mistake in a cluster's objects."""
 
@@ -430,3 +455,64 @@ MISTAKES: dict[str, Mistake] = {
     ),
     "a rule that nft cannot read": in_text("nginx", "nft -c", "front/sextant.nft", "tcp dport", "tcp port"),
 }
+    "an engine whose id nobody registers": among_objects(
+        "SX-V019",
+        lambda objects: objects.remove(_first(objects, "ClusterSPIFFEID", "sextant-engine")),
+        kind="identities",
+    ),
+    "a registration for pods that are not there": among_objects(
+        "SX-V019",
+        lambda objects: _set(
+            _first(objects, "ClusterSPIFFEID", "sextant-gateway")["spec"]["podSelector"]["matchLabels"],
+            "app.kubernetes.io/component",
+            "gatway",
+        ),
+        kind="identities",
+    ),
+    "a registration in another namespace": among_objects(
+        "SX-V019",
+        lambda objects: _set(
+            _first(objects, "ClusterSPIFFEID", "sextant-engine")["spec"]["namespaceSelector"][
+                "matchExpressions"
+            ][0],
+            "values",
+            ["elsewhere"],
+        ),
+        kind="identities",
+    ),
+    "a registration that gives names of hosts": among_objects(
+        "SX-V019",
+        lambda objects: _set(
+            _first(objects, "ClusterSPIFFEID", "sextant-engine")["spec"],
+            "dnsNameTemplates",
+            ["{{ .PodMeta.Name }}"],
+        ),
+        kind="identities",
+    ),
+    "an engine that is expected to be somebody else": among_objects(
+        "SX-V019",
+        lambda objects: _in_document(objects, "sa/engine", "sa/engines"),
+        kind="identities",
+    ),
+    "a trust domain that the ids are not of": among_objects(
+        "SX-V019",
+        lambda objects: _in_document(objects, "trust_domain: example.org", "trust_domain: example.com"),
+        kind="identities",
+    ),
+    "an engine that answers past its proxy": among_objects(
+        "SX-V020",
+        lambda objects: _listen_everywhere(_pod(objects, name="engine")),
+        kind="identities",
+    ),
+    "a proxy that lets another account in": among_objects(
+        "SX-V020",
+        lambda objects: _in_sidecar(objects, "sa/gateway", "sa/fetch"),
+        kind="identities",
+    ),
+    "a policy that keeps the gateway from the proxy": among_objects(
+        "SX-V005",
+        lambda objects: _set(
+            _first(objects, "NetworkPolicy", "engine")["spec"]["ingress"][0]["ports"][0], "port", 8000
+        ),
+        kind="identities",
+    ),

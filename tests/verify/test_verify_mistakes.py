@@ -50,6 +50,7 @@ def test_a_good_bundle_is_clean_and_was_looked_at(good: dict[str, Path], kind: s
     ran = {each.check for each in report.ran}
     expected = {
         "cluster": {"rules over clusters", "schemas", "promtool check rules"},
+        "identities": {"rules over clusters", "schemas", "promtool check rules"},
         "nginx": {"nginx -t", "keepalived", "nft -c", "shellcheck", "systemd-analyze verify"},
         "haproxy": {"haproxy -c", "nft -c", "systemd-analyze security"},
         "triton": {"config.pbtxt", "shellcheck"},

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from sextant.base.errors import Unsupported
+from sextant.spec.engine_sections import LaunchedEngine
 from sextant.spec.rendering import Order
 
 HOSTS = ("on-prem", "edge")
@@ -41,6 +42,21 @@ def _unheard(order: Order) -> Iterator[tuple[str, str, str]]:
         if delivery.orchestration != "systemd":
             servers = "leave it out, or use the mode on-prem"
             yield "spec.delivery.orchestration", delivery.orchestration, servers
+    if spec.security.spiffe is not None:
+        yield from _unheard_of_spiffe(order, spec.security.spiffe.trust_domain)
     if order.mode != "on-prem" and spec.continuity.standby is not None:
         why = "a pair of servers is the mode on-prem's; a cluster has replicas"
         yield "spec.continuity.standby", spec.continuity.standby.address, why
+
+
+def _unheard_of_spiffe(order: Order, domain: str) -> Iterator[tuple[str, str, str]]:
+    """Where the bundle's own engines could not be known by an id."""
+    at = "spec.security.spiffe.trust_domain"
+    launched = any(isinstance(each.entry.engine, LaunchedEngine) for each in order.served)
+    if order.mode in HOSTS and launched:
+        yield at, domain, "no proxy stands beside engines of a server; use private-cloud, saas or hybrid"
+    if order.mode == "container":
+        yield at, domain, "its engines have no proxy that ends mutual TLS; use private-cloud, saas or hybrid"
+    if order.deployment.spec.delivery.mesh != "none":
+        mesh = order.deployment.spec.delivery.mesh
+        yield at, domain, f"{mesh} ends mutual TLS already; leave the section out, or write `mesh: none`"

@@ -15,6 +15,7 @@ from sextant.spec.fields import (
     Argument,
     EnvironmentName,
     Group,
+    Name,
     SecretReference,
     Section,
     TokenLabel,
@@ -83,6 +84,12 @@ class Spiffe(Section):
         "unix:///run/spire/sockets/spire-agent.sock",
         description="Socket of the SPIFFE Workload API that says who we are. In a rendered pod the CSI "
         "driver puts the agent's socket there.",
+    )
+    class_name: Name | None = Field(
+        None,
+        description="Class of the registrations in a rendered bundle, where SPIRE's controller manager heeds "
+        "one class alone; unset: none.",
+        examples=["spire-system-spire"],
     )
 
 

@@ -5,7 +5,7 @@ What schemas cannot say, because it takes all objects together. Pure. Run by `ju
 
 from __future__ import annotations
 
-from sextant.operations.verify import capacity, hardening, references
+from sextant.operations.verify import capacity, hardening, identities, references
 from sextant.operations.verify.findings import Rule
 
 AGAIN = "change the document and render again"
@@ -116,5 +116,17 @@ CLUSTER_RULES: tuple[Rule, ...] = (
         "No volume is a folder of the node, but those that the prerequisites name.",
         "use a claim, or list the folder as a prerequisite",
         hardening.folders_of_hosts,
+    ),
+    Rule(
+        "SX-V019",
+        "Every SPIFFE id that is asked for or expected is registered for the pods that it means.",
+        f"register it in a ClusterSPIFFEID, or correct who is expected; {AGAIN}",
+        identities.ids_that_do_not_meet,
+    ),
+    Rule(
+        "SX-V020",
+        "An engine behind a proxy that checks SPIFFE ids answers it alone, and the proxy the gateway alone.",
+        AGAIN,
+        identities.proxies_passed_by,
     ),
 )

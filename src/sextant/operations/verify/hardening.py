@@ -99,7 +99,7 @@ def _privileges(template: Object) -> Iterator[tuple[str, str]]:
         yield "privileged", "is handed a token"
     if any(spec.get(name) for name in ("hostNetwork", "hostPID", "hostIPC")):
         yield "privileged", "shares the host's namespaces"
-    allowed = {"configMap", "emptyDir", "persistentVolumeClaim", "projected", "secret"}
+    allowed = {"configMap", "csi", "emptyDir", "persistentVolumeClaim", "projected", "secret"}
     for volume in spec.get("volumes", ()):
         if not set(volume) - {"name"} <= allowed:
             level = "privileged" if "hostPath" in volume else "baseline"

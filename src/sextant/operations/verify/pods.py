@@ -30,6 +30,14 @@ def containers_of(template: Object) -> list[Object]:
     return [*template["spec"].get("initContainers", ()), *template["spec"]["containers"]]
 
 
+def serving_of(template: Object) -> list[Object]:
+    """Containers that run as long as the pod does: also first ones that are started and left running."""
+    first = [
+        each for each in template["spec"].get("initContainers", ()) if each.get("restartPolicy") == "Always"
+    ]
+    return [*first, *template["spec"]["containers"]]
+
+
 def all_pods(objects: list[Object]) -> Iterator[tuple[Object, Object]]:
     """Every template with the object it belongs to."""
     for body in objects:

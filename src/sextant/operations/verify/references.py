@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 
 from sextant.operations.verify.findings import Cluster, Object
-from sextant.operations.verify.pods import all_pods, containers_of, defined, named
+from sextant.operations.verify.pods import all_pods, containers_of, defined, named, serving_of
 
 PORTS = re.compile(r"[a-z0-9]([a-z0-9-]{0,13}[a-z0-9])?")
 
@@ -128,13 +128,15 @@ def _selector(body: Object) -> dict[str, str]:
 def ports_that_do_not_meet(cluster: Cluster) -> Iterator[str]:
     """Services, probes and monitors that name a port nobody opens; policies that keep one shut."""
     for body, template in all_pods(cluster.objects):
-        for container in template["spec"]["containers"]:
+        numbers = {port["containerPort"] for each in serving_of(template) for port in each.get("ports", ())}
+        for container in serving_of(template):
             opened = {port["name"] for port in container.get("ports", ())}
             if not all(PORTS.fullmatch(name) for name in opened):
                 yield f"{named(body)}: a port's name is not one"
             for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
-                port = container.get(probe, {}).get("httpGet", {}).get("port")
-                if port is not None and port not in opened:
+                asked = container.get(probe, {})
+                port = asked.get("httpGet", asked.get("tcpSocket", {})).get("port")
+                if port is not None and port not in opened and port not in numbers:
                     yield f"{named(body)}: the {probe} asks the port {port}"
     services = [body for body in cluster.objects if body["kind"] == "Service"]
     for service in services:
@@ -145,7 +147,7 @@ def ports_that_do_not_meet(cluster: Cluster) -> Iterator[str]:
                 for body, template in all_pods(cluster.objects)
                 if body["metadata"]["namespace"] == space
                 and selector.items() <= template["metadata"]["labels"].items()
-                for container in template["spec"]["containers"]
+                for container in serving_of(template)
                 for opening in container.get("ports", ())
                 if opening["name"] == port["targetPort"]
             ]

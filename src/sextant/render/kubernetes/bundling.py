@@ -80,6 +80,7 @@ def _cluster_files(cluster: Cluster, rooms: Mapping[str, quotas.Room]) -> list[F
         *([yaml_file("cluster/30-accelerator-sharing.yaml", sharing)] if sharing else []),
         *([yaml_file("cluster/40-nodes.yaml", *pools)] if pools else []),
         yaml_file("cluster/50-backup.yaml", *upkeep.velero(cluster)),
+        *([yaml_file("cluster/60-identities.yaml", *spiffe_ids(cluster))] if cluster.trust_domain else []),
     ]
 
 
@@ -140,7 +141,6 @@ def _others(cluster: Cluster) -> list[File]:
         yaml_file("optional/dashboard.yaml", dashboard_object(cluster, router_panels(cluster)), comment=page),
         yaml_file("optional/descheduler.yaml", upkeep.descheduler(cluster)),
         *_ceph_files(cluster),
-        yaml_file("optional/spire.yaml", *spiffe_ids(cluster)),
     ]
 
 
@@ -367,6 +367,21 @@ def _told(workload: Workload) -> str:
     return f"{workload.part.name}, {workload.replicas} x {machines}, {workload.accelerators} accelerators"
 
 
+def _between(cluster: Cluster) -> str:
+    """What protects requests on their way from gateway to engines."""
+    if cluster.trust_domain:
+        return (
+            "Gateway and engines know each other by SPIFFE ids in mutual TLS 1.3. The machines of one replica "
+            "talk to each other as their libraries do, in the clear; so do probes and Prometheus, which "
+            "reach health and metrics alone."
+        )
+    return (
+        "Requests from gateway to engines are plain HTTP inside the cluster, which network policies confine "
+        "to that pair; where traffic must be encrypted there too, write `spec.security.spiffe`, or use a "
+        "network plug-in or mesh that does it."
+    )
+
+
 def _notes(cluster: Cluster, rooms: Mapping[str, quotas.Room]) -> tuple[str, ...]:
     assumed = [
         f"The document does not say `{field}`; the bundle expects it where sextant.yaml in the ConfigMap "
@@ -393,14 +408,11 @@ def _notes(cluster: Cluster, rooms: Mapping[str, quotas.Room]) -> tuple[str, ...
         "No cluster has run this bundle: every object passes the schemas of Kubernetes 1.36 and of the "
         "custom resources.",
         "Replicas are left to KEDA: manifests name none, so that applying them again does not undo it.",
-        "Requests from gateway to engines are plain HTTP inside the cluster, which network policies "
-        "confine to that pair; where traffic must be encrypted there too, use a network plug-in or mesh "
-        "that does it.",
+        _between(cluster),
         "Engine pods run as a user without rights and with a read-only root. Images that were made for root "
         "may need more writable folders than /tmp.",
         "A renewed certificate is read when a pod starts: let a reloader restart the gateway (its annotation "
         "is there), or type `kubectl rollout restart deployment/gateway` within 60 days.",
-        "optional/spire.yaml registers SPIFFE ids; this version of the gateway does not ask for one.",
         *([groups] if several else []),
         *router_notes(cluster),
         *assumed,

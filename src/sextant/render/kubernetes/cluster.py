@@ -19,6 +19,7 @@ from sextant.render.kubernetes.sharing import Share, share_of
 from sextant.spec.engine_sections import EmbeddedEngine, LaunchedEngine, RemoteEngine
 from sextant.spec.rendering import Device, Order, ServedModel
 
+LOOPBACK = "127.0.0.1"
 MODELS_PATH = "/models"
 """Folder in which an engine finds its model, by `ServedModel.key`."""
 GGUF_FILE = "model.gguf"
@@ -36,6 +37,8 @@ SHARED_MEMORY_PER_ACCELERATOR = 8 * GIB
 CPU_ENGINE_CORES = 8
 ROUTER_PORT = 8090
 """Where the router before a split engine answers."""
+MTLS_PORT, LOOKS_PORT = 8443, 8444
+"""Where the proxy beside a guarded engine answers the gateway, and who looks at health and metrics."""
 ROUTER_METRICS_PORT = 29_000
 """Where it serves its own metrics."""
 
@@ -63,6 +66,8 @@ class Workload(msgspec.Struct, frozen=True, kw_only=True):
     share: Share | None
     start_s: float
     """Longest start before the pod counts as failed."""
+    guarded: bool = False
+    """Whether a proxy beside it ends mutual TLS, and the engine itself listens on the loopback address."""
 
     @property
     def kind(self) -> str:
@@ -135,6 +140,8 @@ class Workload(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def base_url(self) -> str:
         """Where the gateway reaches its API."""
+        if self.guarded:
+            return f"https://{self.front.name}.{self.front.namespace}.svc:{MTLS_PORT}"
         port = self.command.port if self.role == "whole" else ROUTER_PORT
         return f"http://{self.front.name}.{self.front.namespace}.svc:{port}"
 
@@ -171,6 +178,12 @@ class Cluster(msgspec.Struct, frozen=True, kw_only=True):
     def workloads_in(self, namespace: str) -> tuple[Workload, ...]:
         """The engines whose pods run there."""
         return tuple(each for each in self.workloads if each.part.namespace == namespace)
+
+    @property
+    def trust_domain(self) -> str:
+        """Of the SPIFFE ids of its pods; empty where they have none."""
+        spiffe = self.order.deployment.spec.security.spiffe
+        return spiffe.trust_domain if spiffe is not None else ""
 
     @property
     def sextant_image(self) -> str:
@@ -249,8 +262,13 @@ def _workload(cluster: Cluster, served: ServedModel, role: Role) -> Workload:
     order = cluster.order
     device = _device(order, served)
     share = share_of(served, device, order.deployment.spec.delivery.gpu_sharing)
+    guarded = bool(cluster.trust_domain)
     serving = _serving(order, served, share, role)
+    if guarded:
+        serving = msgspec.structs.replace(serving, host=LOOPBACK)
     started = command(serving)
+    if guarded:
+        _refuse_open(served, role, started)
     image = image_of(order, served)
     pool = served.entry.pool
     scaling = order.deployment.spec.scaling
@@ -274,7 +292,34 @@ def _workload(cluster: Cluster, served: ServedModel, role: Role) -> Workload:
         device=device,
         share=share,
         start_s=start_s(served),
+        guarded=guarded,
     )
+
+
+def _refuse_open(served: ServedModel, role: Role, started: Command) -> None:
+    """Raises Unsupported for an engine that would answer others than the proxy beside it."""
+    name, kind, field = served.entry.name, served.entry.engine.kind, "spec.security.spiffe"
+    if role != "whole":
+        raise Unsupported(
+            f"the plan for `{name}` splits prefill from decode: their router calls both halves and shows no "
+            f"certificate, so mutual TLS would end before it; write `split: false` in spec.planning, or "
+            f"leave {field} out",
+            field=field,
+        )
+    told = (*started.argv, *started.env.values(), *(each.decode() for each in started.files.values()))
+    if not any(LOOPBACK in each for each in told):
+        raise Unsupported(
+            f"the engine {kind} of `{name}` cannot be told to listen on {LOOPBACK} alone, so anybody who "
+            f"reaches its pod could pass by the proxy that checks SPIFFE ids; use vllm, sglang or llamacpp, "
+            f"or leave {field} out",
+            field=field,
+        )
+    taken = {MTLS_PORT, LOOKS_PORT}
+    if started.port in taken:
+        raise Unsupported(
+            f"the engine {kind} of `{name}` listens on port {started.port}, which the proxy beside it needs",
+            field=field,
+        )
 
 
 def _resource(device: Device | None, share: Share | None) -> str:

@@ -12,8 +12,16 @@ from typing import Any
 
 from sextant.catalog.serving import KEY_SECRET
 from sextant.catalog.sglang import BOOTSTRAP_PORT
-from sextant.render.kubernetes.cluster import MODELS_PATH, Cluster, Workload
-from sextant.render.kubernetes.objects import ACCELERATORS, POOL_LABEL, Object, cores, gibibytes, made
+from sextant.render.kubernetes.cluster import LOOKS_PORT, MODELS_PATH, MTLS_PORT, Cluster, Workload
+from sextant.render.kubernetes.objects import (
+    ACCELERATORS,
+    POOL_LABEL,
+    ROLE_LABEL,
+    Object,
+    cores,
+    gibibytes,
+    made,
+)
 from sextant.render.kubernetes.pods import (
     Placing,
     Volume,
@@ -24,11 +32,18 @@ from sextant.render.kubernetes.pods import (
     resources,
     scratch,
 )
+from sextant.render.kubernetes.sidecar import (
+    LOOKS_NAME,
+    MTLS_NAME,
+    sidecar,
+    sidecar_files,
+    sidecar_volumes,
+)
 from sextant.render.kubernetes.weights import CACHE_CLAIM, CACHE_PATH, CHOOSE, WEIGHTS_CLAIM, WEIGHTS_PATH
 
 PORT_NAME = "http"
-ROLE_LABEL, PHASE_LABEL = "sextant.dev/role", "sextant.dev/phase"
-"""Leader or worker of a replica; which half of a request it answers, where those are apart."""
+PHASE_LABEL = "sextant.dev/phase"
+"""Which half of a request it answers, where those are apart."""
 POD_ADDRESS = {"vllm": "VLLM_NIXL_SIDE_CHANNEL_HOST"}
 """By which variable an engine is told where the other half reaches it (NixlConnector Usage, docs.vllm.ai)."""
 BOOTSTRAP = {"sglang": {"sglang.ai/bootstrap-port": str(BOOTSTRAP_PORT)}}
@@ -43,7 +58,14 @@ GRACE_S = 15
 def engine_objects(cluster: Cluster, workload: Workload) -> tuple[Object, ...]:
     """The engine and its service, with a budget for disruptions where there is more than one replica."""
     made_of = _leader_worker_set if workload.nodes > 1 else _deployment
-    return (made_of(cluster, workload), _service(workload), *_disruptions(workload), *_files(workload))
+    proxied = (sidecar_files(cluster, workload),) if workload.guarded else ()
+    return (
+        made_of(cluster, workload),
+        _service(workload),
+        *_disruptions(workload),
+        *_files(workload),
+        *proxied,
+    )
 
 
 def engine_secret(cluster: Cluster, workload: Workload) -> str:
@@ -110,18 +132,22 @@ def _template(cluster: Cluster, workload: Workload, argv: tuple[str, ...], *, le
         "resources": _resources(workload),
         "volumeMounts": [volume.mount for volume in volumes],
     }
+    proxied = sidecar_volumes(cluster, workload) if leads and workload.guarded else ()
     if leads:
-        body["ports"] = [{"name": PORT_NAME, "containerPort": workload.command.port}]
+        if not proxied:
+            body["ports"] = [{"name": PORT_NAME, "containerPort": workload.command.port}]
         body.update(_probes(workload))
         body["lifecycle"] = {"preStop": {"sleep": {"seconds": GRACE_S}}}
     spec = pod(
         workload.part,
         [container("engine", image, body)],
-        volumes,
+        (*volumes, *proxied),
         _placing(cluster, workload),
         user=workload.user,
     )
     spec["initContainers"] = [_chooser(workload, volumes)]
+    if proxied:
+        spec["initContainers"].append(sidecar(cluster, workload))
     spec["terminationGracePeriodSeconds"] = DRAIN_S + GRACE_S
     labels = {**workload.part.labels, ROLE_LABEL: "leader" if leads else "worker"}
     if workload.role != "whole":
@@ -204,7 +230,8 @@ def _resources(workload: Workload) -> Object:
 
 
 def _probes(workload: Workload) -> Object:
-    check = {"httpGet": {"path": workload.command.health_path, "port": PORT_NAME}}
+    port = LOOKS_PORT if workload.guarded else PORT_NAME
+    check = {"httpGet": {"path": workload.command.health_path, "port": port}}
     return {
         "startupProbe": {
             **check,
@@ -236,6 +263,11 @@ def _service(workload: Workload) -> Object:
         "selector": {**workload.part.selector, ROLE_LABEL: "leader"},
         "ports": [{"name": PORT_NAME, "port": workload.command.port, "targetPort": PORT_NAME}],
     }
+    if workload.guarded:
+        spec["ports"] = [
+            {"name": MTLS_NAME, "port": MTLS_PORT, "targetPort": MTLS_NAME},
+            {"name": LOOKS_NAME, "port": LOOKS_PORT, "targetPort": LOOKS_NAME},
+        ]
     return made("v1/Service", workload.part, spec)
 
 

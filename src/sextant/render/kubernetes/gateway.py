@@ -18,9 +18,10 @@ import msgspec
 from sextant.catalog.serving import KEY_SECRET
 from sextant.render.kubernetes.cluster import USER, Cluster
 from sextant.render.kubernetes.engines import engine_secret
-from sextant.render.kubernetes.identity import TLS_SECRET
+from sextant.render.kubernetes.identity import TLS_SECRET, spiffe_id
 from sextant.render.kubernetes.objects import Object, cores, gibibytes, made
 from sextant.render.kubernetes.pods import Placing, Volume, container, pod, resources, scratch
+from sextant.render.kubernetes.sidecar import agent_volume
 from sextant.render.own_document import NOT_SERVED, Place, serving_document
 from sextant.spec.bundle import Need
 from sextant.spec.engine_sections import EmbeddedEngine
@@ -89,6 +90,11 @@ def own_document(cluster: Cluster) -> str:
                 each.served.key: f"file:{FOLDER}/engine-keys/{engine_secret(cluster, each)}"
                 for each in workloads
                 if each.command.secret_env
+            },
+            engine_peers={
+                each.served.key: spiffe_id(cluster, each.part.namespace, each.part.component)
+                for each in workloads
+                if each.guarded
             },
             host="0.0.0.0",
             port=PORT,
@@ -230,6 +236,8 @@ def _volumes(cluster: Cluster) -> tuple[Volume, ...]:
         found.append(_secret("limits", "limits", f"{FOLDER}/limits"))
     if _agrees(cluster):
         found.append(_secret("agreement", AGREEMENT_SECRET, f"{FOLDER}/agreement"))
+    if cluster.trust_domain:
+        found.append(agent_volume(cluster))
     for path in _files(cluster):
         source = {"secret": {"secretName": FILES, "defaultMode": 0o440}}
         found.append(Volume(name="files", source=source, path=path, sub_path=file_key(path)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from sextant.render.kubernetes.cluster import Cluster
-from sextant.render.kubernetes.objects import Object, cluster_wide, made
+from sextant.render.kubernetes.objects import ROLE_LABEL, Object, cluster_wide, made
 
 TLS_SECRET = "gateway-tls"
 CA_SECRET = "sextant-ca"
@@ -15,6 +15,9 @@ CERTIFICATE_HOURS, RENEW_HOURS = 8760, 1440
 CA_HOURS = 43_800
 OPERATORS = "sextant-operators"
 """Group of people, as the cluster's sign-in calls it, who may look at and restart the deployment."""
+
+ID_TEMPLATE = "spiffe://{{ .TrustDomain }}/ns/{{ .PodMeta.Namespace }}/sa/{{ .PodSpec.ServiceAccountName }}"
+"""Whatever the template makes of a pod, `spiffe_id` must say too."""
 
 _LOOK = ["get", "list", "watch"]
 
@@ -92,30 +95,50 @@ def certificates(cluster: Cluster, names: tuple[str, ...]) -> tuple[Object, ...]
     )
 
 
+def spiffe_id(cluster: Cluster, namespace: str, account: str) -> str:
+    """Who a pod with that service account is, in the deployment's trust domain."""
+    return f"spiffe://{cluster.trust_domain}/ns/{namespace}/sa/{account}"
+
+
+def agent_socket(cluster: Cluster) -> str:
+    """Path of the SPIRE agent's socket inside a pod."""
+    spiffe = cluster.order.deployment.spec.security.spiffe
+    assert spiffe is not None, "only for deployments with SPIFFE ids"
+    return spiffe.workload_api.removeprefix("unix://")
+
+
+def agent_folder(cluster: Cluster) -> str:
+    """What the CSI driver mounts: the folder of that socket."""
+    return agent_socket(cluster).rpartition("/")[0]
+
+
 def spiffe_ids(cluster: Cluster) -> tuple[Object, ...]:
-    """SPIFFE ids for gateway and engines, for clusters where SPIRE issues them."""
-    template = "spiffe://{{ .TrustDomain }}/ns/{{ .PodMeta.Namespace }}/sa/{{ .PodSpec.ServiceAccountName }}"
-    found = []
-    for component in ("gateway", "engine"):
-        spec = {
-            "spiffeIDTemplate": template,
-            "namespaceSelector": {
-                "matchExpressions": [
-                    {
-                        "key": "kubernetes.io/metadata.name",
-                        "operator": "In",
-                        "values": list(cluster.namespaces),
-                    }
-                ]
-            },
-            "podSelector": {
-                "matchLabels": {
-                    "app.kubernetes.io/instance": cluster.order.name,
-                    "app.kubernetes.io/component": component,
-                }
-            },
-            "ttl": "1h",
-        }
-        name = f"{cluster.namespace}-{component}"
-        found.append(cluster_wide("spire.spiffe.io/v1alpha1/ClusterSPIFFEID", name, cluster.order.name, spec))
+    """Registers who the gateway is and who the engines are, for SPIRE's controller manager. Neither gets a
+    name for hosts: both are known by their ids alone."""
+    spiffe = cluster.order.deployment.spec.security.spiffe
+    assert spiffe is not None, "only for deployments with SPIFFE ids"
+    engines = sorted({each.part.namespace for each in cluster.workloads})
+    found = [_registered(cluster, "gateway", [cluster.namespace], {})]
+    if engines:
+        found.append(_registered(cluster, "engine", engines, {ROLE_LABEL: "leader"}))
+    for each in found:
+        if spiffe.class_name is not None:
+            each["spec"]["className"] = spiffe.class_name
     return tuple(found)
+
+
+def _registered(cluster: Cluster, component: str, namespaces: list[str], labels: Mapping[str, str]) -> Object:
+    values = {"key": "kubernetes.io/metadata.name", "operator": "In", "values": namespaces}
+    chosen = {
+        "app.kubernetes.io/instance": cluster.order.name,
+        "app.kubernetes.io/component": component,
+        **labels,
+    }
+    spec = {
+        "spiffeIDTemplate": ID_TEMPLATE,
+        "namespaceSelector": {"matchExpressions": [values]},
+        "podSelector": {"matchLabels": chosen},
+        "ttl": "1h",
+    }
+    name = f"{cluster.namespace}-{component}"
+    return cluster_wide("spire.spiffe.io/v1alpha1/ClusterSPIFFEID", name, cluster.order.name, spec)

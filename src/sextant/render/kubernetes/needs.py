@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from sextant.render.kubernetes.cluster import USER, Cluster, distinct
 from sextant.render.kubernetes.gateway import secret_need
+from sextant.render.kubernetes.identity import agent_socket
 from sextant.render.kubernetes.upkeep import NODE_CLASS, VELERO_NAMESPACE
 from sextant.render.kubernetes.weights import FILESYSTEM_CLASS, is_fetched, node_folder
 from sextant.spec.bundle import Need
@@ -42,6 +43,8 @@ def cluster_needs(cluster: Cluster) -> tuple[Need, ...]:
                 "runs replicas that span several machines",
             )
         )
+    if cluster.trust_domain:
+        found.extend(_spire(cluster))
     found.extend(_hardware(cluster))
     if cluster.workloads:
         found.extend(_weights(cluster, delivery.storage_class or FILESYSTEM_CLASS))
@@ -76,6 +79,19 @@ def cluster_needs(cluster: Cluster) -> tuple[Need, ...]:
         )
     )
     return tuple(found)
+
+
+def _spire(cluster: Cluster) -> list[Need]:
+    why = f"issues the SPIFFE ids of the trust domain {cluster.trust_domain}; one agent on every node"
+    return [
+        _operator("clusterspiffeids.spire.spiffe.io", "SPIRE with its controller manager", why),
+        Need(
+            kind="cluster",
+            name="SPIFFE CSI driver csi.spiffe.io",
+            why=f"puts the agent's socket into pods, as {agent_socket(cluster)}",
+            check="kubectl get csidriver csi.spiffe.io",
+        ),
+    ]
 
 
 def _hardware(cluster: Cluster) -> list[Need]:

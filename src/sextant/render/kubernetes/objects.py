@@ -20,6 +20,8 @@ NAME_CHARS = 63
 """The most of a DNS label, which names of services and values of labels must be."""
 MODEL_LABEL = "sextant.dev/model"
 POOL_LABEL = "sextant.dev/pool"
+ROLE_LABEL = "sextant.dev/role"
+"""Leader or worker of an engine's replica."""
 ACCELERATORS = "sextant.dev/accelerators"
 """Annotation: accelerators of an engine's planned replicas, all together."""
 

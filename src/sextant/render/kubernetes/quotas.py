@@ -40,6 +40,10 @@ PROXY_CORES, PROXY_BYTES = 2, GIB
 """Limits of a mesh's proxy in each pod (Istio's own defaults, values.yaml of 1.27)."""
 
 
+SIDECAR_BYTES = GIB // 2
+"""Beside an engine that is known by a SPIFFE id; with a core of its own."""
+
+
 class Room(msgspec.Struct, frozen=True, kw_only=True):
     """What a namespace may ask for in all."""
 
@@ -75,6 +79,9 @@ def needed(cluster: Cluster, namespace: str) -> Room:
         room = room.plus(_of_gateway(cluster))
         if cluster.order.mode == "container":
             room = room.plus(_of_gateway(cluster))  # blue and green side by side
+    if cluster.trust_domain:
+        guarded = Room(cores=room.pods, memory_bytes=SIDECAR_BYTES * room.pods)
+        room = room.plus(guarded)
     if _is_meshed(cluster):
         proxies = Room(cores=PROXY_CORES * room.pods, memory_bytes=PROXY_BYTES * room.pods)
         room = room.plus(proxies)

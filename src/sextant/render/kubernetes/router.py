@@ -17,8 +17,8 @@ from sextant.render.kubernetes.cluster import (
     Workload,
     distinct,
 )
-from sextant.render.kubernetes.engines import PHASE_LABEL, PORT_NAME, ROLE_LABEL, engine_secret
-from sextant.render.kubernetes.objects import MODEL_LABEL, Object, cores, gibibytes, made
+from sextant.render.kubernetes.engines import PHASE_LABEL, PORT_NAME, engine_secret
+from sextant.render.kubernetes.objects import MODEL_LABEL, ROLE_LABEL, Object, cores, gibibytes, made
 from sextant.render.kubernetes.pods import Placing, Volume, container, pod, resources, scratch
 from sextant.spec.bundle import Need
 

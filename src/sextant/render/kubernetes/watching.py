@@ -12,6 +12,7 @@ from sextant.render.kubernetes.cluster import Cluster, Workload
 from sextant.render.kubernetes.engines import PORT_NAME, engine_secret
 from sextant.render.kubernetes.identity import CA_SECRET
 from sextant.render.kubernetes.objects import Object, made
+from sextant.render.kubernetes.sidecar import LOOKS_NAME
 from sextant.spec.engine_data import EngineData
 
 UTILIZATION = "gpu_utilization"
@@ -54,7 +55,8 @@ def engine_monitor(cluster: Cluster, workload: Workload) -> tuple[Object, ...]:
     path = workload.command.metrics_path
     if not path:
         return ()
-    endpoint: Object = {"port": PORT_NAME, "path": path, "interval": "15s"}
+    port = LOOKS_NAME if workload.guarded else PORT_NAME
+    endpoint: Object = {"port": port, "path": path, "interval": "15s"}
     data = cluster.order.facts.engines[workload.kind]
     if data.metrics_need_key and workload.command.secret_env:
         key = next(iter(workload.command.secret_env.values()))
@@ -133,6 +135,7 @@ def _gateway_alerts(cluster: Cluster) -> list[Object]:
             ("5m", "warning", "Requests wait for a place; engines are too few or too slow."),
         ),
     ]
+    found.extend(_identity_alerts(cluster, chosen))
     wanted = cluster.order.deployment.spec.workload.ttft_ms_p99
     if wanted is not None:
         bucket = (
@@ -146,6 +149,27 @@ def _gateway_alerts(cluster: Cluster) -> list[Object]:
             )
         )
     return found
+
+
+def _identity_alerts(cluster: Cluster, chosen: str) -> list[Object]:
+    """A certificate of an hour is renewed when half of it has passed."""
+    if not cluster.trust_domain:
+        return []
+    late = "The gateway's SPIFFE certificate is not renewed; without one no engine answers it."
+    refused = "Somebody who is not the engine answers where it should, or no authority vouches for it."
+    return [
+        alert(
+            "SextantIdentityEnds",
+            f"min(sextant_identity_expires_in_seconds{{{chosen}}}) < 900 "
+            f"or absent(sextant_identity_expires_in_seconds{{{chosen}}})",
+            ("2m", "critical", late),
+        ),
+        alert(
+            "SextantPeerRefused",
+            f"sum(increase(sextant_transport_upstream_peers_refused_total{{{chosen}}}[10m])) > 0",
+            ("1m", "critical", refused),
+        ),
+    ]
 
 
 def _engine_alerts(cluster: Cluster) -> list[Object]:
