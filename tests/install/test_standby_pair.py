@@ -77,19 +77,20 @@ body = json.dumps({"model": "sextant-nano", "max_tokens": 4, "messages": asked})
 headers = {"Authorization": "Bearer " + key, "Content-Type": "application/json"}
 lock = threading.Lock()
 def call():
-    began, request = time.time(), ""
+    began, request, why = time.time(), "", ""
     connection = http.client.HTTPSConnection(address, int(port), timeout=int(gives_up_s), context=context)
     try:
         connection.request("POST", "/v1/chat/completions", body, headers)
         answer = connection.getresponse()
-        answer.read()
+        text = answer.read().decode()
+        why = "" if answer.status == 200 else text
         said, request = str(answer.status), answer.getheader("x-request-id") or ""
     except (OSError, http.client.HTTPException) as error:
         said = type(error).__name__
     finally:
         connection.close()
     with lock:
-        print(json.dumps([began, time.time(), said, request]), flush=True)
+        print(json.dumps([began, time.time(), said, request, why]), flush=True)
 stop = threading.Event()
 threading.Thread(target=lambda: (sys.stdin.read(), stop.set()), daemon=True).start()
 calls = []
@@ -116,6 +117,8 @@ class Call:
     ended: float
     said: str
     request: str
+    why: str
+    """The body of an answer that is none."""
 
 
 @dataclass(frozen=True)
@@ -160,7 +163,7 @@ class Pair:
         now = time.time()
 
         def said() -> list[str]:
-            return [call.said for call in self.called() if call.began > now]
+            return [f"{call.said}{call.why}" for call in self.called() if call.began > now]
 
         try:
             until(lambda: "200" in said(), "a call is answered", 60)

@@ -32,6 +32,8 @@ FILES = {
     "hybrid": (
         "database/pg_hba.conf",
         "database/primary.conf",
+        "database/rejoin.sh",
+        "database/roles.sql",
         "database/standby.sh",
         "private/manifests/50-gateway.yaml",
         "private/manifests/80-replication.yaml",

@@ -187,8 +187,12 @@ def test_what_may_be_lost_is_watched(stated: int, held: int) -> None:
         for body in of_kind(objects_of(side(bundle, "private")), "PrometheusRule")
         if body["metadata"]["name"] == "replication"
     )
-    alert = rules["spec"]["groups"][0]["rules"][0]
-    assert alert["expr"] == f"max(pg_replication_lag_seconds) > {held}"
+    cut, behind = rules["spec"]["groups"][0]["rules"]
+    third = held // 3
+    assert cut["expr"] == "absent(pg_stat_wal_receiver_status == 2)" and cut["for"] == f"{third}s"
+    assert behind["expr"].startswith(f"max(pg_replication_last_replay_seconds) > {held // 2} and")
+    settings = next(file for file in bundle.files if file.path == "database/primary.conf")
+    assert f"\nwal_receiver_timeout = {third}s\n" in settings.content.decode(), "both together are below it"
 
 
 def test_the_second_region_may_read_the_firsts_copies_and_no_more(hybrid: Bundle) -> None:
@@ -231,5 +235,5 @@ def test_a_standby_is_not_made_over_somebodys_data(hybrid: Bundle, tmp_path: Pat
 
 def test_every_metric_that_joins_the_sites_exists(hybrid: Bundle) -> None:
     found = set().union(*map(metrics_in, queries(side(hybrid, "private"))))
-    assert "pg_replication_lag_seconds" in found
+    assert "pg_stat_wal_receiver_status" in found
     assert found - known_metrics() == set()

@@ -26,7 +26,11 @@ Object = dict[str, Any]
 
 CLUSTER_METRICS = ("container_cpu_usage_seconds_total", "kube_pod_container_resource_requests")
 """Of the kubelet and of kube-state-metrics."""
-FAR_METRICS = ("pg_replication_lag_seconds",)
+FAR_METRICS = (
+    "pg_stat_wal_receiver_status",
+    "pg_stat_wal_receiver_latest_end_lsn",
+    "pg_replication_last_replay_seconds",
+)
 """Of postgres_exporter, on the standby of a hybrid."""
 
 WORDS = frozenset(

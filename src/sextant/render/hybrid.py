@@ -15,13 +15,13 @@ from sextant.render.dumping import yaml_file
 from sextant.render.kubernetes.bundling import COMPARE, PREVIOUS, RENDER, cluster_bundle
 from sextant.render.kubernetes.cluster import Cluster, cluster_of
 from sextant.render.kubernetes.gateway import file_key
-from sextant.render.kubernetes.sites import (
-    APART_MS,
-    experiments,
-    mesh,
+from sextant.render.kubernetes.replication import (
     replication_alert,
     replication_files,
+    replication_steps,
+    takeover_steps,
 )
+from sextant.render.kubernetes.sites import APART_MS, experiments, mesh
 from sextant.render.kubernetes.training import (
     SPOT,
     Job,
@@ -92,14 +92,18 @@ def _joined(
         files=tuple(sorted(files, key=lambda file: file.path)),
         needs=(*core.needs, *_needs(order, public)),
         install=(
-            _database(),
+            *replication_steps(),
             *_at("public", overflow.install),
             *_peer_key(order),
             *_at("private", core.install),
         ),
         verify=(_distance(public), *_at("private", core.verify), *_at("public", overflow.verify)),
         upgrade=(_changed(), *_at("public", overflow.upgrade), *_at("private", core.upgrade)),
-        rollback=(*_at("private", core.rollback), *_at("public", overflow.rollback)),
+        rollback=(
+            *_at("private", core.rollback),
+            *_at("public", overflow.rollback),
+            *takeover_steps(),
+        ),
         uninstall=(*_at("public", overflow.uninstall), *_at("private", core.uninstall)),
         diagram=_diagram(order, private, public),
         notes=(*core.notes, *_notes(order)),
@@ -290,15 +294,6 @@ def _peer_key(order: Order) -> tuple[Step, ...]:
     )
 
 
-def _database() -> Step:
-    return Step(
-        "Let PostgreSQL follow from one site to the other.",
-        ("cat database/primary.conf database/pg_hba.conf", "./database/standby.sh"),
-        "The first are for the primary, at the private site; the script runs on the standby's host, at the "
-        "public one.",
-    )
-
-
 def _distance(public: Site) -> Step:
     probe = "curl -so /dev/null -w '%{time_connect}\\n'"
     return Step(
@@ -328,7 +323,8 @@ def _needs(order: Order, public: Site) -> tuple[Need, ...]:
         Need(
             kind="program",
             name="postgres_exporter on the standby",
-            why="the alert on what would be lost reads its metric",
+            why="the alerts on what would be lost read its metrics; 0.17 or newer, with "
+            "--collector.stat_wal_receiver and a role that has pg_monitor, read every 5 s",
         ),
     ]
     if order.deployment.spec.delivery.mesh == "istio":
