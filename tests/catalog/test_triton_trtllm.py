@@ -15,7 +15,7 @@ from tests.catalog.fake_triton_image import LLM, InferenceResponse, Request, Tri
 from tests.render.orders import DISTILLED, order
 
 from sextant.base.errors import Unsupported
-from sextant.catalog.arguments import capabilities_of, command, serving_of
+from sextant.catalog.arguments import capabilities_of, command, remarks, serving_of
 from sextant.catalog.images import image_of
 from sextant.catalog.triton_trtllm import COUNTS, SCALARS, llm_arguments, repository_files
 from sextant.catalog.trtllm import Told
@@ -167,3 +167,11 @@ def test_who_leaves_frees_the_engine(model: Any, stream: bool) -> None:
     assert request.sender.ended.wait(PATIENCE_S)
     last = request.sender.sent[-1].error
     assert last is not None and last.code == TritonError.CANCELLED
+
+
+def test_a_bundle_says_how_tokens_are_counted_and_what_takes_no_key() -> None:
+    (said,) = remarks(behind_triton())
+    assert said.startswith("r1-7b: its model repository is Sextant's own") and "usage is exact" in said
+    (said,) = remarks(order("on-prem", **{**DISTILLED, "engine": {"kind": "trtllm"}}))
+    assert "takes no key" in said and "own usage" in said
+    assert remarks(order("on-prem", **{**DISTILLED, "engine": {"kind": "triton"}})) == ()

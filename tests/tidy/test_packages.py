@@ -41,7 +41,7 @@ UNUSED_ALLOWED: dict[str, str] = {
 }
 """What nothing in the package uses, and why it stays. An entry that is no longer needed fails."""
 
-IMPORTED_AS = {"argon2-cffi": "argon2", "google-re2": "re2", "pyyaml": "yaml"}
+IMPORTED_AS = {"argon2-cffi": "argon2", "google-re2": "re2", "protobuf": "google", "pyyaml": "yaml"}
 """Distributions whose import name is another."""
 
 COMES_WITH = {"fastapi": "starlette", "pydantic": "pydantic_core"}
@@ -210,6 +210,7 @@ def test_what_is_imported_is_declared() -> None:
     extras = {
         "sextant.workshop": declared(*project["optional-dependencies"]["workshop"]),
         "sextant.privacy.presidio": declared(*project["optional-dependencies"]["presidio"]),
+        "sextant.operations.verify": declared(*project["optional-dependencies"]["verify"]),
     }
     undeclared = {
         f"{name}: {package}"

@@ -21,7 +21,16 @@ from sextant.spec.planning import Layout
 from sextant.spec.rendering import Order, ServedModel
 from sextant.spec.snapshot import Capabilities
 
-__all__ = ["Command", "Role", "Serving", "capabilities_of", "command", "serving_of", "traits_of"]
+__all__ = [
+    "Command",
+    "Role",
+    "Serving",
+    "capabilities_of",
+    "command",
+    "remarks",
+    "serving_of",
+    "traits_of",
+]
 
 COMMANDS: Mapping[str, Callable[[Serving], Command]] = {
     "vllm": vllm.command,
@@ -106,6 +115,19 @@ def capabilities_of(order: Order, served: ServedModel) -> Capabilities:
     }
     known = msgspec.structs.replace(serving.engine.capabilities, **missing)
     return triton.capabilities_behind(serving.backend, known)
+
+
+def remarks(order: Order) -> tuple[str, ...]:
+    """What whoever runs the bundle must know of its engines, a sentence for each model it is about."""
+    found = []
+    for served in order.served:
+        engine = served.entry.engine
+        if isinstance(engine, LaunchedEngine):
+            said = order.facts.engines[engine.kind].remarks
+            for backend in dict.fromkeys(("", engine.backend or "")):
+                if backend in said:
+                    found.append(f"{served.entry.name}: {said[backend]}.")
+    return tuple(found)
 
 
 def traits_of(order: Order, served: ServedModel) -> Traits:

@@ -21,6 +21,7 @@ import msgspec
 import sextant
 from sextant.base.errors import BadDocument, Misconfigured, SextantError
 from sextant.catalog import capabilities
+from sextant.catalog.arguments import remarks
 from sextant.catalog.images import skews
 from sextant.operations.bundles_calibration import calibration_notes
 from sextant.operations.bundles_plan import served_models
@@ -80,7 +81,7 @@ def render_document(
     order = order_of(deployment, own)
     told = calibration_notes(order, _machine(own), said.planning.calibration_file or "")
     bundle = render(order)
-    notes = (*capabilities.check(order), *skews(order), *told, *bundle.notes)
+    notes = (*capabilities.check(order), *skews(order), *remarks(order), *told, *bundle.notes)
     noted = msgspec.structs.replace(bundle, notes=notes)
     digest = hashlib.sha256(data).hexdigest()
     return Rendered(

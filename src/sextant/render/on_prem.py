@@ -118,7 +118,7 @@ def _files(ground: Ground, servers: _Servers) -> tuple[File, ...]:
         *firewall.firewall_files(ground, _rules(ground, servers)),
         *(standby.standby_files(ground, servers.pair) if servers.pair else ()),
         *(backup.backup_files(ground, servers.backups) if servers.backups else ()),
-        *((quantize.quantize_file(),) if quantize.wanted(ground) else ()),
+        *(quantize.quantize_files(ground) if quantize.wanted(ground) else ()),
         *kit.kit_files(ground, compose.kit_of(ground, containers) if containers else kit.Kit()),
         text_file("sextant.yaml", documents.served_document(ground, roots)),
         text_file("units.list", "\n".join(_started(servers))),
@@ -243,7 +243,7 @@ def _install(ground: Ground, servers: _Servers, settings: Settings) -> tuple[Ste
     return (
         *places.secret_steps(ground, *variables),
         *(engines.install_steps(ground) if not servers.containers else ()),
-        *(quantize.install_steps() if quantize.wanted(ground) else ()),
+        *(quantize.install_steps(ground) if quantize.wanted(ground) else ()),
         Step(
             f"Install and start{f', on {_host(servers, 0)}' if settings.roles else ''}",
             (f"sudo ./install.sh {tls}",),

@@ -104,6 +104,8 @@ class EngineData(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Its words for `backend`; empty: it has none."""
     refused: dict[str, str] = {}
     """Options of `spec.engine` that mean nothing to this engine, with the reason."""
+    remarks: dict[str, str] = {}
+    """What whoever runs a bundle must know of it, by `backend`; the empty word is for every one."""
     quirks: Quirks = Quirks()
     capabilities: Capabilities = Capabilities()
     capability_flags: dict[str, str] = {}
