@@ -238,3 +238,48 @@ def test_the_agreement_is_a_placeholder_and_says_so_until_there_is_one() -> None
     without = render(order("saas", **EMBEDDED, delivery=INGRESS, portal=PORTAL))
     assert any("data use agreement" in need.name for need in without.needs)
     assert not any("data use agreement" in need.name for need in BUNDLE.needs)
+
+
+def accelerators_of(bundle: Bundle) -> dict[str, int]:
+    """What each namespace's quota allows."""
+    return {
+        body["metadata"]["namespace"]: int(body["spec"]["hard"]["requests.nvidia.com/gpu"])
+        for body in of_kind(objects_of(bundle), "ResourceQuota")
+    }
+
+
+def pooled(count: int, **more: Any) -> Bundle:
+    sites = [{"name": "hall-1", "accelerators": [{"name": "L40S", "count": count}]}]
+    return render(order("saas", **{**POOLED, "sites": sites, **more}))
+
+
+def test_pools_without_shares_grow_into_what_there_is_and_no_further() -> None:
+    assert accelerators_of(pooled(8)) == {"sextant": 4, "sextant-professional": 4}
+    assert accelerators_of(pooled(3)) == {"sextant": 2, "sextant-professional": 1}
+    most = {
+        body["metadata"]["namespace"]: body["spec"]["maxReplicaCount"]
+        for body in of_kind(objects_of(pooled(3)), "ScaledObject")
+        if body["metadata"]["name"].startswith("engine")
+    }
+    assert most == {"sextant": 2, "sextant-professional": 1}
+
+
+def test_what_one_cannot_use_the_other_may() -> None:
+    few = {"scaling": {"max_replicas": 2}}
+    assert accelerators_of(pooled(8, **few)) == {"sextant": 2, "sextant-professional": 2}
+
+
+def test_a_pool_without_a_share_beside_one_with_keeps_what_is_planned() -> None:
+    delivery = {"ingress_host": "api.example.com", "quotas": [{"name": "risk", "percent": 100}]}
+    found = accelerators_of(pooled(8, delivery=delivery))
+    assert found == {"sextant": 1, "sextant-professional": 1, "sextant-risk": 6}
+
+
+def test_more_replicas_than_accelerators_are_refused_with_the_numbers() -> None:
+    three = {"min_replicas": 3}
+    said = r"has 4 nvidia\.com/gpu, .* planned on 6 \(3 in sextant, 3 in sextant-professional\)"
+    with pytest.raises(Unsupported, match=said):
+        pooled(4, scaling=three)
+    assert sum(accelerators_of(pooled(6, scaling=three)).values()) == 6
+    grows = {**INGRESS, "node_scaling": "karpenter"}
+    assert sum(accelerators_of(pooled(4, scaling=three, delivery=grows)).values()) >= 6

@@ -152,22 +152,32 @@ def _planned(cluster: Cluster, resource: str) -> int:
 def rooms(cluster: Cluster) -> Mapping[str, Room]:
     """What each namespace may hold; of accelerators that it may not use, none.
 
-    Raises Unsupported where a line's engines need more than its share."""
+    Raises Unsupported where a line's engines need more than its share, or all together more than there is."""
     whole = capacity(cluster)
     percents = {each.name: each.percent for each in cluster.order.deployment.spec.delivery.quotas}
-    shared = needed(cluster, cluster.namespace)
-    # Shared engines may not grow beyond what there is, and with lines of business beside them not at all.
-    kept = {
-        name: _planned_shared(cluster, name) if percents else min(count, whole[name])
-        for name, count in shared.accelerators.items()
+    wanted = {namespace: needed(cluster, namespace) for namespace in cluster.namespaces}
+    kept: dict[str, Mapping[str, int]] = {}
+    for name, count in whole.items():
+        _refuse_more_than_there_is(cluster, name, count)
+        most = {namespace: room.accelerators.get(name, 0) for namespace, room in wanted.items()}
+        planned = {namespace: _planned_in(cluster, namespace, name) for namespace in wanted}
+        # With lines of business beside them, engines of no line do not grow.
+        kept[name] = planned if percents else _grown(planned, most, count)
+    found = {
+        namespace: msgspec.structs.replace(
+            room, accelerators={name: kept[name][namespace] for name in room.accelerators}
+        )
+        for namespace, room in wanted.items()
     }
-    found = {cluster.namespace: msgspec.structs.replace(shared, accelerators=kept)}
-    left = {name: count - kept.get(name, 0) for name, count in whole.items()}
+    lines = {cluster.of_pool(pool): pool for pool in cluster.pools if pool in percents}
+    left = {
+        name: count - sum(kept[name][namespace] for namespace in wanted if namespace not in lines)
+        for name, count in whole.items()
+    }
     shares = {name: _shared_out(count, percents) for name, count in left.items()}
-    for pool in cluster.pools:
-        own = {name: share[pool] for name, share in shares.items()} if pool in percents else None
-        namespace = cluster.of_pool(pool)
-        found[namespace] = needed(cluster, namespace) if own is None else _line(cluster, pool, own, left)
+    for namespace, pool in lines.items():
+        own = {name: share[pool] for name, share in shares.items()}
+        found[namespace] = _line(cluster, pool, own, left)
     return {
         name: msgspec.structs.replace(room, accelerators={**dict.fromkeys(whole, 0), **room.accelerators})
         for name, room in found.items()
@@ -204,10 +214,41 @@ def _shared_out(count: int, percents: Mapping[str, int]) -> Mapping[str, int]:
     return {name: whole + (name in by_rest[:over]) for name, whole in found.items()}
 
 
-def _planned_shared(cluster: Cluster, resource: str) -> int:
-    """Accelerators of the shared engines as planned: with lines of business beside them they do not grow."""
-    shared = cluster.workloads_in(cluster.namespace)
-    return sum(each.accelerators for each in shared if each.resource == resource)
+def _planned_in(cluster: Cluster, namespace: str, resource: str) -> int:
+    """Accelerators of a namespace's engines as planned."""
+    return sum(each.accelerators for each in cluster.workloads_in(namespace) if each.resource == resource)
+
+
+def _grown(planned: Mapping[str, int], most: Mapping[str, int], count: int) -> Mapping[str, int]:
+    """What each may have of `count`: as planned, and of the rest one after the other, as far as each can use
+    it. Together they never have more than there is, so that nobody's replica takes another's place."""
+    found = dict(planned)
+    spare = count - sum(planned.values())
+    while spare > 0 and any(found[name] < most[name] for name in found):
+        for name in found:
+            if spare > 0 and found[name] < most[name]:
+                found[name] += 1
+                spare -= 1
+    return found
+
+
+def _refuse_more_than_there_is(cluster: Cluster, resource: str, count: int) -> None:
+    """Raises Unsupported where the engines together are planned on more than the sites have."""
+    spec = cluster.order.deployment.spec
+    sites = sum(each.count for site in spec.sites for each in site.accelerators)
+    kinds = {each.name for site in spec.sites for each in site.accelerators}
+    shared = any(each.share is not None for each in cluster.workloads)
+    planned = _planned(cluster, resource)
+    if len(kinds) != 1 or shared or spec.delivery.node_scaling != "none" or planned <= sites:
+        return
+    parts = ", ".join(
+        f"{_planned_in(cluster, namespace, resource)} in {namespace}" for namespace in cluster.namespaces
+    )
+    raise Unsupported(
+        f"spec.sites has {sites} {resource}, and the models together are planned on {planned} ({parts}); add "
+        f"accelerators, or write a smaller spec.scaling.min_replicas",
+        field="spec.sites",
+    )
 
 
 def _line(cluster: Cluster, pool: str, accelerators: Mapping[str, int], left: Mapping[str, int]) -> Room:
