@@ -49,6 +49,7 @@ def run_control(settings: ControlSettings) -> None:
             timeout_keep_alive=5,
             limit_concurrency=256,
             ws="none",
+            forwarded_allow_ips=["127.0.0.1", *settings.portal.trusted_proxies],
         )
         config.load()
         if settings.tls is not None:
