@@ -18,6 +18,16 @@ from sextant.spec.rendering import Order
 
 HOSTS = ["10.0.0.11", "10.0.0.12"]
 TLS = {"host": "0.0.0.0", "port": 8443, "tls": {"cert_file": "/x/server.pem", "key_file": "/x/server.key"}}
+HSM = {
+    "module": "/usr/lib/softhsm/libsofthsm2.so",
+    "token": "front",
+    "pin": "file:/etc/sextant/hsm-pin",
+    "tls_key": "front",
+    "sealing_key": "sealing",
+    "environment": {"SOFTHSM2_CONF": "/etc/softhsm/softhsm2.conf"},
+    "folders": ["/var/lib/softhsm/tokens"],
+    "group": "softhsm",
+}
 PAIR = {
     "store": {
         "url": "postgresql://sextant@10.0.0.20/sextant?sslmode=verify-full",
@@ -45,6 +55,10 @@ def orders() -> dict[str, Order]:
         "triton": order("on-prem", **{**DISTILLED, "engine": {"kind": "triton"}}),
         "pair-nginx": order("on-prem", **pair),
         "pair-haproxy": order("on-prem", **pair, delivery={"front": "haproxy"}),
+        "hsm": order("on-prem", **EMBEDDED, profile="finance", security={"hsm": HSM}),
+        "hsm-device": order(
+            "on-prem", **EMBEDDED, security={"hsm": {**HSM, "devices": ["/dev/bus/usb/001/002"]}}
+        ),
         "edge": order("edge", **EMBEDDED),
         "edge-tls": order("edge", **EMBEDDED, gateway=TLS),
     }

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from tests.render.host_bundles import HOSTS, PAIR, with_hosts
+from tests.render.host_bundles import HOSTS, HSM, PAIR, with_hosts
 from tests.render.orders import DISTILLED, EMBEDDED, R1, document
 
 from sextant.operations.bundles import MANIFEST, render_document, write
@@ -26,6 +26,7 @@ KINDS: dict[str, str] = {
         **{**DISTILLED, "engine": {"kind": "triton", "backend": "tensorrtllm", "precision": "modelopt"}},
     ),
     "edge": document("edge", **EMBEDDED),
+    "hsm": document("on-prem", **EMBEDDED, security={"hsm": HSM}),
     "container": document(
         "container",
         **DISTILLED,

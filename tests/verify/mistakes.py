@@ -375,6 +375,22 @@ MISTAKES: dict[str, Mistake] = {
     "a private key": in_text(
         "nginx", "SX-V103", "lib.sh", "umask 022", "umask 022\n# -----BEGIN EC PRIVATE KEY-----"
     ),
+    "a PIN in nginx's configuration": in_text(
+        "hsm",
+        "SX-V108",
+        FRONT,
+        "pin-source=file:/run/credentials",
+        "pin-value=123456&x=file:/run/credentials",
+    ),
+    "a PIN in OpenSSL's configuration": in_text(
+        "hsm", "SX-V108", "front/openssl-hsm.cnf", "init = 1", "PIN = 123456\ninit = 1"
+    ),
+    "a PIN in a document": in_text(
+        "hsm", "SX-V108", "sextant.yaml", "pin: file:/etc/sextant/hsm-pin", "pin: '123456'"
+    ),
+    "a front without its PIN": in_text(
+        "hsm", "SX-V109", "systemd/sextant-front.service", "LoadCredential=hsm-pin", "LoadCredential=other"
+    ),
     "a document that cannot be read": in_text("edge", "SX-V104", "sextant.yaml", "mode:", "mood:"),
     "a unit that is not there": in_text(
         "edge", "SX-V105", "units.list", "sextant.target", "sextant-more.target"
@@ -440,21 +456,6 @@ MISTAKES: dict[str, Mistake] = {
     "a job of GitLab without a script": in_text(
         "container", "pipeline of GitLab", "ci/gitlab.yml", "script:", "scripts:"
     ),
-    "a field that Triton does not know": in_text(
-        "triton", "config.pbtxt", TRITON, "decoupled: true", "decouple: true"
-    ),
-    "a model of Triton's without a backend": in_text(
-        "triton", "config.pbtxt", TRITON, 'backend: "python"', ""
-    ),
-    "a model of Triton's that counts no tokens": in_text(
-        "triton",
-        "config.pbtxt",
-        TRITON,
-        '"num_output_tokens" data_type: TYPE_INT32',
-        '"x" data_type: TYPE_INT32',
-    ),
-    "a rule that nft cannot read": in_text("nginx", "nft -c", "front/sextant.nft", "tcp dport", "tcp port"),
-}
     "an engine whose id nobody registers": among_objects(
         "SX-V019",
         lambda objects: objects.remove(_first(objects, "ClusterSPIFFEID", "sextant-engine")),
@@ -516,3 +517,18 @@ MISTAKES: dict[str, Mistake] = {
         ),
         kind="identities",
     ),
+    "a field that Triton does not know": in_text(
+        "triton", "config.pbtxt", TRITON, "decoupled: true", "decouple: true"
+    ),
+    "a model of Triton's without a backend": in_text(
+        "triton", "config.pbtxt", TRITON, 'backend: "python"', ""
+    ),
+    "a model of Triton's that counts no tokens": in_text(
+        "triton",
+        "config.pbtxt",
+        TRITON,
+        '"num_output_tokens" data_type: TYPE_INT32',
+        '"x" data_type: TYPE_INT32',
+    ),
+    "a rule that nft cannot read": in_text("nginx", "nft -c", "front/sextant.nft", "tcp dport", "tcp port"),
+}

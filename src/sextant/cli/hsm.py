@@ -61,6 +61,12 @@ def check(
     file: Document,
     key: Only = None,
     pin: Pin = "",
+    certificate: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="A certificate (PEM) that must be the TLS key's.", show_default=False
+        ),
+    ] = None,
     after_wrong_pin: AfterWrongPin = False,
     json: Json = False,
 ) -> None:
@@ -68,6 +74,7 @@ def check(
     kind."""
     from sextant.security import keys
     from sextant.security.opening import warnings_of
+    from sextant.security.requests import check_certificate
     from sextant.security.token import opened, place_of
 
     hsm = _hsm(file)
@@ -76,6 +83,8 @@ def check(
         found = [keys.look_at(token, label, use) for use, label in uses.items()]
         if "tls" in uses:
             keys.fit_for_front(token)
+        if certificate is not None:
+            check_certificate(token, _label(hsm, "tls"), certificate)
         said = warnings_of(token, found)
         _shown(token, found, json=json)
     for one in said:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from sextant.base.errors import Unsupported
 from sextant.render.dumping import text_file
-from sextant.render.hosts import documents, engines, kit, metrics_agent, places, steps, units, watchdog
+from sextant.render.hosts import documents, engines, hsm, kit, metrics_agent, places, steps, units, watchdog
 from sextant.render.hosts.places import Ground
 from sextant.render.hosts.scripts import Settings, script_files
 from sextant.spec.bundle import Bundle, File, Need, Step
@@ -145,6 +145,7 @@ def _settings(ground: Ground, placed: engines.Placed, files: Sequence[File]) -> 
         secret_variables=places.secret_variables(ground),
         secret_files=places.secret_files(ground),
         weights_folder=engines.WEIGHTS if ground.launched else "",
+        hsm=hsm.used_here(ground),
         users=("sextant", *(("sextant-engine",) if placed.units else ())),
         programs=("openssl", "sha256sum", *(("vmagent",) if metrics_agent.wanted(ground) else ())),
     )
@@ -156,6 +157,7 @@ def _needs(ground: Ground) -> tuple[Need, ...]:
         Need("program", "openssl", "verifies signatures; 3.0 or newer", "openssl version"),
         Need("secret", "an ed25519 key pair", "`sign.sh` signs with it; only release.pub goes to the box"),
         *documents.tls_needs(ground),
+        *hsm.needs(ground),
         *places.secret_needs(ground),
         *documents.centre_needs(ground),
         *metrics_agent.needs(ground),
@@ -167,8 +169,9 @@ def _needs(ground: Ground) -> tuple[Need, ...]:
 def _install(ground: Ground, settings: Settings) -> tuple[Step, ...]:
     tls = " --cert ../server.pem --key ../server.key" if settings.tls else ""
     return (
-        *kit.offline_steps(signed=True),
+        *kit.offline_steps(signed=True, hsm=hsm.hsm_of(ground)),
         *places.secret_steps(ground),
+        *hsm.install_steps(ground),
         Step(
             "On the box, before anything in this folder is run",
             (

@@ -19,6 +19,7 @@ from sextant.render.hosts import (
     engines,
     firewall,
     front,
+    hsm,
     kit,
     operating,
     places,
@@ -184,6 +185,8 @@ def _settings(ground: Ground, servers: _Servers, files: Sequence[File]) -> Setti
         secret_variables=places.secret_variables(ground),
         secret_files=places.secret_files(ground),
         weights_folder=engines.WEIGHTS if ground.launched else "",
+        hsm=hsm.used_here(ground),
+        hsm_tls=hsm.front_hsm(ground) is not None,
         backup_repository=backups.repository if backups else "",
         backup_keep_days=backups.keep_days if backups else 0,
         backup_holder=backups.holder if backups else "",
@@ -215,6 +218,7 @@ def _needs(ground: Ground, servers: _Servers) -> tuple[Need, ...]:
         Need("program", "nft", "loads the firewall rules", "command -v nft"),
         *_pair_needs(servers),
         *operating.needs(ground),
+        *hsm.needs(ground),
         *documents.tls_needs(ground),
         *places.secret_needs(ground),
         *(backup.needs(ground, servers.backups) if servers.backups else ()),
@@ -238,10 +242,11 @@ def _pair_needs(servers: _Servers) -> tuple[Need, ...]:
 
 def _install(ground: Ground, servers: _Servers, settings: Settings) -> tuple[Step, ...]:
     role = f" --role {settings.roles[0]}" if settings.roles else ""
-    tls = f"--cert ../server.pem --key ../server.key{role}"
+    tls = f"{_certificate(ground)}{role}"
     variables = (backup.CREDENTIALS,) if servers.backups and not servers.backups.folder else ()
     return (
         *places.secret_steps(ground, *variables),
+        *hsm.install_steps(ground),
         *(engines.install_steps(ground) if not servers.containers else ()),
         *(quantize.install_steps(ground) if quantize.wanted(ground) else ()),
         Step(
@@ -255,8 +260,13 @@ def _install(ground: Ground, servers: _Servers, settings: Settings) -> tuple[Ste
             (f"sudo ./install-offline.sh {tls}",),
             "The same as install.sh, from what was collected.",
         ),
-        *_further_servers(servers, settings),
+        *_further_servers(servers, settings, certificate=_certificate(ground)),
     )
+
+
+def _certificate(ground: Ground) -> str:
+    """Arguments of install.sh."""
+    return "--cert ../server.pem" + ("" if hsm.front_hsm(ground) else " --key ../server.key")
 
 
 def _host(servers: _Servers, number: int) -> str:
@@ -264,7 +274,7 @@ def _host(servers: _Servers, number: int) -> str:
     return servers.hosts[number] if number < len(servers.hosts) else servers.roles[number]
 
 
-def _further_servers(servers: _Servers, settings: Settings) -> Iterator[Step]:
+def _further_servers(servers: _Servers, settings: Settings, *, certificate: str) -> Iterator[Step]:
     """The servers after the first one, which share its keys."""
     names = [*(("engine-key", "engine-key.env") if settings.engine_variables else ())]
     names += ["backup-password"] if servers.backups else []
@@ -278,7 +288,7 @@ def _further_servers(servers: _Servers, settings: Settings) -> Iterator[Step]:
             f"Then {host}, with the keys of the first server",
             (
                 *((shared,) if names else ()),
-                f"sudo ./install.sh --cert ../server.pem --key ../server.key --role {role}",
+                f"sudo ./install.sh {certificate} --role {role}",
             ),
             "The first is typed on the first server, the second on this one, in a copy of this folder, with "
             "the same secrets in place."
@@ -312,11 +322,7 @@ def _notes(ground: Ground, servers: _Servers) -> tuple[str, ...]:
         found.append(compose.NOTE)
     if quantize.wanted(ground):
         found.append(quantize.NOTE)
-    if ground.order.defaults.encryption == "hsm":
-        found.append(
-            "The profile wants keys held by an HSM. This version of Sextant has no keys of its own to put "
-            "there; the front's TLS key can stand in one through OpenSSL's pkcs11 provider, by hand."
-        )
+    found += hsm.notes(ground)
     reached = units.outside_hosts(ground.order.deployment.spec)
     if ground.order.defaults.egress != "open" and firewall.addresses(reached) != reached:
         names = ", ".join(sorted(set(reached) - set(firewall.addresses(reached))))

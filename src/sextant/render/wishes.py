@@ -42,6 +42,7 @@ def _unheard(order: Order) -> Iterator[tuple[str, str, str]]:
         if delivery.orchestration != "systemd":
             servers = "leave it out, or use the mode on-prem"
             yield "spec.delivery.orchestration", delivery.orchestration, servers
+    yield from _unheard_of_hsm(order)
     if spec.security.spiffe is not None:
         yield from _unheard_of_spiffe(order, spec.security.spiffe.trust_domain)
     if order.mode != "on-prem" and spec.continuity.standby is not None:
@@ -60,3 +61,26 @@ def _unheard_of_spiffe(order: Order, domain: str) -> Iterator[tuple[str, str, st
     if order.deployment.spec.delivery.mesh != "none":
         mesh = order.deployment.spec.delivery.mesh
         yield at, domain, f"{mesh} ends mutual TLS already; leave the section out, or write `mesh: none`"
+
+
+def _unheard_of_hsm(order: Order) -> Iterator[tuple[str, str, str]]:
+    """What of an HSM the mode has no place for, with the reason."""
+    spec = order.deployment.spec
+    hsm = spec.security.hsm
+    if hsm is None:
+        return
+    at = "spec.security.hsm"
+    if order.mode not in HOSTS:
+        yield at, hsm.token, "pods reach no HSM here; use cert-manager's issuer and the cluster's secrets"
+    if spec.delivery.orchestration == "compose":
+        yield at, hsm.token, "the containers do not carry the maker's library; use `orchestration: systemd`"
+    if hsm.tls_key is None:
+        return
+    tls = f"{at}.tls_key"
+    if order.mode == "edge":
+        yield tls, hsm.tls_key, "a box has no nginx in front; its key is a file (spec.gateway.tls)"
+    if spec.delivery.front == "haproxy":
+        why = "haproxy reads keys from files alone; use `front: nginx`, or leave tls_key out"
+        yield tls, hsm.tls_key, why
+    if not hsm.pin.startswith("file:"):
+        yield f"{at}.pin", hsm.pin, "nginx takes the PIN from a file; write `file:/etc/sextant/hsm-pin`"

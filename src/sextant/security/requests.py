@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from sextant.base.errors import Misconfigured
@@ -32,6 +33,26 @@ def certificate_request(token: OpenToken, label: str, names: Sequence[str]) -> b
         _in_token(secret, public), hashes.SHA256()
     )
     return signed.public_bytes(Encoding.PEM)
+
+
+def check_certificate(token: OpenToken, label: str, file: Path) -> None:
+    """Raises Misconfigured where the first certificate of `file` is not that of the TLS key."""
+    from cryptography import x509
+    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+    try:
+        shown = x509.load_pem_x509_certificates(file.read_bytes())[0].public_key()
+    except (OSError, ValueError) as error:
+        raise Misconfigured(f"{file} holds no certificate that can be read: {error}") from None
+    held = keys.public_key(token, label)
+    form = (Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    if shown.public_bytes(*form) != held.public_bytes(*form):
+        raise Misconfigured(
+            f"{file} is not the certificate of the key {label} in the token {token.facts.label}; have an "
+            f"authority "
+            f"sign what `sextant hsm request FILE` writes",
+            code="hsm_certificate",
+        )
 
 
 def _general_name(name: str) -> Any:

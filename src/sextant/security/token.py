@@ -30,7 +30,9 @@ class TokenPlace(msgspec.Struct, frozen=True, kw_only=True):
     module: str
     """Path of the maker's library."""
     token: str
-    """Label, or serial number."""
+    """Its label."""
+    serial: str = ""
+    """Empty: whichever has the label."""
     pin_ref: str
     environment: Mapping[str, str] = {}
 
@@ -57,7 +59,11 @@ class OpenToken(msgspec.Struct, frozen=True):
 def place_of(hsm: Hsm, *, pin_ref: str = "") -> TokenPlace:
     """The place that a document names; with `pin_ref`, the PIN is found there instead."""
     return TokenPlace(
-        module=hsm.module, token=hsm.token, pin_ref=pin_ref or hsm.pin, environment=dict(hsm.environment)
+        module=hsm.module,
+        token=hsm.token,
+        serial=hsm.serial or "",
+        pin_ref=pin_ref or hsm.pin,
+        environment=dict(hsm.environment),
     )
 
 
@@ -70,9 +76,8 @@ def place_of_uri(uri: str) -> tuple[TokenPlace, str]:
     path, _, query = rest.partition("?")
     parts = [*path.split(";"), *query.split("&")]
     said = {name: unquote(value) for name, _, value in (part.partition("=") for part in parts if part)}
-    token = said.get("token") or said.get("serial")
-    missing = [name for name in ("object", "module-path", "pin-source") if not said.get(name)]
-    if scheme != "pkcs11" or not token or missing or "pin-value" in said:
+    missing = [name for name in ("token", "object", "module-path", "pin-source") if not said.get(name)]
+    if scheme != "pkcs11" or missing or "pin-value" in said:
         raise Misconfigured(
             "the key's URI is not complete, or holds the PIN itself (it is not shown); expected "
             "`pkcs11:token=LABEL;object=LABEL?module-path=/path/of/library.so&pin-source=file:/path/of/pin`",
@@ -80,7 +85,10 @@ def place_of_uri(uri: str) -> tuple[TokenPlace, str]:
         )
     source = said["pin-source"]
     pin_ref = source if source.startswith(("file:", "env:")) else f"file:{source}"
-    return TokenPlace(module=said["module-path"], token=token, pin_ref=pin_ref), said["object"]
+    place = TokenPlace(
+        module=said["module-path"], token=said["token"], serial=said.get("serial", ""), pin_ref=pin_ref
+    )
+    return place, said["object"]
 
 
 @contextlib.contextmanager
@@ -91,16 +99,26 @@ def opened(place: TokenPlace, *, changes: bool = False, after_wrong_pin: bool = 
     Misconfigured for what somebody has to put right, and Retryable where the device failed.
     """
     pin = resolve_secret(place.pin_ref)
-    library = _library(place)
-    token = _token(library, place)
-    facts = _facts(library, token)
-    _may_log_in(token, place, after_wrong_pin=after_wrong_pin)
-    with telling(place), _logged_in(token, place, pin, changes=changes) as session:
-        yield OpenToken(session, facts)
+    with _loaded(place) as library, _telling(place):
+        token = _token(library, place)
+        facts = _facts(library, token)
+        _may_log_in(token, place, after_wrong_pin=after_wrong_pin)
+        with _logged_in(token, place, pin, changes=changes) as session:
+            yield OpenToken(session, facts)
 
 
 @contextlib.contextmanager
-def telling(place: TokenPlace) -> Iterator[None]:
+def _loaded(place: TokenPlace) -> Iterator[Any]:
+    """The library, for no longer than it is used: the next time it looks for its tokens anew."""
+    library = _library(place)
+    try:
+        yield library
+    finally:
+        library.finalize()
+
+
+@contextlib.contextmanager
+def _telling(place: TokenPlace) -> Iterator[None]:
     """Says in our words what the library raises."""
     import pkcs11
 
@@ -155,14 +173,11 @@ def _library(place: TokenPlace) -> Any:
 
 
 def _token(library: Any, place: TokenPlace) -> Any:
-    """The token of that label, or else of that serial number. Raises Misconfigured."""
+    """The token of that label, and of that serial number where one is given. Raises Misconfigured."""
     import pkcs11
 
-    with telling(place):
-        there = [one for one in library.get_tokens() if pkcs11.TokenFlag.TOKEN_INITIALIZED in one.flags]
-    found = [one for one in there if one.label == place.token]
-    if not found:
-        found = [one for one in there if _serial(one) == place.token]
+    there = [one for one in library.get_tokens() if pkcs11.TokenFlag.TOKEN_INITIALIZED in one.flags]
+    found = [one for one in there if one.label == place.token and place.serial in ("", _serial(one))]
     if len(found) == 1:
         return found[0]
     shown = ", ".join(f"{one.label} (serial {_serial(one)})" for one in there[:LABELS_SHOWN])
@@ -170,11 +185,12 @@ def _token(library: Any, place: TokenPlace) -> Any:
         raise Misconfigured(
             f"{len(found)} tokens are called {place.token}: {shown}; write the serial number of the right "
             f"one",
-            field="spec.security.hsm.token",
+            field="spec.security.hsm.serial",
             code="hsm_token",
         )
+    wanted = f"{place.token} with the serial number {place.serial}" if place.serial else place.token
     raise Misconfigured(
-        f"the HSM behind {place.module} has no token {place.token}; it has {shown or 'none'}: is the device "
+        f"the HSM behind {place.module} has no token {wanted}; it has {shown or 'none'}: is the device "
         f"connected, may this user reach it, and is the label right?",
         field="spec.security.hsm.token",
         code="hsm_token",

@@ -474,6 +474,14 @@ def _conflict_of_secrets(spec: Spec) -> Conflict | None:
             "the label of the key that the secret was sealed with",
             "`sealing_key: LABEL` in spec.security.hsm, or `file:/path` instead of the sealed secret",
         )
+    hsm = spec.security.hsm
+    if hsm is not None and hsm.tls_key is not None and hsm.signing_key is not None:
+        return (
+            "spec.security.hsm.signing_key",
+            "would be in one token with the front's TLS key, beside which OpenSSL's engine finds no key",
+            "a token of its own where releases are made",
+            "delete the line, and sign with `./sign.sh 'pkcs11:…'`",
+        )
     return None
 
 

@@ -15,6 +15,7 @@ from sextant.spec.fields import (
     Argument,
     EnvironmentName,
     Group,
+    Host,
     Name,
     SecretReference,
     Section,
@@ -42,8 +43,11 @@ class Hsm(Section):
         examples=["/usr/lib/softhsm/libsofthsm2.so"],
     )
     token: TokenLabel = Field(
-        description="The token's label, or its serial number where several have the same label.",
+        description="The token's label.",
         examples=["sextant"],
+    )
+    serial: TokenLabel | None = Field(
+        None, description="Its serial number, where several tokens have the same label."
     )
     pin: Annotated[SecretReference, AfterValidator(_outside_the_token)] = Field(
         description="The user's PIN, by reference: `file:/path`, or `env:NAME`.",
@@ -70,6 +74,9 @@ class Hsm(Section):
     )
     folders: Annotated[tuple[AbsolutePath, ...], items(most=16)] = Field(
         (), description="Folders that the library writes to."
+    )
+    hosts: Annotated[tuple[Host, ...], items(most=16)] = Field(
+        (), description="Addresses of a network HSM, which the gateway's unit may then reach."
     )
     group: Group | None = Field(
         None, description="Group that may use the HSM, given to the units that do.", examples=["softhsm"]

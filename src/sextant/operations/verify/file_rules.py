@@ -13,6 +13,7 @@ from sextant.base.config import SECRET_REFERENCE
 from sextant.base.errors import SextantError
 from sextant.operations.bundles import changed_files
 from sextant.operations.verify.findings import Fault
+from sextant.operations.verify.hsm_rules import keys_out_of_reach, pins_written_out
 from sextant.operations.verify.pods import named
 from sextant.operations.verify.subject import Subject
 from sextant.privacy.secrets import find_in_urls, find_keys, find_named
@@ -134,5 +135,7 @@ FILE_RULES: Mapping[str, Callable[[Subject], Iterable[Fault]]] = {
     "SX-V104": documents_that_cannot_serve,
     "SX-V105": units_unknown,
     "SX-V106": scripts_that_go_on,
+    "SX-V108": pins_written_out,
+    "SX-V109": keys_out_of_reach,
 }
 """By the id that each one's faults carry."""

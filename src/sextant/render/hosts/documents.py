@@ -26,6 +26,7 @@ from sextant.spec.centre_sections import Centre
 from sextant.spec.document import Deployment, Tls
 from sextant.spec.fields import Section
 from sextant.spec.rendering import ServedModel
+from sextant.spec.security_sections import Hsm
 
 HUBS = ("hf:", "modelscope:")
 
@@ -65,6 +66,10 @@ def tls_needs(ground: Ground) -> tuple[Need, ...]:
     """The certificate, where callers arrive over TLS."""
     if not ground.has_front and ground.order.deployment.spec.gateway.tls is None:
         return ()
+    hsm = ground.order.deployment.spec.security.hsm
+    if hsm is not None and hsm.tls_key is not None:
+        why = f"callers arrive over TLS 1.3; `--cert`, for the key {hsm.tls_key} in the HSM"
+        return (Need("secret", "a TLS certificate", why),)
     return (
         Need("secret", "a TLS certificate and its key", "callers arrive over TLS 1.3; `--cert`, `--key`"),
     )
@@ -113,9 +118,19 @@ def _with_own_tls(ground: Ground) -> Deployment:
         changes["gateway"] = _changed(spec.gateway, tls=tls)
     if spec.control.tls is not None:
         changes["control"] = _changed(spec.control, tls=_tls(None))
+    if spec.security.hsm is not None:
+        changes["security"] = _changed(spec.security, hsm=_hsm_here(spec.security.hsm))
     if spec.centre is not None:
         changes["centre"] = _with_own_authorities(spec.centre)
     return deployment.model_copy(update={"spec": spec.model_copy(update=changes)})
+
+
+def _hsm_here(hsm: Hsm) -> Section | None:
+    """The HSM as the server needs it; None where only releases are signed with it, which is done
+    elsewhere."""
+    if hsm.tls_key is None and hsm.sealing_key is None:
+        return None
+    return _changed(hsm, signing_key=None)
 
 
 def _with_own_authorities(centre: Centre) -> Section:

@@ -11,8 +11,9 @@ from collections.abc import Sequence
 import msgspec
 
 from sextant.render.dumping import text_file
+from sextant.render.hosts import hsm
 from sextant.render.hosts.places import BUNDLE, CERTIFICATE, CERTIFICATE_KEY, CLIENT_CA, ETC, Ground
-from sextant.render.hosts.units import HARDENED, INSTALL, NO_DEVICES, Line, unit_file
+from sextant.render.hosts.units import HARDENED, INSTALL, Line, hsm_lines, unit_file
 from sextant.spec.bundle import File
 
 UNIT = "sextant-front.service"
@@ -44,7 +45,7 @@ def front_files(ground: Ground, balances: Sequence[Balance]) -> tuple[File, ...]
     )
     if ground.contained:
         return (file,)
-    return file, _unit(ground, *(_HAPROXY if haproxy_is else _NGINX))
+    return file, *hsm.front_files(ground), _unit(ground, *(_HAPROXY if haproxy_is else _NGINX))
 
 
 def nginx(ground: Ground, balances: Sequence[Balance]) -> str:
@@ -67,7 +68,8 @@ def nginx(ground: Ground, balances: Sequence[Balance]) -> str:
         listen=listen + str(ground.public_port),
         name=name,
         certificate=CERTIFICATE,
-        key=CERTIFICATE_KEY,
+        key=hsm.key_line(ground, CERTIFICATE_KEY),
+        variables=hsm.worker_variables(ground),
         mutual=mutual,
         engines="".join(_nginx_balance(ground, balance) for balance in balances),
     )
@@ -119,6 +121,7 @@ def _haproxy_balance(ground: Ground, balance: Balance) -> str:
 
 
 def _unit(ground: Ground, program: str, start: str, reload: str, check: str) -> File:
+    held = hsm.front_hsm(ground)
     return unit_file(
         UNIT,
         (
@@ -138,20 +141,21 @@ def _unit(ground: Ground, program: str, start: str, reload: str, check: str) -> 
                 ("Type", "exec"),
                 ("User", "sextant-front"),
                 ("Group", "sextant-front"),
+                *hsm.front_lines(ground),
                 ("ExecStartPre", check),
                 ("ExecStart", start),
                 ("ExecReload", reload),
                 ("KillMode", "mixed"),
                 ("TimeoutStopSec", "60"),
                 ("Restart", "always"),
-                ("RestartSec", "200ms"),
+                ("RestartSec", f"{hsm.RESTART_WAIT_S}s" if held else "200ms"),
                 ("RuntimeDirectory", "sextant"),
                 ("Slice", "sextant-serving.slice"),
                 ("LimitNOFILE", str(CONNECTIONS * 4)),
                 ("MemoryHigh", "768M"),
                 ("MemoryMax", "1G"),
                 *HARDENED,
-                *NO_DEVICES,
+                *hsm_lines(held),
                 *_BINDS,
                 ("MemoryDenyWriteExecute", "yes"),
             ),
@@ -183,7 +187,7 @@ pid /run/sextant/nginx.pid;
 error_log stderr warn;
 worker_processes auto;
 worker_shutdown_timeout 45s;
-
+{variables}
 events {{
     worker_connections {connections};
 }}

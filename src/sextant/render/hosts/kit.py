@@ -9,6 +9,7 @@ made up here.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from urllib.parse import quote
 
 import msgspec
 
@@ -17,6 +18,7 @@ from sextant.render.hosts.documents import HUBS
 from sextant.render.hosts.places import Ground
 from sextant.spec.bundle import File, Step
 from sextant.spec.engine_sections import RemoteEngine
+from sextant.spec.security_sections import Hsm
 
 
 class Kit(msgspec.Struct, frozen=True, kw_only=True):
@@ -55,7 +57,7 @@ def kit_files(ground: Ground, kit: Kit) -> tuple[File, ...]:
     )
 
 
-def offline_steps(*, signed: bool) -> tuple[Step, ...]:
+def offline_steps(*, signed: bool, hsm: Hsm | None = None) -> tuple[Step, ...]:
     """What to type on the two machines."""
     if not signed:
         return (
@@ -66,20 +68,40 @@ def offline_steps(*, signed: bool) -> tuple[Step, ...]:
                 "Fetches wheels, models and images, and writes their checksums. Carry the folder over.",
             ),
         )
+    key = _uri(hsm) if hsm is not None and hsm.signing_key is not None else ""
     return (
-        Step(
-            "Once, where releases are signed: make the key pair",
-            (
-                "openssl genpkey -algorithm ed25519 -out ../release.key",
-                "openssl pkey -in ../release.key -pubout -out ../release.pub",
-            ),
-            "Neither file belongs into this folder.",
-        ),
+        _key_step(key),
         Step(
             "On a connected machine of the same kind, in a copy of this folder",
-            ("./collect.sh", "./sign.sh ../release.key"),
+            ("./collect.sh", f"./sign.sh {key or '../release.key'}"),
             "Fetches wheels, models and images, writes their checksums and signs them. Carry the folder over.",
         ),
+    )
+
+
+def _uri(hsm: Hsm) -> str:
+    """The signing key as `sign.sh` takes it (RFC 7512), quoted for a shell."""
+    serial = f";serial={quote(hsm.serial)}" if hsm.serial else ""
+    return (
+        f"'pkcs11:token={quote(hsm.token)}{serial};object={quote(hsm.signing_key or '')}"
+        f"?module-path={hsm.module}&pin-source={hsm.pin}'"
+    )
+
+
+def _key_step(uri: str) -> Step:
+    if uri:
+        return Step(
+            "Once, where releases are signed: make the key in the HSM, and write its public half",
+            (f"sextant hsm public-key --key {uri} -o ../release.pub",),
+            "`sextant hsm init` makes it. Variables that the library needs are in the environment.",
+        )
+    return Step(
+        "Once, where releases are signed: make the key pair",
+        (
+            "openssl genpkey -algorithm ed25519 -out ../release.key",
+            "openssl pkey -in ../release.key -pubout -out ../release.pub",
+        ),
+        "Neither file belongs into this folder.",
     )
 
 
@@ -105,10 +127,12 @@ here=$(cd "$(dirname "$0")" && pwd)
 _COLLECT = r"""
 # collect.sh [--wheel FILE]: fills this folder on a connected machine. --wheel: Sextant from a file, not the index.
 # Where packages and models come from is pip's own configuration, and HF_ENDPOINT or MODELSCOPE_ENDPOINT.
-wheel=sextant-llm==$version
+extras=
+[ "${hsm:-no}" != yes ] || extras='[hsm]'
+wheel=sextant-llm$extras==$version
 case ${1:-} in
     '') ;;
-    --wheel) wheel=$(cd "$(dirname "$2")" && pwd)/${2##*/} ;;
+    --wheel) wheel=$(cd "$(dirname "$2")" && pwd)/${2##*/}$extras ;;
     *) die "unknown argument $1; usage: collect.sh [--wheel FILE]" ;;
 esac
 cd "$here"
@@ -183,16 +207,20 @@ chmod 644 SHA256SUMS
 say "$(wc -l <SHA256SUMS) files are in SHA256SUMS, $(du -sh . | cut -f1) in all; carry this folder over, and: sudo ./install-offline.sh"
 """
 _SIGN = r"""
-# sign.sh KEY: writes SHA256SUMS over this folder and signs it with the ed25519 private key in KEY (PEM).
-# The key never belongs into this folder.
+# sign.sh KEY: writes SHA256SUMS over this folder and signs it with the ed25519 private key in KEY: a PEM file, or in
+# an HSM, 'pkcs11:token=…;object=…?module-path=/…&pin-source=file:/…', through the `sextant` on the PATH.
+# Neither the key nor the PIN belongs into this folder.
 cd "$(dirname "$0")"
-key=${1:?usage: sign.sh KEY.pem}
+key=${1:?usage: sign.sh KEY.pem, or sign.sh pkcs11:…}
 rm -f SHA256SUMS SHA256SUMS.sig
 sums=$(mktemp)
 find . ! -type d | sed 's|^\./||' | LC_ALL=C sort | xargs -d '\n' sha256sum >"$sums"
 mv "$sums" SHA256SUMS
 chmod 644 SHA256SUMS
-openssl pkeyutl -sign -rawin -inkey "$key" -in SHA256SUMS -out SHA256SUMS.sig
+case $key in
+    pkcs11:*) "${SEXTANT:-sextant}" hsm sign SHA256SUMS --key "$key" -o SHA256SUMS.sig ;;
+    *) openssl pkeyutl -sign -rawin -inkey "$key" -in SHA256SUMS -out SHA256SUMS.sig ;;
+esac
 """
 _OFFLINE = r"""
 # install-offline.sh [arguments of install.sh]: on the closed machine, from a collected folder.

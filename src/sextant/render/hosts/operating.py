@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from sextant.render.dumping import script_file, text_file
-from sextant.render.hosts import backup, standby
+from sextant.render.hosts import backup, hsm, standby
 from sextant.render.hosts.places import BUNDLE, ETC, STATE, VENV, Ground
 from sextant.spec.bundle import File, Need, Step
 
@@ -151,8 +151,7 @@ def _habits(ground: Ground) -> Iterator[str]:
     yield f"`{ETC}/engine-key.env` on all of them, then restart the engines and sextant.service."
     if ground.order.deployment.spec.continuity.backup is not None:
         yield f"`{backup.PASSWORD}` opens the backups: keep a copy on another machine."
-    yield "In an HSM only the front's own TLS key could stand in this version, through OpenSSL's pkcs11"
-    yield "provider and by hand: there is no setting for it, since nothing of Sextant would act on it."
+    yield from hsm.operating_lines(ground)
 
 
 _HEAD = r"""
@@ -163,7 +162,8 @@ here=$(cd "$(dirname "$0")" && pwd)
 . "$here/lib.sh"
 """
 _RENEW = r"""
-# renew-certificate.sh --cert FILE --key FILE: a new certificate for the front, while it serves.
+# renew-certificate.sh --cert FILE [--key FILE]: a new certificate for the front, while it serves; no --key
+# where the key is in an HSM and stays the same.
 cert='' key=''
 while [ $# -gt 0 ]; do
     case $1 in
@@ -172,16 +172,27 @@ while [ $# -gt 0 ]; do
         *) die "unknown argument $1; usage: renew-certificate.sh --cert FILE --key FILE" ;;
     esac
 done
-if [ -z "$cert" ] || [ -z "$key" ]; then die "usage: renew-certificate.sh --cert FILE --key FILE"; fi
+if [ "${hsm_tls:-no}" = yes ]; then
+    if [ -z "$cert" ] || [ -n "$key" ]; then die "the key is in the HSM: renew-certificate.sh --cert FILE"; fi
+elif [ -z "$cert" ] || [ -z "$key" ]; then
+    die "usage: renew-certificate.sh --cert FILE --key FILE"
+fi
 check_root
 [ -e "$etc/tls/server.pem" ] || die "there is no certificate in $etc/tls; use ./install.sh"
 openssl x509 -in "$cert" -noout -checkend 86400 >/dev/null 2>&1 ||
     die "$cert is no certificate, or ends within a day; the one in use stays"
-held=$(openssl pkey -in "$key" -pubout 2>/dev/null || true)
-[ "$(openssl x509 -in "$cert" -noout -pubkey 2>/dev/null)" = "$held" ] ||
-    die "$key is not the key of $cert; the one in use stays"
+parts='pem key'
+if [ "${hsm_tls:-no}" = yes ]; then
+    parts=pem
+    staged=$(in_use)
+    hsm_answers "$cert"
+else
+    held=$(openssl pkey -in "$key" -pubout 2>/dev/null || true)
+    [ "$(openssl x509 -in "$cert" -noout -pubkey 2>/dev/null)" = "$held" ] ||
+        die "$key is not the key of $cert; the one in use stays"
+fi
 take_lock
-for one in pem key; do cp -p "$etc/tls/server.$one" "$etc/tls/server.$one.before"; done
+for one in $parts; do cp -p "$etc/tls/server.$one" "$etc/tls/server.$one.before"; done
 lay() { # lay FILE PLACE MODE
     install -m "$3" "$1" "$etc/tls/$2.new"
     if [ -z "$root" ]; then chown --reference="$etc/tls/$2" "$etc/tls/$2.new"; fi
@@ -189,10 +200,10 @@ lay() { # lay FILE PLACE MODE
 }
 verb=reload
 [ "$contained" = no ] || verb=restart
-lay "$key" server.key 0600
+[ -z "$key" ] || lay "$key" server.key 0600
 lay "$cert" server.pem 0644
 if ! "$systemctl" "$verb" sextant-front.service; then
-    for one in pem key; do mv "$etc/tls/server.$one.before" "$etc/tls/server.$one"; done
+    for one in $parts; do mv "$etc/tls/server.$one.before" "$etc/tls/server.$one"; done
     "$systemctl" "$verb" sextant-front.service || true
     die "the front did not take $cert; the one before is in use again"
 fi

@@ -128,14 +128,15 @@ def secret_variables(ground: Ground) -> tuple[str, ...]:
 
 def secret_files(ground: Ground) -> tuple[str, ...]:
     """Paths of the files that the document refers to, below the folder that the installation looks after."""
-    named = (each.removeprefix("file:") for each in ground.references)
+    named = (each.removeprefix("file:").removeprefix("sealed:") for each in ground.references)
     return tuple(each for each in named if each.startswith(f"{ETC}/"))
 
 
 def secret_steps(ground: Ground, *further: str) -> tuple[Step, ...]:
     """How secrets come to the server before anything is installed there. `further`: files with variables that
     others than the gateway read."""
-    variables, files = secret_variables(ground), secret_files(ground)
+    variables = secret_variables(ground)
+    files = tuple(path for path in secret_files(ground) if f"file:{path}" in ground.references)
     listed = [*([SECRETS] if variables else []), *further]
     if not listed and not files:
         return ()

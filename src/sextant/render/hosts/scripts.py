@@ -33,6 +33,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     front: str = "none"
     tls: bool = False
     """Whether a certificate must be there."""
+    hsm: bool = False
+    """Whether keys of the server are in an HSM."""
+    hsm_tls: bool = False
+    """Whether the front's is."""
     measure: bool = False
     """Whether latency is measured at install."""
     engine_variables: tuple[str, ...] = ()
@@ -84,6 +88,7 @@ def _settings(settings: Settings) -> str:
         "engine_variables": " ".join(settings.engine_variables),
         "models": " ".join(settings.models),
         "weights_folder": settings.weights_folder,
+        **({"hsm": "yes", "hsm_tls": _word(settings.hsm_tls)} if settings.hsm else {}),
         **_backup_values(settings),
         "users": " ".join(settings.users),
         "programs": " ".join(settings.programs),
@@ -123,8 +128,9 @@ here=$(cd "$(dirname "$0")" && pwd)
 _INSTALL = r"""
 usage() {
     cat <<'END'
-usage: install.sh [--cert FILE --key FILE [--client-ca FILE]] [--wheels DIR] [--trust KEY.pub] [--role ROLE]
-  --cert, --key  TLS certificate chain and its private key, PEM; kept in /etc/sextant/tls
+usage: install.sh [--cert FILE [--key FILE] [--client-ca FILE]] [--wheels DIR] [--trust KEY.pub] [--role ROLE]
+  --cert, --key  TLS certificate chain and its private key, PEM; kept in /etc/sextant/tls; no --key where it is
+                 in an HSM
   --client-ca    callers must show a certificate signed by one of these
   --wheels       folder of wheels instead of the one in this bundle, or the package index
   --trust        ed25519 public key, PEM, that signed this bundle; kept for upgrades
@@ -157,9 +163,14 @@ if [ "$signed" = yes ] && [ -z "$trust" ] && [ ! -e "$etc/trusted.pub" ]; then
     die "name the key that signed this bundle: --trust KEY.pub"
 fi
 if [ "$tls" = yes ] && [ -z "$cert" ] && [ ! -e "$etc/tls/server.pem" ]; then
+    if [ "${hsm_tls:-no}" = yes ]; then die "a TLS certificate is needed, for the key in the HSM: --cert FILE"; fi
     die "a TLS certificate is needed: --cert FILE --key FILE"
 fi
-if [ -n "$cert" ] && [ -z "$key" ]; then die "--cert needs --key FILE, its private key"; fi
+if [ "${hsm_tls:-no}" = yes ]; then
+    [ -z "$key" ] || die "the front's key is in the HSM; leave --key away, and keep no copy of a key in files"
+elif [ -n "$cert" ] && [ -z "$key" ]; then
+    die "--cert needs --key FILE, its private key"
+fi
 for variable in $secret_variables; do
     grep -q "^$variable=." "$etc/secrets.env" 2>/dev/null ||
         die "$variable is not in $etc/secrets.env, and the document names it; write $variable=… there (mode 0600)"
@@ -169,6 +180,7 @@ for file in $secret_files; do
 done
 take_lock
 stage "$here" "$wheels" "${trust:-$etc/trusted.pub}"
+hsm_answers "${cert:-$etc/tls/server.pem}"
 
 if [ -z "$root" ]; then
     for user in $users; do make_user "$user"; done
@@ -180,8 +192,10 @@ bring_all "$here"
 [ -z "$trust" ] || cp "$trust" "$etc/trusted.pub"
 if [ -n "$cert" ]; then
     cp "$cert" "$etc/tls/server.pem"
-    (umask 077 && cp "$key" "$etc/tls/server.key")
-    ln -sf server.key "$etc/tls/server.pem.key"
+    if [ -n "$key" ]; then
+        (umask 077 && cp "$key" "$etc/tls/server.key")
+        ln -sf server.key "$etc/tls/server.pem.key"
+    fi
     [ -z "$client_ca" ] || cp "$client_ca" "$etc/tls/clients.pem"
     keeper=sextant
     [ "$front" = none ] || keeper=sextant-front
@@ -246,8 +260,10 @@ take_lock
 old=$(in_use)
 release=$(setting release "$kit") version=$(setting version "$kit") models=$(setting models "$kit")
 weights_folder=$(setting weights_folder "$kit")
+hsm=$(setting hsm "$kit") hsm_tls=$(setting hsm_tls "$kit")
 [ -n "$release" ] || die "$kit is no bundle of ours: its settings.sh names no release"
 stage "$kit" "$wheels" "$etc/trusted.pub"
+hsm_answers "$etc/tls/server.pem"
 metrics_token "$base/releases/$old/venv/bin" "$kit"
 bring_all "$kit"
 if [ "$staged" = "$old" ]; then

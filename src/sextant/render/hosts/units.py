@@ -20,6 +20,7 @@ from sextant.spec.bundle import File
 from sextant.spec.document import Spec
 from sextant.spec.engine_sections import RemoteEngine
 from sextant.spec.rendering import Device, ServedModel
+from sextant.spec.security_sections import Hsm
 
 Line = tuple[str, str]
 """A key of a unit file and its value."""
@@ -166,7 +167,7 @@ def serving_unit(ground: Ground, *, after: Sequence[str], ready_s: float) -> Fil
                 ("OOMPolicy", "continue"),
                 *memory.lines(),
                 *HARDENED,
-                *NO_DEVICES,
+                *hsm_lines(spec.security.hsm),
                 *NO_RIGHTS,
                 ("MemoryDenyWriteExecute", "yes"),
                 *_reachable(spec, ground),
@@ -247,6 +248,18 @@ def engine_unit(ground: Ground, unit: EngineUnit) -> File:
     )
 
 
+def hsm_lines(hsm: Hsm | None) -> tuple[Line, ...]:
+    """Devices, folders and the group that an HSM's library needs; no devices at all without one."""
+    if hsm is None:
+        return NO_DEVICES
+    devices = tuple(("DeviceAllow", f"{path} rw") for path in hsm.devices)
+    return (
+        *((("DevicePolicy", "closed"), *devices) if devices else NO_DEVICES),
+        *((("ReadWritePaths", " ".join(hsm.folders)),) if hsm.folders else ()),
+        *((("SupplementaryGroups", hsm.group),) if hsm.group else ()),
+    )
+
+
 def quoted(word: str) -> str:
     """One word of a command or an assignment, as systemd reads it; `${ENGINE_…}` stays a variable."""
     escaped = word.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%")
@@ -296,6 +309,7 @@ def outside_hosts(spec: Spec) -> tuple[str, ...]:
     found = {urlsplit(url).hostname or "" for url in urls}
     found |= {spec.alerts.smtp.host} if spec.alerts.smtp else set()
     found |= set(spec.gateway.limits.media_hosts)
+    found |= set(spec.security.hsm.hosts) if spec.security.hsm else set()
     return tuple(sorted(found - {"", "127.0.0.1", "::1", "localhost"}))
 
 

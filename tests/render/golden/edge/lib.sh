@@ -39,8 +39,15 @@ take_lock() {
     trap 'rm -rf "$base/lock" "$base/incoming"' EXIT
 }
 
-as_service() { # in a container of its own where the release is an image
-    if [ -n "$root" ] || [ -e "${1%/bin/*}/image" ]; then "$@"; else runuser -u sextant -- "$@"; fi
+# With the secrets that the service has; in a container of its own where the release is an image.
+as_service() {
+    (
+        set -a
+        # shellcheck disable=SC1091
+        [ ! -e "$etc/secrets.env" ] || . "$etc/secrets.env"
+        set +a
+        if [ -n "$root" ] || [ -e "${1%/bin/*}/image" ]; then "$@"; else runuser -u sextant -- "$@"; fi
+    )
 }
 
 own() { # own USER FILE…: gives files to a user; not in a scratch installation
@@ -55,7 +62,7 @@ relocated() {
         cat "$1"
     else
         sed -e "s|/opt/sextant|$base|g" -e "s|/etc/sextant|$etc|g" -e "s|/var/lib/sextant|$state|g" \
-            -e "s|/run/sextant|$root/run/sextant|g" "$1"
+            -e "s|/run/sextant|$root/run/sextant|g" -e "s|/run/credentials|$root/run/credentials|g" "$1"
     fi
 }
 
@@ -170,6 +177,7 @@ make_runtime() {
         runtime=$(cd "$1" && sha256sum -- *.whl | sha256sum | cut -c1-16)
     else
         runtime=$version-index
+        [ "${hsm:-no}" != yes ] || runtime=$runtime-hsm
     fi
     venv=$base/runtimes/$runtime
     [ ! -e "$venv/complete" ] || return 0
@@ -184,7 +192,9 @@ make_runtime() {
         "$venv/bin/python" -m pip --disable-pip-version-check check >/dev/null ||
             die "the wheels in $1 do not go together; collect them again with collect.sh"
     else
-        "$venv/bin/python" -m pip --disable-pip-version-check install --quiet "sextant-llm==$version"
+        extras=
+        [ "${hsm:-no}" != yes ] || extras='[hsm]'
+        "$venv/bin/python" -m pip --disable-pip-version-check install --quiet "sextant-llm$extras==$version"
     fi
     : >"$venv/complete"
 }
@@ -309,6 +319,16 @@ stage() {
     ln -s "../../runtimes/$runtime" "$new/venv"
     chmod -R a+rX "$new"
     : >"$new/complete"
+}
+
+# hsm_answers CERTIFICATE: the token is there, takes the PIN, and has the keys; the staged release asks it. Before
+# anything in use is changed.
+hsm_answers() {
+    [ "${hsm:-no}" = yes ] || return 0
+    set -- hsm check "$base/releases/$staged/bundle/sextant.yaml" "$1"
+    if [ "${hsm_tls:-no}" = yes ]; then set -- "$1" "$2" "$3" --certificate "$4"; else set -- "$1" "$2" "$3"; fi
+    "$base/releases/$staged/venv/bin/sextant" "$@" >/dev/null ||
+        die "the HSM is not as the document says; nothing was changed"
 }
 
 in_use() { # the release that `current` or another link names

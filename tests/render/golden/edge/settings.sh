@@ -2,7 +2,7 @@
 # shellcheck shell=sh disable=SC2034
 name=bank
 version=1.0.0
-release=1.0.0-279c87a86d
+release=1.0.0-9ffb4d397e
 url=http://127.0.0.1:8000
 ready_s=120
 contained=no

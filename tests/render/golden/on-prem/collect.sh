@@ -11,10 +11,12 @@ python_version=''
 
 # collect.sh [--wheel FILE]: fills this folder on a connected machine. --wheel: Sextant from a file, not the index.
 # Where packages and models come from is pip's own configuration, and HF_ENDPOINT or MODELSCOPE_ENDPOINT.
-wheel=sextant-llm==$version
+extras=
+[ "${hsm:-no}" != yes ] || extras='[hsm]'
+wheel=sextant-llm$extras==$version
 case ${1:-} in
     '') ;;
-    --wheel) wheel=$(cd "$(dirname "$2")" && pwd)/${2##*/} ;;
+    --wheel) wheel=$(cd "$(dirname "$2")" && pwd)/${2##*/}$extras ;;
     *) die "unknown argument $1; usage: collect.sh [--wheel FILE]" ;;
 esac
 cd "$here"

@@ -8,8 +8,9 @@ here=$(cd "$(dirname "$0")" && pwd)
 
 usage() {
     cat <<'END'
-usage: install.sh [--cert FILE --key FILE [--client-ca FILE]] [--wheels DIR] [--trust KEY.pub] [--role ROLE]
-  --cert, --key  TLS certificate chain and its private key, PEM; kept in /etc/sextant/tls
+usage: install.sh [--cert FILE [--key FILE] [--client-ca FILE]] [--wheels DIR] [--trust KEY.pub] [--role ROLE]
+  --cert, --key  TLS certificate chain and its private key, PEM; kept in /etc/sextant/tls; no --key where it is
+                 in an HSM
   --client-ca    callers must show a certificate signed by one of these
   --wheels       folder of wheels instead of the one in this bundle, or the package index
   --trust        ed25519 public key, PEM, that signed this bundle; kept for upgrades
@@ -42,9 +43,14 @@ if [ "$signed" = yes ] && [ -z "$trust" ] && [ ! -e "$etc/trusted.pub" ]; then
     die "name the key that signed this bundle: --trust KEY.pub"
 fi
 if [ "$tls" = yes ] && [ -z "$cert" ] && [ ! -e "$etc/tls/server.pem" ]; then
+    if [ "${hsm_tls:-no}" = yes ]; then die "a TLS certificate is needed, for the key in the HSM: --cert FILE"; fi
     die "a TLS certificate is needed: --cert FILE --key FILE"
 fi
-if [ -n "$cert" ] && [ -z "$key" ]; then die "--cert needs --key FILE, its private key"; fi
+if [ "${hsm_tls:-no}" = yes ]; then
+    [ -z "$key" ] || die "the front's key is in the HSM; leave --key away, and keep no copy of a key in files"
+elif [ -n "$cert" ] && [ -z "$key" ]; then
+    die "--cert needs --key FILE, its private key"
+fi
 for variable in $secret_variables; do
     grep -q "^$variable=." "$etc/secrets.env" 2>/dev/null ||
         die "$variable is not in $etc/secrets.env, and the document names it; write $variable=… there (mode 0600)"
@@ -54,6 +60,7 @@ for file in $secret_files; do
 done
 take_lock
 stage "$here" "$wheels" "${trust:-$etc/trusted.pub}"
+hsm_answers "${cert:-$etc/tls/server.pem}"
 
 if [ -z "$root" ]; then
     for user in $users; do make_user "$user"; done
@@ -65,8 +72,10 @@ bring_all "$here"
 [ -z "$trust" ] || cp "$trust" "$etc/trusted.pub"
 if [ -n "$cert" ]; then
     cp "$cert" "$etc/tls/server.pem"
-    (umask 077 && cp "$key" "$etc/tls/server.key")
-    ln -sf server.key "$etc/tls/server.pem.key"
+    if [ -n "$key" ]; then
+        (umask 077 && cp "$key" "$etc/tls/server.key")
+        ln -sf server.key "$etc/tls/server.pem.key"
+    fi
     [ -z "$client_ca" ] || cp "$client_ca" "$etc/tls/clients.pem"
     keeper=sextant
     [ "$front" = none ] || keeper=sextant-front

@@ -27,8 +27,10 @@ take_lock
 old=$(in_use)
 release=$(setting release "$kit") version=$(setting version "$kit") models=$(setting models "$kit")
 weights_folder=$(setting weights_folder "$kit")
+hsm=$(setting hsm "$kit") hsm_tls=$(setting hsm_tls "$kit")
 [ -n "$release" ] || die "$kit is no bundle of ours: its settings.sh names no release"
 stage "$kit" "$wheels" "$etc/trusted.pub"
+hsm_answers "$etc/tls/server.pem"
 metrics_token "$base/releases/$old/venv/bin" "$kit"
 bring_all "$kit"
 if [ "$staged" = "$old" ]; then
