@@ -19,6 +19,7 @@ from control_under_test import Control, control_with_ledger
 from starlette.testclient import TestClient
 
 from ledger_under_test import serving
+from sextant.app.control_process import listener, with_portal
 from sextant.base.errors import Misconfigured
 from sextant.control import signup
 from sextant.control.settings import AgreementSettings, AlertSettings, PortalSettings
@@ -376,21 +377,42 @@ def test_an_agreement_that_cannot_be_shown_stops_control(
 
 def test_under_the_portals_name_the_admin_api_is_not_there(control: Control) -> None:
     outside = {"Host": "Portal.Example.com:443"}
-    for path in ("/v1/me", "/v1/keys", "/openapi.json", "/metrics", "/v1/portal", "/v1/session"):
+    for path in ("/v1/me", "/v1/keys", "/openapi.json", "/metrics", "/v1/portal", "/v1/oidc/start"):
         assert control.client.get(path, headers=outside).status_code == 404, path
     assert (
         control.client.post("/v1/keys", json={}, headers={"Host": "portal.example.com."}).status_code == 404
     )
     assert control.client.get("/v1/me", headers={"Host": "127.0.0.1:8001"}).status_code == 200
-    sent_away = control.client.get("/v1/oidc/start", headers=outside)
-    assert sent_away.json()["error"]["message"].startswith("GET /v1/oidc/start"), (
-        "past the fence: no provider"
-    )
+    returned = control.client.get("/v1/oidc/callback", headers=outside).json()["error"]["message"]
+    assert returned.startswith("GET /v1/oidc/callback"), "past the fence, where no provider is configured"
 
 
 def test_a_portal_on_loopback_shares_its_name_with_the_admin_api(tmp_path: Path) -> None:
     control = Control(tmp_path, portal=PortalSettings(url="http://127.0.0.1:8001"))
     try:
         assert control.client.get("/v1/me", headers={"Host": "127.0.0.1:8001"}).status_code == 200
+    finally:
+        control.close()
+
+
+def test_behind_a_trusted_proxy_each_stranger_has_a_bound_of_their_own(tmp_path: Path, mails: Mails) -> None:
+    portal = PortalSettings(
+        url=URL, sign_up="open", sign_ups_per_source_per_day=1, trusted_proxies=("10.244.0.0/16",)
+    )
+    control = Control(tmp_path, alerts=smtp(mails), portal=portal)
+    served: Any = listener(with_portal(control.door, control.settings), control.settings).loaded_app
+
+    def asked(number: int, proxy: str, caller: str) -> int:
+        body = {"email": f"a{number}@corp.example", "name": "x"}
+        headers = {"X-Forwarded-For": f"203.0.113.9, {caller}"}  # the first is what a stranger may write
+        return (
+            TestClient(served, client=(proxy, 1)).post("/v1/sign-ups", json=body, headers=headers).status_code
+        )
+
+    try:
+        assert [asked(number, "10.244.3.7", f"192.0.2.{number}") for number in range(3)] == [202] * 3
+        assert asked(4, "10.244.3.8", "192.0.2.0") == 429
+        assert asked(5, "198.51.100.1", "192.0.2.77") == 202
+        assert asked(6, "198.51.100.1", "192.0.2.78") == 429, "no proxy of ours: a stranger's word"
     finally:
         control.close()

@@ -38,20 +38,7 @@ def run_control(settings: ControlSettings) -> None:
     accounts = Accounts(settings.accounts_db)
     try:
         publish(accounts.policy_snapshot(), settings.policy_file)  # a crash may have come between the two
-        config = uvicorn.Config(
-            with_portal(build_app(settings, accounts), settings),
-            host=settings.host,
-            port=settings.port,
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            timeout_graceful_shutdown=STOP_GRACE_S,
-            timeout_keep_alive=5,
-            limit_concurrency=256,
-            ws="none",
-            forwarded_allow_ips=["127.0.0.1", *settings.portal.trusted_proxies],
-        )
-        config.load()
+        config = listener(with_portal(build_app(settings, accounts), settings), settings)
         if settings.tls is not None:
             config.ssl = server_context(settings.tls)
         server = uvicorn.Server(config)
@@ -63,6 +50,26 @@ def run_control(settings: ControlSettings) -> None:
             raise Misconfigured(f"cannot listen on {settings.host}:{settings.port}; is the port taken?")
     finally:
         accounts.close()
+
+
+def listener(app: Portal, settings: ControlSettings) -> uvicorn.Config:
+    """How `app` is served. A caller's address is taken from `X-Forwarded-For` where this machine or a proxy
+    that the portal trusts sends it."""
+    config = uvicorn.Config(
+        app,
+        host=settings.host,
+        port=settings.port,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=STOP_GRACE_S,
+        timeout_keep_alive=5,
+        limit_concurrency=256,
+        ws="none",
+        forwarded_allow_ips=["127.0.0.1", *settings.portal.trusted_proxies],
+    )
+    config.load()
+    return config
 
 
 def with_portal(control: AdminDoor, settings: ControlSettings) -> Portal:

@@ -35,7 +35,7 @@ OPEN = frozenset(
     }
 )
 """What answers without a credential: the ways to get one."""
-FROM_OUTSIDE = frozenset({"/v1/oidc/start", "/v1/oidc/callback"})
+FROM_OUTSIDE = frozenset({"/v1/oidc/callback"})
 """What answers under the portal's public name, beside its pages, which stand before this door."""
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 REFUSED = (

@@ -19,11 +19,11 @@ from sextant.render.kubernetes.network import PROMETHEUS_NAMESPACE
 from sextant.render.kubernetes.objects import Object, made
 from sextant.render.kubernetes.watching import SCRAPE_PROTOCOLS
 from sextant.spec.bundle import Need, Step
+from sextant.spec.control_sections import CALLBACK
 from sextant.spec.portal_section import Portal
 
 FOLDER = "/portal"
 """All pages and their files are below it."""
-OIDC_PATHS = ("/v1/oidc/start", "/v1/oidc/callback")
 PORTAL_TLS = "portal-tls"
 METRICS_SECRET = "admin-metrics"
 ENVOY_NAMESPACE = "envoy-gateway-system"
@@ -117,7 +117,7 @@ def _route(cluster: Cluster, host: str) -> Object:
     paths = [{"path": {"type": "PathPrefix", "value": FOLDER}}]
     oidc = cluster.order.deployment.spec.control.oidc
     if oidc is not None and urlsplit(oidc.redirect_url).hostname == host:
-        paths.extend({"path": {"type": "Exact", "value": path}} for path in OIDC_PATHS)
+        paths.append({"path": {"type": "Exact", "value": CALLBACK}})
     lasting = [{"name": "Strict-Transport-Security", "value": "max-age=31536000"}]
     pages = {
         "matches": paths,
