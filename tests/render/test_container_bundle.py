@@ -18,8 +18,8 @@ from tests.render.test_kubernetes_metrics import known_metrics, metrics_in
 from sextant.gateway.accesslog import Line
 from sextant.render import render
 from sextant.render.containers.logs import QUERIES, saved_searches
-from sextant.render.kubernetes.dashboard import PANELS
 from sextant.render.containers.versions import ARGUMENTS, FIRST, START, VERSION_LABEL
+from sextant.render.kubernetes.dashboard import PANELS
 from sextant.render.readme import readme_file
 from sextant.spec.bundle import Bundle
 from sextant.spec.render_data import load_images

@@ -19,7 +19,8 @@ from tests.render.orders import DISTILLED, order
 from tests.render.schema_check import objects_of, of_kind
 
 from sextant.render import render
-from sextant.render.kubernetes.weights import CHOOSE
+from sextant.render.kubernetes.compiled import KEEP
+from sextant.render.kubernetes.weights import AHEAD, CHOOSE
 
 ALL = objects_of(render(order("private-cloud", **DISTILLED)))
 
@@ -36,7 +37,7 @@ FETCH, COPY = script_of("Job", "fetch"), script_of("DaemonSet", "node-cache")
 
 def run(script: str, root: Path, *arguments: str, path: str = "") -> subprocess.CompletedProcess[str]:
     """Runs a script whose folders are below `root`."""
-    moved = re.sub(r"(?<![\w$}.])/(weights-cache|weights|models)(?=[/\n])", rf"{root}/\1", script)
+    moved = re.sub(r"(?<![\w$}.])/(weights-cache|weights|models|compiled)(?=[/\n])", rf"{root}/\1", script)
     environment = {"PATH": f"{path}:{os.environ['PATH']}" if path else os.environ["PATH"]}
     return subprocess.run(
         ["/bin/sh", "-eu", "-c", moved, "script", *arguments],
@@ -49,7 +50,7 @@ def run(script: str, root: Path, *arguments: str, path: str = "") -> subprocess.
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    for name in ("weights", "weights-cache", "models"):
+    for name in ("weights", "weights-cache", "models", "compiled"):
         (tmp_path / name).mkdir()
     return tmp_path
 
@@ -86,6 +87,59 @@ def test_without_weights_it_says_who_brings_them(root: Path) -> None:
     done = run(CHOOSE, root, "m")
     assert done.returncode == 1
     assert "the job fetch-m puts them there" in done.stderr
+
+
+def test_compiled_code_is_kept_in_a_folder_that_nobody_else_may_write(root: Path) -> None:
+    assert run(KEEP, root, "m", "m-1", "leave").returncode == 0
+    kept = root / "compiled" / "m-1"
+    assert kept.stat().st_mode & 0o7777 == 0o700
+    assert (root / "models" / ".compiled").readlink() == kept
+    (kept / "graph").write_text("x")
+    assert run(KEEP, root, "m", "m-1", "leave").returncode == 0
+    assert (root / "models" / ".compiled" / "graph").read_text() == "x"
+
+
+def test_a_folder_that_others_could_write_is_closed_to_them(root: Path) -> None:
+    (root / "compiled" / "m-1").mkdir(mode=0o700)
+    (root / "compiled" / "m-1").chmod(0o777)
+    assert run(KEEP, root, "m", "m-1", "leave").returncode == 0
+    assert (root / "compiled" / "m-1").stat().st_mode & 0o777 == 0o700
+
+
+@pytest.mark.parametrize("planted", ["link", "nothing", "another's"])
+def test_a_folder_that_is_not_its_own_is_not_used(root: Path, planted: str) -> None:
+    elsewhere = root / "elsewhere"
+    elsewhere.mkdir()
+    if planted == "link":
+        (root / "compiled" / "m-1").symlink_to(elsewhere)
+    elif planted == "nothing":
+        (root / "compiled").rmdir()
+        (root / "compiled").write_text("no folder")
+    else:
+        if os.geteuid() != 0:
+            pytest.skip("only root can give a folder to somebody else")
+        (root / "compiled" / "m-1").mkdir()
+        os.chown(root / "compiled" / "m-1", 4711, 4711)
+    done = run(KEEP, root, "m", "m-1", "leave")
+    assert done.returncode == 0
+    own = root / "models" / ".compiled"
+    assert own.is_dir() and not own.is_symlink()
+    assert "keeps no compiled code" in done.stderr
+
+
+def test_an_engine_that_compiles_nothing_has_no_folder(root: Path) -> None:
+    assert run(KEEP, root, "m", "", "leave").returncode == 0
+    assert list((root / "compiled").iterdir()) == list((root / "models").iterdir()) == []
+
+
+def test_weights_are_read_ahead_where_they_have_room(root: Path) -> None:
+    put(root / "weights" / "m", "v1")
+    for number in range(20):
+        (root / "weights" / "m" / f"{number}.safetensors").write_bytes(bytes(100_000))
+    done = run(CHOOSE + KEEP + AHEAD, root, "m", "m-1", "read")
+    assert done.returncode == 0 and "m was read into memory in" in done.stdout
+    left = run(CHOOSE + KEEP + AHEAD, root, "m", "m-1", "leave")
+    assert left.returncode == 0 and "read into memory" not in left.stdout
 
 
 def fake_sextant(folder: Path, found: Path) -> str:

@@ -11,6 +11,7 @@ from sextant.catalog.serving import KEY_SECRET
 from sextant.render.dumping import yaml_file
 from sextant.render.kubernetes import network, quotas, scaling, upkeep, watching
 from sextant.render.kubernetes.cluster import Cluster, Workload, distinct
+from sextant.render.kubernetes.compiled import compiled_claim, compiled_volume
 from sextant.render.kubernetes.dashboard import dashboard_object
 from sextant.render.kubernetes.engines import engine_objects, engine_secret
 from sextant.render.kubernetes.gateway import (
@@ -68,7 +69,11 @@ def _cluster_files(cluster: Cluster, rooms: Mapping[str, quotas.Room]) -> list[F
     named: list[Object] = []
     for namespace in cluster.namespaces:
         named.extend(quotas.namespace_objects(cluster, namespace, rooms[namespace]))
-    caches = [each for namespace in cluster.namespaces for each in cache_volume(cluster, namespace)]
+    caches = [
+        volume
+        for namespace in cluster.namespaces
+        for volume in (*cache_volume(cluster, namespace), *compiled_volume(cluster, namespace))
+    ]
     delivery = cluster.order.deployment.spec.delivery
     shares = tuple(each.share for each in cluster.workloads if each.share is not None)
     sharing = device_plugin_config(shares, cluster.order.name)
@@ -94,7 +99,7 @@ def _manifests(cluster: Cluster) -> list[File]:
         policies.extend(network.namespace_policies(cluster, namespace))
         fetches = any(is_fetched(each) for each in cluster.workloads_in(namespace))
         policies.extend(network.job_policies(cluster, namespace, fetches=fetches))
-        weights.extend(weights_objects(cluster, namespace))
+        weights.extend((*weights_objects(cluster, namespace), *compiled_claim(cluster, namespace)))
     policies.append(network.gateway_policy(cluster))
     policies.extend(network.engine_policy(cluster, each) for each in cluster.workloads)
     monitors = [watching.gateway_monitor(cluster)]

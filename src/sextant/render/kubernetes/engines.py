@@ -13,6 +13,7 @@ from typing import Any
 from sextant.catalog.serving import KEY_SECRET
 from sextant.catalog.sglang import BOOTSTRAP_PORT
 from sextant.render.kubernetes.cluster import LOOKS_PORT, MODELS_PATH, MTLS_PORT, Cluster, Workload
+from sextant.render.kubernetes.compiled import KEEP, compiled_environment, compiled_mount, folder_of
 from sextant.render.kubernetes.objects import (
     ACCELERATORS,
     POOL_LABEL,
@@ -39,7 +40,14 @@ from sextant.render.kubernetes.sidecar import (
     sidecar_files,
     sidecar_volumes,
 )
-from sextant.render.kubernetes.weights import CACHE_CLAIM, CACHE_PATH, CHOOSE, WEIGHTS_CLAIM, WEIGHTS_PATH
+from sextant.render.kubernetes.weights import (
+    AHEAD,
+    CACHE_CLAIM,
+    CACHE_PATH,
+    CHOOSE,
+    WEIGHTS_CLAIM,
+    WEIGHTS_PATH,
+)
 
 PORT_NAME = "http"
 PHASE_LABEL = "sextant.dev/phase"
@@ -49,6 +57,8 @@ POD_ADDRESS = {"vllm": "VLLM_NIXL_SIDE_CHANNEL_HOST"}
 BOOTSTRAP = {"sglang": {"sglang.ai/bootstrap-port": str(BOOTSTRAP_PORT)}}
 """Annotation by which the router knows where prefill pods hand over (SGLang Model Gateway)."""
 PROBE_S = 10
+READ_AHEAD_ROOM_BYTES = 8 << 30
+"""For the engine's own processes beside weights in the page cache."""
 DRAIN_S = 120
 """What an engine is given to finish its answers before it is killed."""
 GRACE_S = 15
@@ -164,19 +174,33 @@ def _template(cluster: Cluster, workload: Workload, argv: tuple[str, ...], *, le
 
 
 def _chooser(workload: Workload, volumes: tuple[Volume, ...]) -> Object:
-    """Takes the weights from the node's cache where they are whole, else from the shared volume."""
-    wanted = ("models", "weights", "weights-cache")
+    """Takes the weights from the node's cache where they are whole, else from the shared volume, and reads
+    them ahead; finds the folder of compiled code. What it reads counts against its own memory, which is the
+    engine's: it ends before that begins."""
+    writable = ("models", *(volume.name for volume in compiled_mount(workload)))
+    wanted = ("weights", "weights-cache", *writable)
+    ahead = is_read_ahead(workload)
     body = {
-        "command": ["/bin/sh", "-eu", "-c", CHOOSE],
-        "args": ["choose", workload.served.key],
-        "resources": resources("100m", "64Mi", "64Mi"),
+        "command": ["/bin/sh", "-eu", "-c", CHOOSE + KEEP + AHEAD],
+        "args": ["choose", workload.served.key, folder_of(workload), "read" if ahead else "leave"],
+        "resources": resources(
+            cores(workload.cpu) if ahead else "100m",
+            gibibytes(workload.memory_bytes) if ahead else "64Mi",
+            "64Mi",
+        ),
         "volumeMounts": [
-            {**volume.mount, "readOnly": volume.name != "models"}
+            {**volume.mount, "readOnly": volume.name not in writable}
             for volume in volumes
             if volume.name in wanted
         ],
     }
     return container("weights", workload.image, body)
+
+
+def is_read_ahead(workload: Workload) -> bool:
+    """Whether what one pod reads of the weights has room in its memory beside what the engine takes."""
+    read_bytes = workload.served.weights_bytes / workload.nodes
+    return bool(workload.resource) and read_bytes + READ_AHEAD_ROOM_BYTES <= workload.memory_bytes
 
 
 def _volumes(cluster: Cluster, workload: Workload) -> tuple[Volume, ...]:
@@ -190,9 +214,11 @@ def _volumes(cluster: Cluster, workload: Workload) -> tuple[Volume, ...]:
         for path in workload.command.files
     )
     return (
-        scratch("models", MODELS_PATH, "16Mi"),
+        # Compiled code lies there too where the node keeps none.
+        scratch("models", MODELS_PATH, "8Gi" if compiled_mount(workload) else "16Mi"),
         claimed("weights", WEIGHTS_PATH, claim=WEIGHTS_CLAIM),
         claimed("weights-cache", CACHE_PATH, claim=CACHE_CLAIM),
+        *compiled_mount(workload),
         scratch("scratch", "/tmp", "16Gi"),  # noqa: S108 - a volume of the pod's own
         memory_folder("/dev/shm", gibibytes(workload.shared_memory_bytes)),  # noqa: S108 - the same
         *files,
@@ -204,6 +230,7 @@ def _environment(cluster: Cluster, workload: Workload) -> list[Object]:
     plain: Mapping[str, str] = {
         "HOME": "/tmp/home",  # noqa: S108 - a volume of the pod's own
         "XDG_CACHE_HOME": "/tmp/cache",  # noqa: S108 - the same
+        **compiled_environment(workload),
         **device,
         **workload.command.env,
     }

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from sextant.render.kubernetes.cluster import USER, Cluster, distinct
+from sextant.render.kubernetes.compiled import compiled_claim, compiled_folder
 from sextant.render.kubernetes.gateway import secret_need
 from sextant.render.kubernetes.identity import agent_socket
+from sextant.render.kubernetes.pods import GROUP
 from sextant.render.kubernetes.upkeep import NODE_CLASS, VELERO_NAMESPACE
 from sextant.render.kubernetes.weights import FILESYSTEM_CLASS, is_fetched, node_folder
 from sextant.spec.bundle import Need
@@ -129,6 +131,17 @@ def _weights(cluster: Cluster, storage_class: str) -> list[Need]:
         )
         for namespace in cluster.namespaces
         if cluster.workloads_in(namespace)
+    )
+    found.extend(
+        Need(
+            kind="storage",
+            name=f"Folder {compiled_folder(namespace)} on every node that serves, of group {GROUP}",
+            why="engines keep there what they compile, each in a folder of its own; without it they compile "
+            "anew at each start",
+            check=f"install -d -o root -g {GROUP} -m 1770 {compiled_folder(namespace)}",
+        )
+        for namespace in cluster.namespaces
+        if compiled_claim(cluster, namespace)
     )
     for workload in distinct(cluster.workloads):
         if not is_fetched(workload):
