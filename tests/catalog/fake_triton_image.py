@@ -9,8 +9,9 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import threading
+import weakref
 from types import ModuleType
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -59,6 +60,35 @@ class Sender:
         self.sent.append(response)
         if flags == FINAL:
             self.ended.set()
+
+
+class MetricFamily:
+    """Triton's own metrics, kept by name."""
+
+    GAUGE, COUNTER = 1, 2
+    values: ClassVar[dict[str, float]] = {}
+
+    def __init__(self, name: str, description: str, kind: int) -> None:
+        assert description and kind in (self.GAUGE, self.COUNTER)
+        self.name, self.kind = name, kind
+        self.values[name] = 0.0
+
+    def Metric(self, labels: dict[str, str]) -> Metric:
+        assert labels == {"model": "r1", "version": "1"}
+        return Metric(weakref.ref(self))
+
+
+class Metric:
+    """As Triton's: gone with its family."""
+
+    def __init__(self, family: weakref.ref[MetricFamily]) -> None:
+        self.family = family
+
+    def increment(self, value: float) -> None:
+        family = self.family()
+        assert family is not None, "the 'MetricFamily' has been deleted"
+        assert value >= 0 or family.kind == family.GAUGE
+        family.values[family.name] += value
 
 
 class Request:
@@ -144,7 +174,12 @@ class LLM:
 def modules() -> dict[str, ModuleType]:
     """The two modules by name."""
     triton, engine = ModuleType("triton_python_backend_utils"), ModuleType("tensorrt_llm")
-    told = {"Tensor": Tensor, "TritonError": TritonError, "InferenceResponse": InferenceResponse}
+    told: dict[str, type] = {
+        "Tensor": Tensor,
+        "TritonError": TritonError,
+        "InferenceResponse": InferenceResponse,
+    }
+    told["MetricFamily"] = MetricFamily
     vars(triton).update(told, TRITONSERVER_RESPONSE_COMPLETE_FINAL=FINAL)
     vars(triton)["get_input_tensor_by_name"] = lambda request, name: (
         Tensor(name, request.inputs[name]) if name in request.inputs else None

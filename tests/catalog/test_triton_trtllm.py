@@ -11,7 +11,14 @@ from typing import Any
 
 import pytest
 from google.protobuf import text_format
-from tests.catalog.fake_triton_image import LLM, InferenceResponse, Request, TritonError, modules
+from tests.catalog.fake_triton_image import (
+    LLM,
+    InferenceResponse,
+    MetricFamily,
+    Request,
+    TritonError,
+    modules,
+)
 from tests.render.orders import DISTILLED, order
 
 from sextant.base.errors import Unsupported
@@ -20,6 +27,7 @@ from sextant.catalog.images import image_of
 from sextant.catalog.triton_trtllm import COUNTS, SCALARS, llm_arguments, repository_files
 from sextant.catalog.trtllm import Told
 from sextant.operations.verify.triton_config import model_config
+from sextant.spec.engine_data import engines
 from sextant.spec.rendering import Order
 
 PATIENCE_S = 10.0
@@ -109,7 +117,7 @@ def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     text = (tmp_path / "r1/1/model.py").read_text()
     exec(compile(text, "model.py", "exec"), space)
     made = space["TritonPythonModel"]()
-    made.initialize({"model_repository": str(tmp_path / "r1"), "model_version": "1"})
+    made.initialize({"model_repository": str(tmp_path / "r1"), "model_version": "1", "model_name": "r1"})
     yield made
     made.finalize()
     assert LLM.made.ended
@@ -134,6 +142,20 @@ def test_a_stream_counts_each_piece_and_the_pieces_make_the_answer(model: Any) -
     assert [piece.value("text_output") for piece in pieces] == [" three", " two", " one"]
     assert {piece.value("num_input_tokens") for piece in pieces} == {4}
     assert sum(piece.value("num_output_tokens") for piece in pieces) == 3
+
+
+def test_it_measures_itself_under_names_that_are_read(model: Any) -> None:
+    answers(model, Request("one two three", stream=True, max_tokens=16))
+    answers(model, Request("one two three", stream=False, max_tokens=2))
+    answers(model, Request("too long"))
+    model.noted.put(None)
+    model.notes.join(PATIENCE_S)
+    assert MetricFamily.values == {
+        "trtllm_num_requests_running": 0.0,
+        "trtllm_prompt_tokens_total": 8.0,
+        "trtllm_generation_tokens_total": 5.0,
+    }
+    assert set(MetricFamily.values) <= set(engines()["triton"].metrics)
 
 
 def test_what_is_asked_for_reaches_the_sampler_and_nothing_else(model: Any) -> None:

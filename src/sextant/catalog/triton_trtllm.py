@@ -93,14 +93,22 @@ answered. Each answer tells how many tokens it took and gave, which the front en
 """
 
 import asyncio
+import contextlib
 import json
 import pathlib
+import queue
 import threading
 
 import numpy
 import triton_python_backend_utils as triton
 
 CANCEL_CHECK_S = 0.1
+NOTED_MOST = 100_000
+METRICS = (
+    ("trtllm_num_requests_running", "Requests under way", "GAUGE"),
+    ("trtllm_prompt_tokens_total", "Tokens of prompts", "COUNTER"),
+    ("trtllm_generation_tokens_total", "Tokens of answers", "COUNTER"),
+)  # named as TensorRT-LLM's own server names them
 NUMBERS = ("max_tokens", "temperature", "top_p", "frequency_penalty", "presence_penalty", "seed")
 
 
@@ -109,6 +117,12 @@ class TritonPythonModel:
         """Loads the model; Triton is ready when this returns."""
         folder = pathlib.Path(args["model_repository"]) / args["model_version"]
         told = json.loads((folder / "model.json").read_text(encoding="utf-8"))
+        self.noted = queue.Queue(NOTED_MOST)  # Triton's metrics wait for Triton, which answers must not
+        self.notes = threading.Thread(target=self._note, name="metrics", daemon=True)
+        self.notes.start()
+        self.families = [_family(*each) for each in METRICS]  # each must outlive its metric
+        labels = {"model": args["model_name"], "version": args["model_version"]}
+        self.running, self.read, self.written = [each.Metric(labels=labels) for each in self.families]
         self.loop = asyncio.new_event_loop()
         self.thread = threading.Thread(target=self.loop.run_forever, name="answers", daemon=True)
         self.thread.start()
@@ -125,13 +139,27 @@ class TritonPythonModel:
         self.loop.call_soon_threadsafe(self.loop.stop)
         self.thread.join()
         self.loop.close()
+        self.noted.put(None)
+        self.notes.join()
+
+    def _count(self, metric, more):
+        with contextlib.suppress(queue.Full):  # a count is lost, the answer is not
+            self.noted.put_nowait((metric, more))
+
+    def _note(self):
+        while (noted := self.noted.get()) is not None:
+            metric, more = noted
+            metric.increment(more)
 
     async def _answer(self, request):
         sender = request.get_response_sender()
+        self._count(self.running, 1)
         try:
             last = await self._generate(request, sender)
         except Exception as error:  # one caller's, whatever it is: the others go on
             last = triton.InferenceResponse(error=triton.TritonError(f"{type(error).__name__}: {error}"))
+        finally:
+            self._count(self.running, -1)
         sender.send(last, flags=triton.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
 
     async def _generate(self, request, sender):
@@ -146,12 +174,16 @@ class TritonPythonModel:
         watch = asyncio.ensure_future(_abort_when_cancelled(sender, promise))
         asked = len(promise.prompt_token_ids)
         lead = text if _value(request, "exclude_input_in_output") is False else ""
+        self._count(self.read, asked)
         said, counted = 0, 0
         last = _response(lead, asked, 0)
         try:
             async for output in promise:
                 one = output.outputs[0]
-                piece = _response(lead + one.text[said:], asked, len(one.token_ids) - counted)
+                more = len(one.token_ids) - counted
+                piece = _response(lead + one.text[said:], asked, more)
+                if output.finished or streams:
+                    self._count(self.written, more)
                 if output.finished:
                     last = piece
                 elif streams:
@@ -187,6 +219,10 @@ async def _abort_when_cancelled(sender, promise):
     while not sender.is_cancelled():
         await asyncio.sleep(CANCEL_CHECK_S)
     promise.abort()
+
+
+def _family(name, what, kind):
+    return triton.MetricFamily(name=name, description=what, kind=getattr(triton.MetricFamily, kind))
 
 
 def _texts(request, name):
