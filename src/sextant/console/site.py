@@ -15,7 +15,7 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route, Router
 
-from sextant.base.errors import BadRequest, NotFound, SextantError
+from sextant.base.errors import BadRequest, BodyTooLarge, NotFound, SextantError
 from sextant.console import (
     account,
     billing,
@@ -129,6 +129,8 @@ async def _answered(visit: Visit, handler: Handler) -> Response:
         return answer
     except NotFound as error:
         return _trouble(visit, 404, "404", error)
+    except BodyTooLarge as error:
+        return _trouble(visit, 413, "413", error)
     except BadRequest as error:
         return _trouble(visit, 400, "400", error)
     except Exception as error:  # noqa: BLE001 - the edge: one broken page must not take the listener along

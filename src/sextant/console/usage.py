@@ -19,7 +19,7 @@ from sextant.console.visit import Here, Visit
 
 SPANS = (7, 30, 90)
 DAYS_MAX = 366
-SIDES = ("day", "model", "key", "project")
+SIDES = ("model", "key", "project", "day")
 LINES_SHOWN = 500
 KEYS_MAX = 1000
 _FILE_HEADERS = ("content-type", "content-disposition", "content-security-policy")
@@ -109,9 +109,9 @@ def _asked(visit: Visit, here: Here) -> Asked:
     first = _day(query.get("from", "")) or last - datetime.timedelta(days=29)
     if not 0 <= (last - first).days < DAYS_MAX:
         raise BadRequest(visit.words("usage.wrong_span", days=DAYS_MAX), field="from", code="wrong_span")
-    by = query.get("by", "day")
+    by = query.get("by", "model")
     return Asked(
-        first, last, by if by in SIDES else "day", query.get("key", "")[:100], query.get("model", "")[:200]
+        first, last, by if by in SIDES else "model", query.get("key", "")[:100], query.get("model", "")[:200]
     )
 
 

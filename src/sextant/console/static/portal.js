@@ -7,7 +7,8 @@
   function axes(scales) {
     const grid = { stroke: style("--line"), width: 1 };
     const ink = style("--soft");
-    const found = [{ stroke: ink, grid: { show: false }, ticks: grid, font: "12px system-ui" }];
+    const days = (_plot, ticks) => ticks.map((at) => (at % 86400 ? "" : iso(at).slice(5)));
+    const found = [{ stroke: ink, grid: { show: false }, ticks: grid, font: "12px system-ui", values: days }];
     scales.forEach((scale, index) => {
       found.push({
         scale, stroke: ink, side: index ? 1 : 3, size: 62, font: "12px system-ui",
@@ -16,6 +17,10 @@
       });
     });
     return found;
+  }
+
+  function iso(at) {
+    return new Date(at * 1000).toISOString().slice(0, 10);
   }
 
   function short(value) {
@@ -41,7 +46,7 @@
       scales: Object.fromEntries([["x", { time: true }], ...scales.map((one) => [one, { range: span }])]),
       tzDate: (at) => uPlot.tzDate(new Date(at * 1000), "Etc/UTC"),
       axes: axes(scales),
-      series: [{ value: (_plot, at) => (at === null ? "–" : new Date(at * 1000).toISOString().slice(0, 10)) }, ...series],
+      series: [{ label: figure.dataset.day, value: (_plot, at) => (at === null ? "–" : iso(at)) }, ...series],
     }, [days, ...told.series.map((one) => one.values)], place);
   }
 
