@@ -67,7 +67,7 @@ def _faults_are_said(server: Server) -> None:
     password = server.root / "etc/sextant/backup-password"
     right = password.read_text()
     password.write_text("another one")
-    assert "can be neither opened nor made" in _failed(server)
+    assert "does not open /srv/backups/plant" in _failed(server).replace(str(server.root), "")
     before = _rows(server)
     done = server.run(server.current / "bundle/backup.sh", "restore", "latest")
     assert done.returncode == 1 and "cannot be read" in done.stderr

@@ -17,7 +17,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -28,9 +27,10 @@ from pathlib import Path
 import pytest
 
 from install import namespaces
-from install.conftest import RUNNER, Server, write_bundle
+from install.conftest import Server, write_bundle
+from install.machines import as_installed
 from install.namespaces import Machine, Network
-from servers import PASSWORD, Postgres
+from servers import Postgres
 from stack_under_test import until
 
 pytestmark = [
@@ -199,31 +199,6 @@ def _below(pid: int) -> list[int]:
     return found
 
 
-def _machine(bundle: Path, name: str, number: int, network: Network) -> Server:
-    """A scratch root as an installation leaves it, with this tree's Sextant as its programs."""
-    root = Path(tempfile.mkdtemp(prefix=f"sx-{name}-"))
-    systemctl = root / "systemctl"
-    systemctl.write_text(f'#!/bin/sh\nexec {sys.executable} {RUNNER} "$@"\n')
-    systemctl.chmod(0o755)
-    etc, current, units = root / "etc/sextant", root / "opt/sextant/current", root / "etc/systemd/system"
-    for folder in (etc / "tls", current / "bundle", units, root / "run/sextant", root / "var/lib/sextant"):
-        folder.mkdir(parents=True)
-    (current / "venv").symlink_to(Path(sys.prefix))
-    here = bundle / f"hosts/server-{number}"
-    for source, folder in (
-        *((path, units) for path in (bundle / "systemd").iterdir()),
-        *((path, etc) for part in (bundle / "front", here) for path in part.iterdir()),
-        *((path, current / "bundle") for path in (bundle / "sextant.yaml", *bundle.glob("*.sh"))),
-    ):
-        text = re.sub(r"/((opt|etc|var/lib|run)/sextant)", rf"{root}/\1", source.read_text())
-        (folder / source.name).write_text(text)
-    for file in ("server.pem", "server.key"):
-        (etc / "tls" / file).write_bytes((bundle.parent / file).read_bytes())
-    (etc / "tls/server.pem.key").symlink_to("server.key")
-    (etc / "secrets.env").write_text(f"STORE_PASSWORD={PASSWORD}\n")
-    return Server(root, systemctl, network.machines[name].enter)
-
-
 @contextlib.contextmanager
 def _database(network: Network) -> Iterator[Postgres]:
     server = Database()
@@ -269,7 +244,10 @@ def _running(front: str, folder: Path) -> Iterator[Pair]:
         database = ended.enter_context(_database(net))
         words = {"front": front, "shared": SHARED, "database": DATABASE, "port": database.port}
         bundle = write_bundle(DOCUMENT.format(**HOSTS, **words), folder / "plant")
-        servers = {name: _machine(bundle, name, number, net) for number, name in enumerate(HOSTS)}
+        servers = {
+            name: as_installed(bundle, within=net.machines[name].enter, role=f"server-{number}")
+            for number, name in enumerate(HOSTS)
+        }
         ended.callback(_ended, servers)
         _served(servers)
         for name, server in servers.items():

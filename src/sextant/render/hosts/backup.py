@@ -280,12 +280,18 @@ make() {
         return 0
     fi
     restic unlock --quiet 2>/dev/null || true
-    if ! restic cat config >/dev/null 2>&1; then
+    if ! said=$(restic cat config 2>&1 >/dev/null); then
+        case $said in
+            *"wrong password"*)
+                die "$etc/backup-password does not open $repository; put the right one there"
+                ;;
+        esac
         restic init --quiet || die "the repository $repository can be neither opened nor made"
     fi
     outgoing=$state/backups/outgoing
     rm -rf "$outgoing"
     trap 'rm -rf "$outgoing"' EXIT
+    trap 'exit 143' HUP INT TERM # or whoever stops the service would leave a copy on this disk
     "$program" db backup --to "$outgoing" --state "$state" >/dev/null
     restic backup --quiet --host "$name" --tag sextant "$outgoing" "$base/current/bundle/sextant.yaml"
     restic forget --quiet --host "$name" --tag sextant --group-by host --prune \
@@ -305,7 +311,8 @@ restore() {
     fi
     incoming=$state/backups/incoming
     rm -rf "$incoming"
-    trap 'rm -rf "$incoming"' EXIT
+    trap 'rm -rf "$incoming" "$base/lock"' EXIT
+    trap 'exit 143' HUP INT TERM
     restic restore "$1" --quiet --host "$name" --tag sextant --target "$incoming" \
         --include "$state/backups/outgoing" ||
         die "$1 is not in $repository, or cannot be read; look at: backup.sh list"
