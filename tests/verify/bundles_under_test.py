@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 from tests.render.host_bundles import HOSTS, HSM, PAIR, with_hosts
 from tests.render.orders import DISTILLED, EMBEDDED, R1, document
+from tests.render.test_kubernetes_bundles import POOLED
 
 from sextant.operations.bundles import MANIFEST, render_document, write
 
@@ -19,6 +20,7 @@ Object = dict[str, Any]
 KINDS: dict[str, str] = {
     "cluster": document("private-cloud", **R1),
     "identities": document("private-cloud", **R1, security={"spiffe": {"trust_domain": "example.org"}}),
+    "saas": document("saas", **POOLED),
     "nginx": document("on-prem", **{**with_hosts(DISTILLED, *HOSTS), **PAIR}),
     "haproxy": document("on-prem", **EMBEDDED, delivery={"front": "haproxy"}),
     "triton": document(

@@ -40,6 +40,13 @@ def _set(place: Object, key: str, value: object) -> None:
     place[key] = value
 
 
+def _pages(objects: list[Object]) -> Object:
+    """The rule of the portal's route that leads to control."""
+    rules = _first(objects, "HTTPRoute", "portal")["spec"]["rules"]
+    found: Object = next(rule for rule in rules if rule.get("backendRefs"))
+    return found
+
+
 def _accelerators(container: Object, count: int) -> None:
     for side in ("requests", "limits"):
         container["resources"][side]["nvidia.com/gpu"] = count
@@ -356,6 +363,53 @@ BESIDE: dict[str, tuple[str, Planted]] = {
     ),
 }
 """In the parts beside a deployment, which the mode container has."""
+OF_A_SERVICE: dict[str, tuple[str, Planted]] = {
+    "a route to all of the admin API": (
+        "SX-V021",
+        lambda all_: _set(_pages(all_)["matches"][0]["path"], "value", "/"),
+    ),
+    "a route to the portal's neighbours": (
+        "SX-V021",
+        lambda all_: _set(_pages(all_)["matches"][0]["path"], "type", "RegularExpression"),
+    ),
+    "a route without a path": ("SX-V021", lambda all_: _pages(all_).pop("matches")),
+    "an ingress to the admin API": (
+        "SX-V021",
+        lambda all_: all_.append(
+            {
+                "apiVersion": "networking.k8s.io/v1",
+                "kind": "Ingress",
+                "metadata": {"name": "second", "namespace": "sextant"},
+                "spec": {"defaultBackend": {"service": {"name": "admin", "port": {"number": 443}}}},
+            }
+        ),
+    ),
+    "a load balancer in front of the admin API": (
+        "SX-V021",
+        lambda all_: _set(_first(all_, "Service", "admin")["spec"], "type", "LoadBalancer"),
+    ),
+    "an admin API that everybody may come to": (
+        "SX-V021",
+        lambda all_: _first(all_, "NetworkPolicy", "portal")["spec"]["ingress"][0].pop("from"),
+    ),
+    "an agreement that nobody is asked to bring": (
+        "SX-V002",
+        lambda all_: _set(
+            next(each for each in _pod(all_)["volumes"] if each["name"] == "agreement")["secret"],
+            "secretName",
+            "agreement",
+        ),
+    ),
+    "a pace limit of no schema": (
+        "schema",
+        lambda all_: _set(
+            _first(all_, "BackendTrafficPolicy")["spec"]["rateLimit"]["local"]["rules"][0]["limit"],
+            "unit",
+            "Fortnight",
+        ),
+    ),
+}
+"""In what only a service for many tenants has."""
 MISTAKES: dict[str, Mistake] = {
     **{name: among_objects(by, plant, kind="container") for name, (by, plant) in BESIDE.items()},
     **{name: among_objects(found_by, plant) for name, (found_by, plant) in AMONG_OBJECTS.items()},
@@ -456,6 +510,7 @@ MISTAKES: dict[str, Mistake] = {
     "a job of GitLab without a script": in_text(
         "container", "pipeline of GitLab", "ci/gitlab.yml", "script:", "scripts:"
     ),
+    **{name: among_objects(by, plant, kind="saas") for name, (by, plant) in OF_A_SERVICE.items()},
     "an engine whose id nobody registers": among_objects(
         "SX-V019",
         lambda objects: objects.remove(_first(objects, "ClusterSPIFFEID", "sextant-engine")),

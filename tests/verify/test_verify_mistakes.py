@@ -51,6 +51,7 @@ def test_a_good_bundle_is_clean_and_was_looked_at(good: dict[str, Path], kind: s
     expected = {
         "cluster": {"rules over clusters", "schemas", "promtool check rules"},
         "identities": {"rules over clusters", "schemas", "promtool check rules"},
+        "saas": {"rules over clusters", "schemas", "promtool check rules"},
         "hsm": {"nginx -t", "systemd-analyze verify", "systemd-analyze security"},
         "nginx": {"nginx -t", "keepalived", "nft -c", "shellcheck", "systemd-analyze verify"},
         "haproxy": {"haproxy -c", "nft -c", "systemd-analyze security"},

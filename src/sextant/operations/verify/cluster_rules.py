@@ -5,7 +5,7 @@ What schemas cannot say, because it takes all objects together. Pure. Run by `ju
 
 from __future__ import annotations
 
-from sextant.operations.verify import capacity, hardening, identities, references
+from sextant.operations.verify import capacity, exposure, hardening, identities, references
 from sextant.operations.verify.findings import Rule
 
 AGAIN = "change the document and render again"
@@ -128,5 +128,11 @@ CLUSTER_RULES: tuple[Rule, ...] = (
         "An engine behind a proxy that checks SPIFFE ids answers it alone, and the proxy the gateway alone.",
         AGAIN,
         identities.proxies_passed_by,
+    ),
+    Rule(
+        "SX-V021",
+        "Nothing of the admin API is reached from outside but the portal's pages.",
+        "route /portal and the provider's way back alone, and keep the service inside",
+        exposure.admin_api_outside,
     ),
 )
