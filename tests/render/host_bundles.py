@@ -53,6 +53,11 @@ def orders() -> dict[str, Order]:
         "r1-sglang": order("on-prem", **{**with_hosts(R1, *HOSTS), "engine": {"kind": "sglang"}}),
         "distilled-finance": order("on-prem", **DISTILLED, profile="finance"),
         "triton": order("on-prem", **{**DISTILLED, "engine": {"kind": "triton"}}),
+        "triton-trtllm": order(
+            "on-prem",
+            **{**DISTILLED, "engine": {"kind": "triton", "backend": "tensorrtllm", "precision": "modelopt"}},
+        ),
+        "trtllm": order("on-prem", **{**DISTILLED, "engine": {"kind": "trtllm", "precision": "modelopt"}}),
         "pair-nginx": order("on-prem", **pair),
         "pair-haproxy": order("on-prem", **pair, delivery={"front": "haproxy"}),
         "hsm": order("on-prem", **EMBEDDED, profile="finance", security={"hsm": HSM}),

@@ -20,6 +20,7 @@ from sextant.operations.verify.running import Bench
 
 KINDS = (
     "embedded-nginx", "embedded-haproxy", "r1", "r1-sglang", "distilled-finance", "triton",
+    "triton-trtllm", "trtllm",
     "pair-nginx", "pair-haproxy", "edge", "edge-tls",
 )  # fmt: skip
 Runs = Callable[[Bench, str, Sequence[Path]], Iterable[tuple[Path, str]]]

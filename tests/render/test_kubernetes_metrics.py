@@ -100,7 +100,7 @@ def known_metrics() -> set[str]:
     return ours | theirs | exported | {UTILIZATION, *CLUSTER_METRICS, *FAR_METRICS}
 
 
-@pytest.mark.parametrize("kind", ["vllm", "sglang", "nim", "triton"])
+@pytest.mark.parametrize("kind", ["vllm", "sglang", "nim", "triton", "trtllm"])
 def test_every_metric_exists(kind: str) -> None:
     found = set().union(*map(metrics_in, queries(bundle_of(kind, scaling={"scale_to_zero": True}))))
     assert len(found) > 10

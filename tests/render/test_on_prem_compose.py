@@ -42,6 +42,8 @@ def orders() -> dict[str, dict[str, Any]]:
         },
         "sglang": {**DISTILLED, "engine": {"kind": "sglang"}},
         "triton": {**DISTILLED, "engine": {"kind": "triton"}},
+        "triton-trtllm": {**DISTILLED, "engine": {"kind": "triton", "backend": "tensorrtllm"}},
+        "trtllm": {**DISTILLED, "engine": {"kind": "trtllm"}},
         "amd": {**DISTILLED, "sites": amd},
     }
 

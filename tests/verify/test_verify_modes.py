@@ -57,6 +57,14 @@ def matrix() -> Iterator[Wanted]:
         spec = {"model": {"name": "r1", "source": f"hf:{LARGE}"}, "engine": {"kind": engine}, "sites": sites}
         text = document(mode, **wanted_by(mode, {**spec, "profile": profile}))
         yield Wanted(f"{mode}-{engine}-{vendor}-r1-{profile}", mode, text)
+    engines = ({"kind": "triton", "backend": "tensorrtllm"}, {"kind": "trtllm"})
+    for engine, mode in itertools.product(engines, ("on-prem", "private-cloud")):
+        spec = {
+            "model": {"name": "assistant", "source": f"hf:{SMALL[1]}"},
+            "engine": {**engine, "precision": "modelopt"},
+            "sites": [{"name": "hall", "accelerators": [{"name": "H200", "count": 8}]}],
+        }
+        yield Wanted(f"{mode}-{engine['kind']}-fp8", mode, document(mode, **wanted_by(mode, spec)))
 
 
 def wanted(cell: Cell, model: str, profile: str | None) -> Wanted:
