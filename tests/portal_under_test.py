@@ -189,8 +189,8 @@ def portal_process(folder: Path, **more: Any) -> Iterator[tuple[str, Filled]]:
     settings.write_bytes(msgspec.json.encode(filled.settings))
     settings.chmod(0o600)
     command = [sys.executable, "-m", "sextant.app.control_process", "--settings", str(settings)]
-    with serving(folder / "ledger.db", folder / "ledger.sock"):
-        process = subprocess.Popen(command, stderr=(folder / "control.log").open("wb"))
+    with serving(folder / "ledger.db", folder / "ledger.sock"), (folder / "control.log").open("wb") as log:
+        process = subprocess.Popen(command, stderr=log)
         try:
             _answers(f"http://127.0.0.1:{port}/portal/sign-in", process)
             yield f"http://127.0.0.1:{port}", filled
