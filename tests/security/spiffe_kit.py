@@ -115,8 +115,11 @@ class WorkloadApi(workload_pb2_grpc.SpiffeWorkloadAPIServicer):  # type: ignore[
         self.socket = socket
         self.address = f"unix://{socket}"
         self.asked = 0
+        self.wanted: set[str] = set()
+        """Names of the secrets that proxies have asked for."""
         self._news = threading.Condition()
         self._answer: Any = None
+        self._secrets: dict[str, bytes] = {}
         self._number = 0
         self._server: grpc.Server | None = None
 
@@ -126,6 +129,10 @@ class WorkloadApi(workload_pb2_grpc.SpiffeWorkloadAPIServicer):  # type: ignore[
             spiffe_id=svid.uri, x509_svid=svid.chain_der, x509_svid_key=svid.key_der, bundle=authority.der
         )
         others = {f"spiffe://{each.domain}": each.der for each in federated}
+        self._secrets = {
+            svid.uri: _certificate_of(svid),
+            f"spiffe://{authority.domain}": _trust_in(authority),
+        }
         self._say(workload_pb2.X509SVIDResponse(svids=[told], federated_bundles=others))
 
     def deny(self) -> None:
@@ -135,6 +142,7 @@ class WorkloadApi(workload_pb2_grpc.SpiffeWorkloadAPIServicer):  # type: ignore[
     def start(self) -> None:
         self._server = grpc.server(ThreadPoolExecutor(16))
         workload_pb2_grpc.add_SpiffeWorkloadAPIServicer_to_server(self, self._server)
+        self._server.add_generic_rpc_handlers((self._discovery(),))
         self._server.add_insecure_port(self.address)
         self._server.start()
 
@@ -163,11 +171,91 @@ class WorkloadApi(workload_pb2_grpc.SpiffeWorkloadAPIServicer):  # type: ignore[
                 context.abort(grpc.StatusCode.PERMISSION_DENIED, "no identity issued")
             yield answer
 
+    def _discovery(self) -> grpc.GenericRpcHandler:
+        """Envoy's SDS, which SPIRE's agent serves on the same socket (envoy.service.secret.v3)."""
+        method = grpc.stream_stream_rpc_method_handler(self._stream_secrets)
+        return grpc.method_handlers_generic_handler(
+            "envoy.service.secret.v3.SecretDiscoveryService", {"StreamSecrets": method}
+        )
+
+    def _stream_secrets(self, requests: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
+        """The secrets that the first request names, again whenever there are others."""
+        names = [value.decode() for number, value in _fields(next(requests)) if number == 3]
+        self.wanted |= set(names)
+        seen = 0
+        while context.is_active():
+            with self._news:
+                if self._number == seen:
+                    self._news.wait(0.2)
+                if self._number == seen:
+                    continue
+                seen, secrets = self._number, self._secrets
+            found = b"".join(
+                _field(2, _field(1, _SECRET.encode()) + _field(2, _field(1, name.encode()) + secrets[name]))
+                for name in names
+                if name in secrets
+            )
+            version = str(seen).encode()
+            yield _field(1, version) + found + _field(4, _SECRET.encode()) + _field(5, version)
+
     def _say(self, answer: Any) -> None:
         with self._news:
             self._answer = answer
             self._number += 1
             self._news.notify_all()
+
+
+_SECRET = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret"
+
+
+def _field(number: int, value: bytes) -> bytes:
+    """A field of protobuf that has a length."""
+    return _varint(number << 3 | 2) + _varint(len(value)) + value
+
+
+def _varint(number: int) -> bytes:
+    found = bytearray()
+    while number > 127:
+        found.append(number & 127 | 128)
+        number >>= 7
+    return bytes([*found, number])
+
+
+def _fields(data: bytes) -> Iterator[tuple[int, bytes]]:
+    """The fields of a message that has none but strings, bytes and messages."""
+    at = 0
+
+    def read() -> int:
+        nonlocal at
+        number, shift = 0, 0
+        while True:
+            byte = data[at]
+            at += 1
+            number |= (byte & 127) << shift
+            shift += 7
+            if byte < 128:
+                return number
+
+    while at < len(data):
+        key, length = read(), read()
+        assert key & 7 == 2, "a field without a length"
+        yield key >> 3, data[at : at + length]
+        at += length
+
+
+def _inline(text: bytes) -> bytes:
+    return _field(2, text)
+
+
+def _certificate_of(svid: Svid) -> bytes:
+    """A Secret's `tls_certificate`."""
+    chain = svid.leaf.public_bytes(Encoding.PEM)
+    return _field(2, _field(1, _inline(chain)) + _field(2, _inline(svid.key_pem)))
+
+
+def _trust_in(authority: Authority) -> bytes:
+    """A Secret's `validation_context`."""
+    return _field(4, _field(1, _inline(authority.pem.encode())))
 
 
 @contextlib.contextmanager

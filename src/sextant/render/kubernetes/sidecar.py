@@ -180,9 +180,11 @@ def _everywhere(port: int) -> Object:
 
 
 def _sds() -> Object:
+    """The agent, waited for as long as it takes: before that nothing listens, and the pod is not ready."""
     service = {"envoy_grpc": {"cluster_name": "spire-agent"}}
     return {
         "resource_api_version": "V3",
+        "initial_fetch_timeout": "0s",
         "api_config_source": {
             "api_type": "GRPC",
             "transport_api_version": "V3",
