@@ -50,7 +50,11 @@ off at once, so that the process answers although its server does not."""
 _SESSION = (
     "-c search_path=ledger -c synchronous_commit=on -c default_transaction_isolation=read\\ committed "
     f"-c statement_timeout={STATEMENT_TIMEOUT_MS} "
-    f"-c idle_in_transaction_session_timeout={STATEMENT_TIMEOUT_MS}"
+    f"-c idle_in_transaction_session_timeout={STATEMENT_TIMEOUT_MS} "
+    # Between the statements of one pipeline neither of these two runs. A host that is cut off just then would
+    # keep its locks, and all others waiting, for as long as the server's kernel keeps TCP: two hours.
+    "-c tcp_keepalives_idle=4 -c tcp_keepalives_interval=1 -c tcp_keepalives_count=3 "
+    f"-c tcp_user_timeout={STATEMENT_TIMEOUT_MS}"
 )
 _CONFLICTS = (errors.DeadlockDetected, errors.SerializationFailure, errors.UniqueViolation)
 _MIGRATION_LOCK = 0x5E87A47
