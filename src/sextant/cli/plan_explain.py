@@ -11,8 +11,10 @@ from sextant.cli.output import out
 from sextant.cli.plan_answer import Answer
 from sextant.cli.plan_view import banded
 from sextant.cli.plan_words import sentence, word
+from sextant.planner.cold_start import cold_start
 from sextant.planner.memory_working import memory_working
-from sextant.spec.planning import Estimate
+from sextant.spec.cold_start import load_start_facts
+from sextant.spec.planning import Estimate, Option, Question
 
 
 def explained(answer: Answer) -> Iterator[tuple[str, Estimate]]:
@@ -47,12 +49,25 @@ def _all(answer: Answer) -> Iterator[tuple[str, Estimate]]:
     for part, estimate in memory_working(answer.plan.question, option):
         yield f"memory: {part}", estimate
     yield from _estimates("speed", option.speed)
+    yield from _starts(answer.plan.question, option)
     yield from _estimates("cost", option.cost)
     for way in answer.shown.money.ways:
         yield from _estimates(f"{way.mode} ({way.how})", way)
     money = answer.shown.money
     for name in ("energy", "capping", "spot_training"):
         yield from _estimates(name, getattr(money, name))
+
+
+def _starts(question: Question, option: Option) -> Iterator[tuple[str, Estimate]]:
+    """A replica's cold start on Kubernetes, part by part."""
+    asked, facts = question.architecture, load_start_facts()
+    start = cold_start(asked, question.precision, engine=question.engine, option=option, facts=facts)
+    for part in start.parts:
+        yield f"cold start: {part.name}", part.bare
+        if part.cached != part.bare:
+            yield f"cold start with the node's caches: {part.name}", part.cached
+    yield "cold start: all", start.bare
+    yield "cold start with the node's caches: all", start.cached
 
 
 def _estimates(prefix: str, struct: Any) -> Iterator[tuple[str, Estimate]]:

@@ -13,8 +13,10 @@ import msgspec
 
 from sextant.base.errors import NotFound, Unsupported
 from sextant.planner import memory, options
+from sextant.planner.cold_start import cold_start
 from sextant.planner.plan import plan
 from sextant.spec.architecture import PRECISIONS, KvPrecision, ModelArchitecture, Precision
+from sextant.spec.cold_start import load_start_facts
 from sextant.spec.document import Deployment, ModelEntry
 from sextant.spec.engine_sections import LaunchedEngine
 from sextant.spec.facts import Catalog
@@ -96,6 +98,9 @@ def _served(
         weights_bytes=weights,
         kv_precision=asked.kv_precision,
         load_s=START_S + weights / (LOAD_BYTES_PER_S * _machines(option)),
+        start=cold_start(
+            model, asked.precision, engine=asked.engine, option=option, facts=load_start_facts()
+        ),
     )
 
 

@@ -16,6 +16,7 @@ import msgspec
 
 from sextant.base.errors import Unsupported
 from sextant.spec.architecture import ModelArchitecture
+from sextant.spec.cold_start import ColdStart
 from sextant.spec.document import Deployment, ModelEntry
 from sextant.spec.engine_data import EngineData, Traits
 from sextant.spec.planning import Option
@@ -183,6 +184,8 @@ class ServedModel(msgspec.Struct, frozen=True, kw_only=True):
     """Of the KV cache, as it was planned."""
     load_s: float = 0.0
     """Predicted time from start to ready."""
+    start: ColdStart | None = None
+    """The same part by part, from the pod's object to its first answer; None where nothing was planned."""
 
     @property
     def key(self) -> str:

@@ -27,6 +27,7 @@ from sextant.render.kubernetes.objects import Object
 from sextant.render.kubernetes.router import routed, router_needs, router_notes, router_objects
 from sextant.render.kubernetes.router_watching import router_alerts, router_monitor, router_panels
 from sextant.render.kubernetes.sharing import OPERATOR_NAMESPACE, device_plugin_config
+from sextant.render.kubernetes.starting import start_notes
 from sextant.render.kubernetes.warming import KEY_SECRET as WARM_UP_SECRET
 from sextant.render.kubernetes.warming import warm_up_objects
 from sextant.render.kubernetes.weights import cache_volume, is_fetched, weights_objects
@@ -419,6 +420,7 @@ def _notes(cluster: Cluster, rooms: Mapping[str, quotas.Room]) -> tuple[str, ...
         "A renewed certificate is read when a pod starts: let a reloader restart the gateway (its annotation "
         "is there), or type `kubectl rollout restart deployment/gateway` within 60 days.",
         *([groups] if several else []),
+        *start_notes(cluster),
         *router_notes(cluster),
         *assumed,
         *left_out,

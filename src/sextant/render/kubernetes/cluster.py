@@ -330,12 +330,13 @@ def _resource(device: Device | None, share: Share | None) -> str:
 
 def start_s(served: ServedModel) -> float:
     """The longest start of that engine in seconds: what the document says, else by the weights, and
-    never less than twice the predicted time."""
+    never less than twice the predicted time or a start without caches at its slowest."""
     told: float | None = getattr(served.entry.engine, "ready_timeout_s", None)
     if told is not None:
         return max(told, served.load_s)
     by_weights = START_BASE_S + START_S_PER_GIB * served.weights_bytes / GIB
-    return max(min(max(by_weights, START_S_LEAST), START_S_MOST), 2 * served.load_s)
+    predicted = max(2 * served.load_s, served.start.ready_s_high if served.start is not None else 0.0)
+    return max(min(max(by_weights, START_S_LEAST), START_S_MOST), predicted)
 
 
 def _device(order: Order, served: ServedModel) -> Device | None:

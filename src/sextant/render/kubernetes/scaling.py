@@ -8,6 +8,8 @@ highest of the rules wins, so replicas go only when all agree. Where metrics fai
 
 from __future__ import annotations
 
+import math
+
 from sextant.render.kubernetes.cluster import Cluster, Workload
 from sextant.render.kubernetes.objects import Object, Part, made
 from sextant.render.kubernetes.watching import UTILIZATION, engine_metric
@@ -21,6 +23,10 @@ KV_HIGH, KV_LOW = 0.9, 0.5
 GPU_LOW = 30
 GATEWAY_CALM_S, ENGINE_CALM_S = 300, 900
 """So long must fewer be enough before one goes. An engine takes minutes to come back."""
+UP_S = 60
+"""Between one more replica and the next, where nothing says that it takes longer to start."""
+WINDOW_S_MOST, PERIOD_S_MOST = 3600, 1800
+"""The longest that an HPA takes (autoscaling/v2, HPAScalingRules)."""
 FAILURES = 3
 IDLE_S = 1800
 """Without requests for so long, an engine that may stop is stopped."""
@@ -89,8 +95,21 @@ def engine_scaling(cluster: Cluster, workload: Workload) -> Object:
         workload.part,
         workload.target,
         triggers,
-        {**counts, **_held(workload.replicas, ENGINE_CALM_S, up=1)},
+        {**counts, **_held(workload.replicas, _calm_s(workload), up=1, up_s=_up_s(workload))},
     )
+
+
+def _up_s(workload: Workload) -> int:
+    """One more at most while the last one starts with its node's caches; then it shows if it was enough."""
+    start = workload.served.start
+    return UP_S if start is None else min(max(UP_S, math.ceil(start.cached.value / 15) * 15), PERIOD_S_MOST)
+
+
+def _calm_s(workload: Workload) -> int:
+    """At least twice what it takes to come back on a node without caches."""
+    start = workload.served.start
+    twice_s = 0 if start is None else math.ceil(2 * start.bare.value / 60) * 60
+    return min(max(ENGINE_CALM_S, twice_s), WINDOW_S_MOST)
 
 
 def _pods(workload: Workload) -> str:
@@ -170,25 +189,25 @@ def _scaled(part: Part, target: tuple[str, str], triggers: list[Object], spec: O
     return made("keda.sh/v1alpha1/ScaledObject", part, body)
 
 
-def _held(replicas: int, calm_s: int, *, up: int) -> Object:
+def _held(replicas: int, calm_s: int, *, up: int, up_s: int = UP_S) -> Object:
     return {
         "fallback": {
             "failureThreshold": FAILURES,
             "replicas": replicas,
             "behavior": "currentReplicasIfHigher",
         },
-        "advanced": {"horizontalPodAutoscalerConfig": {"behavior": _behavior(calm_s, up=up)}},
+        "advanced": {"horizontalPodAutoscalerConfig": {"behavior": _behavior(calm_s, up=up, up_s=up_s)}},
     }
 
 
-def _behavior(calm_s: int, *, up: int) -> Object:
+def _behavior(calm_s: int, *, up: int, up_s: int = UP_S) -> Object:
     """Without tolerance: of more than ten replicas one more is less than the usual ten per cent, and would
     never come."""
     return {
         "scaleUp": {
             "stabilizationWindowSeconds": 0,
             "tolerance": "0",
-            "policies": [{"type": "Pods", "value": up, "periodSeconds": 60}],
+            "policies": [{"type": "Pods", "value": up, "periodSeconds": up_s}],
         },
         "scaleDown": {
             "stabilizationWindowSeconds": calm_s,
