@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import socketserver
 import threading
 import time
@@ -17,10 +18,13 @@ import httpx
 import pytest
 from control_under_test import Control, control_with_ledger
 from starlette.testclient import TestClient
+from typer.testing import CliRunner
 
 from ledger_under_test import serving
 from sextant.app.control_process import listener, with_portal
 from sextant.base.errors import Misconfigured
+from sextant.cli.admin import AdminApi
+from sextant.cli.main import app
 from sextant.control import signup
 from sextant.control.settings import AgreementSettings, AlertSettings, PortalSettings
 from sextant.control.signup import settle_owed
@@ -360,6 +364,35 @@ def test_no_key_before_an_owner_has_accepted(agreeing: Control) -> None:
     listed = people["operator"].get(path).json()["acceptances"]
     assert listed == [first.json()]
     assert agreeing.client.get(path, params={"tenant_id": "default"}).json()["acceptances"] == []
+
+
+def test_the_command_line_shows_who_accepted(
+    agreeing: Control, mails: Mails, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class OverControl(AdminApi):
+        """The command line's own client, over control in this process."""
+
+        def __init__(self, _state: object) -> None:
+            """No state directory is looked at."""
+
+        def fetch(self, method: str, target: str, body: Any = None) -> tuple[str, bytes]:
+            answer = agreeing.client.request(method, target, json=body)
+            assert answer.status_code == 200, answer.text
+            return "application/json", answer.content
+
+    monkeypatch.setattr("sextant.cli.admin.AdminApi", OverControl)
+    run = functools.partial(CliRunner().invoke, app)
+    assert "Nobody has accepted it." in run(["agreement", "acceptances", "2026-11"]).output
+    ask(agreeing)
+    made = confirm(agreeing, mails.token(), agreement="2026-11").json()
+    listed = run(["agreement", "list", "--json"])
+    assert listed.exit_code == 0, listed.output
+    (shown,) = json.loads(listed.output)
+    assert (shown["version"], shown["present"], shown["required"]) == ("2026-11", True, True)
+    (kept,) = json.loads(run(["agreement", "acceptances", "2026-11", "--json"]).output)
+    assert (kept["tenant_id"], kept["email"]) == (made["tenant_id"], NEW)
+    other = run(["agreement", "acceptances", "2026-11", "--tenant", "other & one", "--json"])
+    assert json.loads(other.output) == []
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ import typer
 from sextant.base.errors import SextantError
 from sextant.cli import (
     advise,
+    agreement,
     apply,
     balance,
     budget,
@@ -72,6 +73,7 @@ app.command("invoice")(invoice.invoice)
 app.add_typer(budget.app, name="budget")
 app.add_typer(user.app, name="user")
 app.add_typer(token.app, name="token")
+app.add_typer(agreement.app, name="agreement")
 app.add_typer(site.app, name="site")
 app.add_typer(import_.app, name="import")
 app.add_typer(model.app, name="model")
