@@ -77,7 +77,8 @@ servers: | $(BIN)/python ## Install what tests need of Debian, when missing: Pos
 		'postgresql:/usr/lib/postgresql/*/bin/postgres' redis-server:/usr/bin/redis-server util-linux:/usr/bin/setpriv \
 		prometheus:/usr/bin/promtool victoria-metrics:/usr/bin/vmagent prometheus-alertmanager:/usr/bin/amtool \
 		restic:/usr/bin/restic skopeo:/usr/bin/skopeo keepalived:/usr/sbin/keepalived nftables:/usr/sbin/nft shellcheck:/usr/bin/shellcheck \
-		systemd:/usr/bin/systemd-analyze iproute2:/usr/sbin/ip
+		systemd:/usr/bin/systemd-analyze iproute2:/usr/sbin/ip softhsm2:/usr/bin/softhsm2-util \
+		'libengine-pkcs11-openssl:/usr/lib/*/engines-3/pkcs11.so'
 	@.ci/debian-program trixie docker-compose usr/libexec/docker/cli-plugins/docker-compose $(BIN)/docker-compose
 	@.ci/debian-program trixie kubectl usr/bin/kubectl $(BIN)/kubectl
 

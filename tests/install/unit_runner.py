@@ -73,11 +73,13 @@ class Unit:
 
     def credentials(self) -> Path:
         """Copies of them, as systemd makes for the service alone."""
-        folder = RUN / "credentials" / self.name
+        folder = ROOT / "run/credentials" / self.name
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         for value in self.keys["LoadCredential"]:
             name, _, source = value.partition(":")
+            (folder / name).unlink(missing_ok=True)
             (folder / name).write_bytes(Path(source).read_bytes())
+            (folder / name).chmod(0o400)
         return folder
 
     def limits(self) -> None:
@@ -129,7 +131,7 @@ def keep(name: str) -> None:
     restarts = RUN / f"{name}.restarts"
     restarts.write_text("0")
     while not stopping:
-        if unit.last("ExecStartPre") and unit.start(unit.last("ExecStartPre")).wait():
+        if any(unit.start(line).wait() for line in unit.keys.get("ExecStartPre", [])):
             print(f"{name}: ExecStartPre failed", flush=True)
         else:
             child = unit.start(unit.last("ExecStart"))

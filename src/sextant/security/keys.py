@@ -29,6 +29,8 @@ RSA_BITS_LEAST = 2048
 AES_BITS = 256
 ED25519_OID = "1.3.101.112"
 """RFC 8410, section 3."""
+ED25519 = (bytes.fromhex("06032b6570"), b"\x13\x0cedwards25519")
+"""How a token names the curve, DER: by that OID, or by name (PKCS#11 3.0, section 2.3.5)."""
 CURVES: dict[str, Kind] = {"secp256r1": "EC P-256", "secp384r1": "EC P-384"}
 
 
@@ -267,8 +269,7 @@ def _kind(key: Any) -> tuple[Kind, int]:
             kind = CURVES.get(str(curve.native), "other")
             return kind, {"EC P-256": 256, "EC P-384": 384}.get(kind, 0)
         case pkcs11.KeyType.EC_EDWARDS:
-            wanted = pkcs11.util.ec.encode_named_curve_parameters(ED25519_OID)
-            return ("Ed25519", 256) if key[pkcs11.Attribute.EC_PARAMS] == wanted else ("other", 0)
+            return ("Ed25519", 256) if bytes(key[pkcs11.Attribute.EC_PARAMS]) in ED25519 else ("other", 0)
     return "other", 0
 
 

@@ -183,8 +183,7 @@ def _token(library: Any, place: TokenPlace) -> Any:
     shown = ", ".join(f"{one.label} (serial {_serial(one)})" for one in there[:LABELS_SHOWN])
     if found:
         raise Misconfigured(
-            f"{len(found)} tokens are called {place.token}: {shown}; write the serial number of the right "
-            f"one",
+            f"{len(found)} tokens are called {place.token}: {shown}; name the right one by its serial number",
             field="spec.security.hsm.serial",
             code="hsm_token",
         )

@@ -148,7 +148,7 @@ def _unit(ground: Ground, program: str, start: str, reload: str, check: str) -> 
                 ("KillMode", "mixed"),
                 ("TimeoutStopSec", "60"),
                 ("Restart", "always"),
-                ("RestartSec", f"{hsm.RESTART_WAIT_S}s" if held else "200ms"),
+                ("RestartSec", str(hsm.RESTART_WAIT_S) if held else "200ms"),
                 ("RuntimeDirectory", "sextant"),
                 ("Slice", "sextant-serving.slice"),
                 ("LimitNOFILE", str(CONNECTIONS * 4)),
