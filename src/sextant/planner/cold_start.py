@@ -1,8 +1,8 @@
 """How long a replica takes from being asked for to its first answer: a sum of parts, without and with caches.
 
 Without: a node that has neither image nor weights nor compiled code, and an engine that reads its weights
-from shared storage by itself. With: image, weights and compiled code are on the node, and weights are read side
-by side into memory before the engine starts. Pure; the facts are `spec/data/cold_start.toml`.
+from shared storage by itself. With: image, weights and compiled code are on the node, and weights are read
+side by side into memory before the engine starts. Pure; the facts are `spec/data/cold_start.toml`.
 """
 
 from __future__ import annotations
