@@ -31,6 +31,8 @@ class Place(msgspec.Struct, frozen=True, kw_only=True):
     """`ServedModel.key` to the API root of the engine that runs elsewhere in the bundle."""
     engine_keys: Mapping[str, str] = {}
     """`ServedModel.key` to the reference of that engine's key (`file:/…`)."""
+    engine_peers: Mapping[str, str] = {}
+    """`ServedModel.key` to that engine's SPIFFE id, where it is known by one."""
     sources: Mapping[str, str] = {}
     """`ServedModel.key` to the file or folder of a model that this process loads itself."""
     host: str = ""
@@ -105,6 +107,8 @@ def _remote(order: Order, served: ServedModel, place: Place) -> dict[str, Any]:
     remote: dict[str, Any] = {"kind": "remote", "base_url": place.engines[key]}
     if key in place.engine_keys:
         remote["api_key"] = place.engine_keys[key]
+    if key in place.engine_peers:
+        remote["peer_id"] = place.engine_peers[key]
     remote["upstream_model"] = key
     remote["context_tokens"] = served.context_tokens or REMOTE_CONTEXT_TOKENS
     if isinstance(engine, LaunchedEngine):

@@ -8,6 +8,8 @@ from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
 from sextant.render.kubernetes.cluster import (
+    LOOKS_PORT,
+    MTLS_PORT,
     ROUTER_METRICS_PORT,
     ROUTER_PORT,
     Cluster,
@@ -93,14 +95,19 @@ def gateway_policy(cluster: Cluster) -> Object:
 
 def engine_policy(cluster: Cluster, workload: Workload) -> Object:
     """The gateway and the metrics' reader to an engine; machines of one group among themselves."""
-    port = [_port(workload.command.port)]
     caller: Peer = {
         **_namespace(cluster.namespace),
         "podSelector": {"matchLabels": cluster.part("gateway").selector},
     }
     if workload.role != "whole":
         caller = {"podSelector": {"matchLabels": workload.router.selector}}
-    ingress: list[Object] = [{"from": [caller, _namespace(PROMETHEUS_NAMESPACE)], "ports": port}]
+    prometheus = _namespace(PROMETHEUS_NAMESPACE)
+    ingress: list[Object] = [{"from": [caller, prometheus], "ports": [_port(workload.command.port)]}]
+    if workload.guarded:  # its own port is the proxy's alone
+        ingress = [
+            {"from": [caller], "ports": [_port(MTLS_PORT)]},
+            {"from": [prometheus], "ports": [_port(LOOKS_PORT)]},
+        ]
     egress: list[Object] = []
     # Machines of a replica, and the halves of a split engine, talk at ports of their libraries' choice.
     beside = [
@@ -180,10 +187,17 @@ def _to_engines(cluster: Cluster) -> list[Object]:
                     "podSelector": {"matchLabels": each.front.selector},
                 }
             ],
-            "ports": [_port(each.command.port if each.role == "whole" else ROUTER_PORT)],
+            "ports": [_port(_front_port(each))],
         }
         for each in distinct(cluster.workloads)
     ]
+
+
+def _front_port(workload: Workload) -> int:
+    """Where the gateway calls it."""
+    if workload.guarded:
+        return MTLS_PORT
+    return workload.command.port if workload.role == "whole" else ROUTER_PORT
 
 
 def _outside(cluster: Cluster) -> Sequence[str]:
