@@ -42,6 +42,9 @@ def follow(
         bool,
         typer.Option("--allow-rewrite", help="Also a commit that does not follow the one that is applied."),
     ] = False,
+    most_mib: Annotated[
+        int, typer.Option("--most-mib", min=1, max=65_536, help="Refuse more history, or larger files, MiB.")
+    ] = 256,
     state: State = None,
 ) -> None:
     """Keep the deployment that runs here at the newest commit of a repository.
@@ -53,7 +56,8 @@ def follow(
     from sextant.operations.git_source import GitSource, Wish
 
     folder = state_dir(state)
-    wish = Wish(_address(repository), branch, path, str(signers.absolute()) if signers else "", allow_rewrite)
+    allowed = str(signers.absolute()) if signers else ""
+    wish = Wish(_address(repository), branch, path, allowed, allow_rewrite, most_mib)
     source = GitSource(folder.source, wish)
     with alone(folder):
         source.open()
