@@ -215,3 +215,19 @@ def test_a_tier_has_its_pool_and_a_tenant_its_own_model(tmp_path: Path) -> None:
             assert status("studio", "sextant-nano") == 200
         finally:
             os.kill(shared["pid"], signal.SIGCONT)
+
+
+def test_both_keepers_killed_in_the_same_moment_leave_nothing(tmp_path: Path) -> None:
+    with stack(document=document(tmp_path, launched("other", "--fork", "--stubborn"))) as made:
+        outer = made.processes()["engine-other-0"]["pid"]
+        inner, *engine = below(outer)
+        assert len(engine) >= 2
+        for number in (signal.SIGSTOP, signal.SIGKILL):  # neither notices the other's end
+            for pid in (outer, inner):
+                os.kill(pid, number)
+        until(lambda: not any(map(alive, engine)), "what the engine had started is gone")
+        until(lambda: made.chat(model="other").status == 200, "it was started again", 60)
+        assert made.processes()["engine-other-0"]["restarts"] == 1
+        assert made.process is not None
+        left = [pid for pid in (outer, inner, *engine) if pid in below(made.process.pid)]
+        assert left == []  # nor dead that nobody has collected

@@ -29,6 +29,7 @@ from sextant.app.events import Changed, Serving, Stopping, Tell
 from sextant.app.gateway_look import GatewayLook
 from sextant.app.members import Kind, Member, gateway_probe, members_of
 from sextant.app.model_plan import EnginePlan
+from sextant.app.orphans import sweep
 from sextant.app.placing import Ports
 from sextant.app.plan import Plan, gateway_workers
 from sextant.app.probe import ProbeFailed
@@ -47,6 +48,7 @@ GATEWAY_READY_TIMEOUT_S = 10.0
 WRITE_RETRY_S = 1.0
 LOG_LOOK_INTERVAL_S = 10.0
 ENGINE_METRICS_INTERVAL_S = 5.0
+SWEEP_INTERVAL_S = 0.1
 
 _log = logging.getLogger(__name__)
 
@@ -298,7 +300,13 @@ class Supervisor:
         if not self._stopping:
             after_s = time.monotonic() - self._began
             self._tell(Changed(member.name, condition.state, condition.reason, condition.restarts, after_s))
+        self._sweep()
         self._changed.set()
+
+    def _sweep(self) -> None:
+        """Ends what an engine left behind whose keepers were killed; and what that leaves, a little later."""
+        if sweep({member.condition.pid for member in self._members}):
+            asyncio.get_running_loop().call_later(SWEEP_INTERVAL_S, self._sweep)
 
     def _write_out(self) -> None:
         """Publishes routes and status. A full disk must not end the supervision: it tries again shortly."""

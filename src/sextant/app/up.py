@@ -14,6 +14,7 @@ import msgspec
 
 from sextant.app.bootstrap import FirstRun, bootstrap, forget_first_run, store_id
 from sextant.app.events import Event, Serving, Stopped, Tell, Warned
+from sextant.app.orphans import adopting
 from sextant.app.placing import Ports, embedded_of, place_models
 from sextant.app.plan import Overrides, Plan, listeners, make_plan
 from sextant.app.state import StateDir, check_port_free
@@ -86,7 +87,8 @@ async def _supervise(
         if isinstance(event, Serving):
             forget_first_run(state)
 
-    await Supervisor(plan, state, tell=tell_and_forget, ports=ports, first_run=first_run).run()
+    with adopting():
+        await Supervisor(plan, state, tell=tell_and_forget, ports=ports, first_run=first_run).run()
 
 
 @contextlib.contextmanager

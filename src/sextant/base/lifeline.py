@@ -11,6 +11,7 @@ import os
 import signal
 
 _PR_SET_PDEATHSIG = 1
+_PR_SET_CHILD_SUBREAPER = 36
 
 PARENT_VARIABLE = "SEXTANT_PARENT_PID"
 """Set by the supervisor for its children; absent when a process entry is run by hand."""
@@ -25,9 +26,18 @@ def bind_to_parent(parent_pid: int | None, death_signal: int = signal.SIGKILL) -
     """
     if parent_pid is None:
         return
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.prctl(_PR_SET_PDEATHSIG, int(death_signal), 0, 0, 0) != 0:
-        code = ctypes.get_errno()
-        raise OSError(code, f"prctl(PR_SET_PDEATHSIG) failed: {os.strerror(code)}")
+    _prctl(_PR_SET_PDEATHSIG, int(death_signal), "PR_SET_PDEATHSIG")
     if os.getppid() != parent_pid:
         os._exit(0)
+
+
+def adopt_orphans(adopt: bool = True) -> None:
+    """Makes this process the parent of every descendant whose own parent ends. Raises OSError if refused."""
+    _prctl(_PR_SET_CHILD_SUBREAPER, int(adopt), "PR_SET_CHILD_SUBREAPER")
+
+
+def _prctl(option: int, value: int, name: str) -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(option, value, 0, 0, 0) != 0:
+        code = ctypes.get_errno()
+        raise OSError(code, f"prctl({name}) failed: {os.strerror(code)}")

@@ -6,10 +6,11 @@ Two processes stand above the engine: the outer keeper, a child of the superviso
 session of its own. Both are subreapers, so whatever the engine forks, and however often it forks away,
 remains a descendant of theirs, and both kill all descendants before they end. When one of the two is killed
 with -9 the other one clears up: the outer one as the parent, the inner one because the kernel tells it of
-its parent's death. When the supervisor dies the outer one is told and clears up at once. Only where both
-keepers are killed with -9 in the same moment is anything left: the engine's first process dies with them,
-what it started does not (only a PID namespace or a cgroup would hold that, and both want rights that we may
-not have). Standard library only.
+its parent's death. When the supervisor dies the outer one is told and clears up at once. Where both keepers
+are killed with -9 in the same moment the engine's first process dies with them, and the supervisor adopts and
+ends what it started (`app/orphans.py`). Only where the supervisor dies in that moment too is anything left: a
+PID namespace or a cgroup would hold that, and both want rights that we may not have; systemd has them.
+Standard library only.
 
 SIGTERM, SIGINT and SIGHUP go to the engine's first process as SIGTERM; after the grace period all is killed.
 The exit status is the engine's own, its death by a signal included. Neighbours: `base/lifeline.py` (dying
@@ -19,7 +20,6 @@ with the parent), `app/child.py` (which starts this).
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import resource
 import signal
@@ -29,7 +29,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from sextant.base.config import variable
-from sextant.base.lifeline import PARENT_VARIABLE, bind_to_parent
+from sextant.base.lifeline import PARENT_VARIABLE, adopt_orphans, bind_to_parent
 
 GRACE_S = 30.0
 INNER_MARGIN_S = 1.0
@@ -41,7 +41,6 @@ SWEEP_S_MAX = 10.0
 SWEEP_STEP_S = 0.005
 
 _MODULE = "sextant.engines.keeper"
-_PR_SET_CHILD_SUBREAPER = 36
 _ENDING = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
 _WATCHED = _ENDING | {signal.SIGCHLD}
 _PYTHON_IGNORES = (signal.SIGPIPE, signal.SIGXFSZ)
@@ -67,11 +66,11 @@ def main(arguments: Sequence[str]) -> int:
     signal.pthread_sigmask(signal.SIG_BLOCK, _WATCHED)
     parent = variable(PARENT_VARIABLE)
     bind_to_parent(int(parent) if parent else None, signal.SIGTERM)
-    _adopt_orphans()
+    adopt_orphans()
 
     def inner() -> int:
         os.setsid()
-        _adopt_orphans()
+        adopt_orphans()
         engine = _fork(lambda: _become(command), signal.SIGKILL)
         return _keep(engine, grace_s)
 
@@ -219,14 +218,6 @@ def _end_like(status: int) -> int:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {-code})  # it alone: a waiting SIGTERM would come first
     os.kill(os.getpid(), -code)
     return 128 - code
-
-
-def _adopt_orphans() -> None:
-    """Makes this process the parent of every descendant whose own parent ends. Raises OSError if refused."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
-        code = ctypes.get_errno()
-        raise OSError(code, f"prctl(PR_SET_CHILD_SUBREAPER) failed: {os.strerror(code)}")
 
 
 def _processes() -> Iterator[tuple[int, int]]:
