@@ -102,8 +102,8 @@ def document_page() -> str:
         "## Fields\n\nA field without a default is required where its parent is given. `[]` marks the items "
         "of a list. The fields of `spec.gateway.limits` are on [their own page](limits.md).\n\n"
         "| field | type | default | meaning |\n|---|---|---|---|\n" + "\n".join(rows) + "\n\n"
-        "## Refused in this version\n\nThe format foresees these; this version cannot do them and says so "
-        "instead of ignoring them.\n\n| field | reason |\n|---|---|\n" + "\n".join(later) + "\n"
+        "## Refused\n\nThese are not ignored but refused, with the reason: what this version cannot do, and "
+        "what has its place elsewhere.\n\n| field | reason |\n|---|---|\n" + "\n".join(later) + "\n"
     )
 
 
@@ -407,6 +407,8 @@ def _type_words(annotation: Any) -> str:
         )
     if origin is tuple:
         return f"list of {_type_words(typing.get_args(annotation)[0])}"
+    if origin is dict:
+        return f"mapping of {' to '.join(map(_type_words, typing.get_args(annotation)))}"
     return {str: "text", int: "whole number", float: "number", bool: "true or false"}.get(
         annotation, str(annotation)
     )

@@ -110,7 +110,7 @@ def _not_yet(tree: Tree, wording: Wording) -> tuple[set[Path], list[Problem]]:
         place = tree.values[path] if value else tree.keys[path]
         # A refused `kind` leaves nothing to check the rest of its mapping against.
         refused.add(path[:-1] if path[-1] == "kind" else path)
-        said = f"`{value}` is not supported yet" if value else "is not supported yet"
+        said = f"`{value}` is refused" if value else "is refused"
         problems.append(Problem(place, field, f"{said}: {reason}"))
     return refused, problems
 

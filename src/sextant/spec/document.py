@@ -57,7 +57,9 @@ NOT_YET: dict[str, str] = {
     "spec.model.precision": "a file has the precision that it was written in; see spec.engine.precision",
     "spec.model.adapters": "adapters are not in this version",
     "spec.rollout": "releases are not in this version; `sextant apply` has a changed document served",
-    "spec.governance": "prices, budgets and rate limits are not in this version; every request is metered",
+    "spec.governance": "prices, budgets and limits change while it serves, so they are no part of "
+    "the document: `sextant price`, `sextant budget`, `sextant tier` and `--limit` of `sextant key`, or the "
+    "admin API",
 }
 """What the design foresees and this version refuses, by field or `field=value`, with the reason."""
 
