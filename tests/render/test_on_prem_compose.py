@@ -161,6 +161,10 @@ def test_the_kit_names_every_image_and_the_python_of_the_one_that_is_built() -> 
     ("spec", "said"),
     [
         ({**with_hosts(DISTILLED, "10.0.0.11", "10.0.0.12"), **PAIR}, "a standby pair takes several servers"),
+        (
+            with_hosts(DISTILLED, "10.0.0.11", "10.0.0.12"),
+            r"sites name \(10.0.0.11, 10.0.0.12\) takes several",
+        ),
         ({**R1, "sites": LARGE}, "accelerators of its plan takes several servers"),
         ({**EMBEDDED, "continuity": {"backup": {"repository": "/srv/b"}}}, "backups by a timer run without"),
     ],

@@ -112,6 +112,9 @@ def contain(ground: Ground) -> Contained:
         if replicas > 1:
             servers = tuple(f"{engine.address}:{engine.command.port}" for engine in found[-replicas:])
             balances.append(Balance(served.key, ground.engine_port(served), servers))
+    hosts = dict.fromkeys(host for site in order.deployment.spec.sites for host in site.hosts)
+    if len(hosts) > 1:
+        raise _unsupported(ground, f"what its sites name ({', '.join(hosts)})")
     return Contained(engines=tuple(found), balances=tuple(balances))
 
 
