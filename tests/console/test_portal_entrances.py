@@ -218,6 +218,27 @@ def _an_owner_accepts_for_a_tenant(made: InProcess) -> None:
     assert owner.send("/portal/t/acme/keys", "/portal/t/acme/keys/new", name="late").status_code == 200
 
 
+def test_somebody_signed_in_redeems_an_invitation_to_another_tenant(portal: InProcess) -> None:
+    invited = portal.accounts.invite(NewInvitation("member@acme.example", "member", "rival"), mailed=True)
+    visitor, page = portal.visitor("member@acme.example"), "/portal/account"
+    assert visitor.send(f"{page}/invitations", page, token="sxinvite-none").status_code == 403
+    assert visitor.send(f"{page}/invitations", page, token=invited.secret).headers["location"] == "/portal/"
+    assert visitor.get("/portal/t/rival/").status_code == 200
+
+
+def test_an_invitation_by_mail_leads_to_the_page_with_the_token_in_the_fragment(tmp_path: Path) -> None:
+    own = PortalSettings(url=URL)
+    with mail_server() as (alerts, texts), portal_in_process(tmp_path, portal=own, alerts=alerts) as made:
+        owner = made.visitor("owner@acme.example", base_url=URL)
+        page = "/portal/t/acme/members"
+        sent = owner.send("/portal/t/acme/invitations", page, email="new+1@acme.example", role="member")
+        assert "is on its way to new+1@acme.example" in sent.text
+        assert "sxinvite-" not in sent.text
+        message = message_from_string(texts[0], policy=policy.default).get_content()
+    assert f"{URL}/portal/redeem#token=sxinvite-" in message
+    assert "&email=new%2B1%40acme.example" in message
+
+
 def test_where_sign_up_is_closed_there_is_no_page_for_it(portal: InProcess) -> None:
     visitor = portal.visitor()
     assert "/portal/sign-up" not in visitor.get("/portal/sign-in").text

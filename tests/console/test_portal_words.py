@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import datetime
+import hashlib
 import re
+import tomllib
 from pathlib import Path
 from string import Formatter
 
@@ -40,6 +42,16 @@ def test_every_sentence_is_used_and_every_one_used_is_there() -> None:
     spoken = {one for one in known if one.startswith("form.")}  # errors carry the key as their message
     unused = [one for one in known if f'"{one}"' not in texts and not one.startswith(begun)]
     assert [one for one in unused if one not in titles | spoken] == []
+
+
+def test_what_is_not_ours_is_as_it_came_and_has_its_licence() -> None:
+    folder = CONSOLE / "static"
+    vendored = tomllib.loads((folder / "vendored.toml").read_text())
+    ours = {"portal.js", "portal.css", "mark.svg", "vendored.toml"}
+    assert {one.name for one in folder.iterdir() if one.suffix != ".LICENSE"} == ours | set(vendored)
+    for name, told in vendored.items():
+        assert hashlib.sha256((folder / name).read_bytes()).hexdigest() == told["sha256"], name
+        assert (folder / told["licence"].partition(", ")[2]).stat().st_size > 500
 
 
 @pytest.mark.parametrize(

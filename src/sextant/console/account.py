@@ -35,6 +35,19 @@ async def change_password(visit: Visit) -> Response:
     return answer
 
 
+async def redeem_signed_in(visit: Visit) -> Response:
+    """Redeems an invitation to one's own address, however one has signed in."""
+    me, csrf = await visit.signed_in()
+    form = await visit.form()
+    try:
+        await visit.ask("POST /v1/me/invitations", {"token": form.text("token")}, csrf=form.csrf)
+    except (Refused, Busy) as error:
+        if isinstance(error, Refused) and error.code == "csrf":
+            raise
+        return _shown(visit, me, csrf, error)
+    return visit.go(HOME)
+
+
 async def agreement_page(visit: Visit) -> Response:
     """The operator's agreements, the present one first, and who accepted them for this tenant."""
     here = await visit.here()

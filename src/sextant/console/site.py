@@ -192,6 +192,7 @@ _ROUTES: dict[str, Handler] = {
     "GET /portal/choose/{what}/{value}": choices.choose,
     "GET /portal/account": account.account_page,
     "POST /portal/account/password": account.change_password,
+    "POST /portal/account/invitations": account.redeem_signed_in,
     f"GET {_T}/": overview.overview,
     f"GET {_T}/keys": keys.keys_page,
     f"POST {_T}/keys": keys.create,

@@ -9,7 +9,7 @@ from email.errors import MessageError
 from email.headerregistry import Address
 from email.message import EmailMessage
 from typing import Annotated
-from urllib.parse import urlsplit
+from urllib.parse import urlencode, urlsplit
 
 import msgspec
 from fastapi import Depends, FastAPI, Response
@@ -170,9 +170,18 @@ def _message(office: Office, made: Invited, to: Address) -> EmailMessage:
     message.set_content(
         f"You are invited to be {record.role} of {place}.\n\n"
         f"Token, good once and for this address alone:\n\n    {made.secret}\n\n"
+        f"{_page_for(office, made)}"
         f"Redeem it at the admin API{where}: POST /v1/invitations/redeem with the token, your address and a\n"
         "password (the one you have there, or a first one of 12 characters or more); or sign in and\n"
         "POST /v1/me/invitations with the token.\n\n"
         "If you did not expect this, do nothing: it ends by itself.\n"
     )
     return message
+
+
+def _page_for(office: Office, made: Invited) -> str:
+    """Where the portal has an address: its page, with the token where no server sees it."""
+    if not office.settings.portal.url:
+        return ""
+    given = urlencode({"token": made.secret, "email": made.record.email})
+    return f"Open {office.settings.portal.url}/portal/redeem#{given}\n\nOr without a browser: "
