@@ -40,6 +40,7 @@ SOURCE = ROOT / "src/sextant"
 LAYERS = (
     "cli",
     "app",
+    "console",
     "gateway",
     "control",
     "operations",
