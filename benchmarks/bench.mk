@@ -32,6 +32,11 @@ bench-e2e: $(BASE_STAMP) bench-tools ## Poisson arrivals through gateway and eng
 bench-start: $(BASE_STAMP) ## From `sextant up` to the first token, by phase.
 	@$(BIN)/python -m benchmarks.start --form full $(ARGS)
 
+.PHONY: bench-cold-start
+bench-cold-start: $(BASE_STAMP) ## From starting vLLM to its first token, with each measure of a bundle.
+	@$(MAKE) --no-print-directory $(VLLM_STAMP)
+	@$(BIN)/python -m benchmarks.cold_start --form full $(ARGS)
+
 .PHONY: bench-gitops
 bench-gitops: $(BASE_STAMP) ## From `git commit` to the first token of the new model version, by phase.
 	@$(BIN)/python -m benchmarks.gitops --form full $(ARGS)
