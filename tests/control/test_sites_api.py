@@ -13,8 +13,11 @@ import pytest
 from control_under_test import Control, control_with_ledger
 from starlette.testclient import TestClient
 
+from sextant.base.errors import RateLimited
+from sextant.control import sites, sites_pace
 from sextant.control.answers import BODY_BYTES_MAX
 from sextant.control.office import Office
+from sextant.control.sites_pace import BATCHES_AT_ONCE, BATCHES_PER_S, PacedSite
 from sextant.spec.sites import AMOUNT_NANO_MAX, ROWS_MAX
 from sextant.store.accounts_database import wall_clock_ms
 from sextant.store.accounts_tenants import TenantChange
@@ -245,3 +248,51 @@ def _site_metrics(centre: Centre) -> dict[str, dict[str, float]]:
     for name, site, value in re.findall(r'(?m)^(sextant_site_\w+){site="([^"]+)"} (\S+)$', text):
         found.setdefault(name, {})[site] = float(value)
     return found
+
+
+def test_a_site_that_sends_without_end_is_told_when_to_come_again(
+    centre: Centre, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its rows wait with it; another site and the operator are not concerned."""
+    monkeypatch.setattr(sites_pace, "BATCHES_AT_ONCE", 3.0)
+    monkeypatch.setattr(sites_pace, "BATCHES_PER_S", 0.5)
+    answers = [centre.send(row(1)) for _ in range(5)]
+    assert [one.status_code for one in answers] == [200, 200, 200, 429, 429]
+    unread = centre.as_site().post("/v1/sites/shanghai/usage", content=b"{")
+    assert unread.status_code == 429
+    assert 1 <= int(answers[3].headers["Retry-After"]) <= 2
+    assert "its rows are safe where they are" in answers[3].text
+    empty = {"after_id": "", "rows": []}
+    assert centre.as_site(centre.other).post("/v1/sites/beijing/usage", json=empty).status_code == 200
+    assert centre.rows() == 1
+
+
+def test_a_bucket_fills_with_time_and_never_beyond_its_size() -> None:
+    now_s = 100.0
+    paced = PacedSite(lambda: now_s)
+    for _ in range(int(BATCHES_AT_ONCE)):
+        paced._take("a")
+    with pytest.raises(RateLimited) as raised:
+        paced._take("a")
+    assert raised.value.retry_after_s == pytest.approx(1 / BATCHES_PER_S)
+    now_s += 1.5 / BATCHES_PER_S
+    paced._take("a")
+    with pytest.raises(RateLimited):
+        paced._take("a")
+    now_s += 1e6
+    for _ in range(int(BATCHES_AT_ONCE)):
+        paced._take("a")
+    with pytest.raises(RateLimited):
+        paced._take("a")
+
+
+def test_a_question_looks_at_so_many_rows_and_no_more(
+    centre: Centre, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sites, "ROWS_COUNTED_MAX", 3)
+    assert centre.send(*(row(n) for n in range(1, 4))).status_code == 200
+    assert centre.rows() == 3
+    assert centre.send(*(row(n, tenant_id="nobody") for n in range(4, 11)), after="r3").status_code == 200
+    shown = centre.control.client.get("/v1/sites/shanghai").json()
+    assert (shown["rows"], shown["held"][0]["rows"]) == (10, 4)
+    assert centre.control.client.get("/v1/sites").json()["sites"][1]["rows"] == 10

@@ -7,6 +7,7 @@ Neighbours: `sextant.store.books_sites` (what a batch does), `sextant.app.forwar
 
 from __future__ import annotations
 
+import time
 import zlib
 from typing import Annotated, Any
 
@@ -14,10 +15,11 @@ import msgspec
 from fastapi import Depends, FastAPI, Request, Response
 
 from sextant.base.errors import BodyTooLarge
-from sextant.control.access import Allowed, Needs, OfSite
+from sextant.control.access import Allowed, Needs
 from sextant.control.answers import BODY_BYTES_MAX, Body, WrongBody, json_answer, listing, more_than, paged
 from sextant.control.office import Office
 from sextant.control.openapi import Listing, tells
+from sextant.control.sites_pace import PacedSite
 from sextant.spec.ledger_wire import Delivery
 from sextant.spec.policy import NANO
 from sextant.spec.sites import ROWS_MAX, SiteAnswer, SiteBatch, SiteRow
@@ -27,6 +29,8 @@ from sextant.store.ledger_reading import LedgerView, ledger_view
 
 _ROW = ", ".join(field.name for field in msgspec.structs.fields(SiteRow))
 COST_NANO_MAX = 2**63 - 1
+ROWS_COUNTED_MAX = 10_000
+"""Rows of one site that are looked at to answer a question: the books hold millions."""
 _GZIP = 16 + zlib.MAX_WBITS
 
 
@@ -51,7 +55,8 @@ class SiteMade(SiteRecord, frozen=True, kw_only=True):
 
 
 class HeldUsage(msgspec.Struct, frozen=True):
-    """Usage of a site's tenant that is nobody here yet."""
+    """Usage of a site's tenant that is nobody here yet; of a site that has more than 10,000 such rows, those
+    alone that came to be looked at."""
 
     tenant_id: str
     currency: str
@@ -62,7 +67,8 @@ class HeldUsage(msgspec.Struct, frozen=True):
 
 class SiteShown(SiteRecord, frozen=True, kw_only=True):
     """A site and what has come from it. `through` is its number of the last row up to which all are here;
-    `arrived_ms` is when that came, 0 for never."""
+    `arrived_ms` is when that came, 0 for never. `rows` is counted up to 10,000; beyond, it is what the
+    site's numbers say, and more only where the site was restored from a backup."""
 
     through: int
     arrived_ms: int
@@ -94,15 +100,14 @@ class UsageBody(Body[SiteBatch]):
 
 ReadSites = Annotated[Allowed, Depends(Needs("read", "deployment", deployment=True))]
 WriteSites = Annotated[Allowed, Depends(Needs("write", "deployment", deployment=True))]
-TheSite = Annotated[Allowed, Depends(OfSite())]
 Paging = Annotated[Page, Depends(paged)]
 SiteBody = Annotated[NewSite, Depends(Body(NewSite))]
 SiteChangeBody = Annotated[SiteChange, Depends(Body(SiteChange))]
-BatchBody = Annotated[SiteBatch, Depends(UsageBody(SiteBatch))]
 
 
 def add_sites(app: FastAPI, office: Office) -> None:
     """Routes of sites."""
+    of_site, of_body = Depends(PacedSite(time.monotonic)), Depends(UsageBody(SiteBatch))
 
     @app.get("/v1/sites")
     @tells(Listing("sites", SiteShown))
@@ -148,7 +153,7 @@ def add_sites(app: FastAPI, office: Office) -> None:
 
     @app.post("/v1/sites/{site_id}/usage")
     @tells(SiteAnswer)
-    def take_usage(site_id: str, _allowed: TheSite, batch: BatchBody) -> Response:
+    def take_usage(site_id: str, _allowed: Allowed = of_site, batch: SiteBatch = of_body) -> Response:
         """Takes rows of the site's ledger, each once however often it comes. Durable when it answers."""
         tenants = office.accounts.site(site_id).tenants
         office.site_heard_ms[site_id] = office.now_ms()
@@ -186,11 +191,15 @@ def _told(office: Office, record: SiteRecord) -> Response:
 
 def _shown(view: LedgerView, record: SiteRecord) -> SiteShown:
     end = view.query("SELECT number, arrived_ms FROM site_end WHERE site_id = :site", site=record.id)
-    rows = view.query("SELECT count(*) FROM site_usage WHERE site_id = :site", site=record.id)
+    some = f"LIMIT {ROWS_COUNTED_MAX + 1}"
+    [(rows,)] = view.query(
+        f"SELECT count(*) FROM (SELECT 1 FROM site_usage WHERE site_id = :site {some}) AS some",
+        site=record.id,
+    )
     held = view.query(
         "SELECT tenant_id, currency, count(*), sum(input_tokens + output_tokens), "
-        f"sum(cost_nano / {NANO}), sum(cost_nano % {NANO}) "
-        "FROM site_usage WHERE site_id = :site AND booked_tenant_id = '' "
+        f"sum(cost_nano / {NANO}), sum(cost_nano % {NANO}) FROM "
+        f"(SELECT * FROM site_usage WHERE site_id = :site AND booked_tenant_id = '' {some}) AS some "
         "GROUP BY tenant_id, currency ORDER BY tenant_id, currency",
         site=record.id,
     )
@@ -199,7 +208,7 @@ def _shown(view: LedgerView, record: SiteRecord) -> SiteShown:
         **msgspec.structs.asdict(record),
         through=through,
         arrived_ms=arrived_ms,
-        rows=rows[0][0],
+        rows=rows if rows <= ROWS_COUNTED_MAX else max(rows, through),
         held=tuple(_held(values) for values in held),
     )
 
