@@ -90,7 +90,7 @@ def test_each_new_certificate_is_a_new_file_and_old_keys_go(
             found = until(file, lambda said, wanted=number: said.rotations == wanted)  # type: ignore[misc]
             assert Path(found.svid_file).read_bytes() == svid.pem
             files.append(found.svid_file)
-        assert sorted(map(str, tmp_path.glob("svid-*.pem"))) == sorted(files[-2:])
+        until(file, lambda _: sorted(map(str, tmp_path.glob("svid-*.pem"))) == sorted(files[-2:]))
         other = Authority()
         api.give(svids[-1], other)
         found = until(file, lambda said: said.bundles[DOMAIN] == other.pem)
@@ -123,7 +123,7 @@ def test_nobody_there_nothing_registered_and_another_domain_are_told_apart(
     nowhere = tmp_path / "none" / "agent.sock"
     with running(f"unix://{nowhere}", tmp_path / "a.json"):
         found = until(tmp_path / "a.json", lambda said: bool(said.reason))
-    assert f'SPIFFE socket file "{nowhere}" does not exist' in found.reason
+    assert found.reason.startswith(f"unix://{nowhere}: there is no such socket; is the agent running")
     api.deny()
     with running(api.address, tmp_path / "b.json"):
         found = until(tmp_path / "b.json", lambda said: bool(said.reason))

@@ -30,8 +30,9 @@ LOOK_S = 0.5
 _SAID = {
     "PERMISSION_DENIED": "no certificate is registered for this process; register its id",
     "UNAVAILABLE": "nothing answers there; is the agent running?",
+    "does not exist": "there is no such socket; is the agent running, and its folder mounted?",
 }
-"""What the gRPC statuses that the Workload API's standard names mean to whoever has to mend it."""
+"""What the library's words, gRPC's statuses among them, mean to whoever has to mend it."""
 _log = logging.getLogger(__name__)
 
 
