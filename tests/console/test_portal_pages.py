@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from portal_under_test import HOSTILE, PASSWORD, InProcess, portal_in_process
+from sextant.spec.policy import LimitRules
+from sextant.store.accounts_keys import KeyScope
 from sextant.store.accounts_tenants import TenantChange
 
 SECRET = re.compile(r'id="secret" readonly value="(sk-[^"]+)"')
@@ -81,6 +84,29 @@ def test_a_key_is_made_shown_once_changed_rotated_and_revoked(portal: InProcess)
     gone = owner.send(f"{here}/revoke", f"{here}/revoke")
     assert gone.headers["location"] == "/portal/t/acme/keys?said=key_revoked"
     assert portal.accounts.key(key.id).revoked_ms > 0
+
+
+def test_a_form_that_is_sent_as_it_came_changes_nothing(portal: InProcess) -> None:
+    owner = portal.visitor("owner@acme.example")
+    limits = LimitRules(
+        requests_per_s=1500.5, burst_requests=7, tokens_per_min=2_000_000, concurrent_requests=1000,
+        tokens_per_day=30_000_000, spend_nano_per_month=1_234_567_890_123,
+    )  # fmt: skip
+    scope = KeyScope(
+        "search", models=("r1", "gone"), endpoints=("rerank",), networks=("10.0.0.0/8",), limits=limits
+    )
+    key, _ = portal.accounts.create_key("acme", HOSTILE, scope)
+    here = f"/portal/t/acme/keys/{key.id}"
+    form = owner.get(here).text.partition(f'action="{here}"')[2].partition("</form>")[0]
+    fields: dict[str, list[str]] = {}
+    for tag in re.findall(r"<input [^>]*>", form):
+        name, value = re.search(r'name="([^"]*)"', tag), re.search(r'value="([^"]*)"', tag)
+        assert name is not None
+        assert value is not None
+        if 'type="checkbox"' not in tag or " checked" in tag:
+            fields.setdefault(name[1], []).append(html.unescape(value[1]))
+    assert owner.client.post(here, data=fields).status_code == 303
+    assert portal.accounts.key(key.id) == key
 
 
 def test_a_wrong_value_is_named_and_what_was_typed_stays(portal: InProcess) -> None:

@@ -13,7 +13,8 @@ from sextant.console.forms import Form
 from sextant.console.told import Invitation, Invitations, People, Person
 from sextant.console.visit import Here, Visit
 
-SHOWN_MAX = 500
+SHOWN_MAX = 1000
+"""As many as control tells at once."""
 ROLES = ("owner", "operator", "billing", "auditor", "member")
 
 

@@ -30,6 +30,11 @@ def count(number: float) -> str:
     return f"{number:,.0f}" if float(number).is_integer() else f"{number:,g}"
 
 
+def plain(number: float) -> str:
+    """A number as a form takes it back: `1500`, `0.5`."""
+    return decimal_of(round(number * NANO), 0)
+
+
 def share(part: float, whole: float) -> int:
     """Per cent, from 0 to 100; 100 of nothing at all, which any use exceeds."""
     if whole <= 0:

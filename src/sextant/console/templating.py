@@ -26,6 +26,7 @@ def build_templates() -> jinja2.Environment:
         money=shown.money,
         rounded=shown.rounded,
         count=shown.count,
+        plain=shown.plain,
         share=shown.share,
         moment=shown.moment,
         machine_moment=shown.machine_moment,
