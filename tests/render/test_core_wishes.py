@@ -23,6 +23,7 @@ STANDBY = {"continuity": {"standby": {"address": "10.0.0.10", "peer": "10.0.0.12
         ("private-cloud", "spec.delivery.orchestration", {"delivery": {"orchestration": "compose"}}),
         ("private-cloud", "spec.continuity.standby", STANDBY),
         ("edge", "spec.continuity.standby", STANDBY),
+        ("on-prem", "spec.portal.agreement", {"portal": {"agreement": {"file": "a.md", "version": "1"}}}),
     ],
 )
 def test_what_the_mode_cannot_do_is_refused(mode: str, field: str, spec: dict[str, object]) -> None:

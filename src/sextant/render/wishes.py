@@ -38,6 +38,9 @@ def _unheard(order: Order) -> Iterator[tuple[str, str, str]]:
         if delivery.quotas:
             named = ", ".join(quota.name for quota in delivery.quotas)
             yield "spec.delivery.quotas", named, cluster
+        if spec.portal.agreement is not None:
+            carried = "bundles of servers do not carry its text; use a mode with a cluster (saas)"
+            yield "spec.portal.agreement", spec.portal.agreement.version, carried
     else:
         if delivery.orchestration != "systemd":
             servers = "leave it out, or use the mode on-prem"

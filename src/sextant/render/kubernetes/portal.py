@@ -116,7 +116,8 @@ def _route(cluster: Cluster, host: str) -> Object:
     }
     paths = [{"path": {"type": "PathPrefix", "value": FOLDER}}]
     oidc = cluster.order.deployment.spec.control.oidc
-    if oidc is not None and urlsplit(oidc.redirect_url).hostname == host:
+    back = urlsplit(oidc.redirect_url if oidc is not None else "")
+    if (back.hostname, back.path) == (host, CALLBACK):
         paths.append({"path": {"type": "Exact", "value": CALLBACK}})
     lasting = [{"name": "Strict-Transport-Security", "value": "max-age=31536000"}]
     pages = {
