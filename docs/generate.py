@@ -51,6 +51,7 @@ LAYERS = (
     "workshop",
     "catalog",
     "store",
+    "security",
     "transport",
     "telemetry",
     "privacy",
