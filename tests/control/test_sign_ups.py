@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import msgspec
 import pytest
 from control_under_test import Control, control_with_ledger
 from starlette.testclient import TestClient
@@ -287,6 +288,20 @@ def test_a_mail_server_that_is_away_is_told_and_counts_nothing(control: Control,
         assert (refused.status_code, refused.json()["error"]["code"]) == (503, "mail_unavailable")
     mails.away = False
     assert ask(control).status_code == 202
+
+
+def test_a_mail_password_that_is_gone_is_not_told_to_strangers(
+    tmp_path: Path, mails: Mails, caplog: pytest.LogCaptureFixture
+) -> None:
+    alerts = msgspec.structs.replace(smtp(mails), smtp_password_ref=f"file:{tmp_path}/gone", smtp_user="x")
+    control = Control(tmp_path, alerts=alerts, portal=OPEN)
+    try:
+        answer = ask(control)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (503, "mail_unavailable")
+        assert "gone" not in answer.text
+        assert f"{tmp_path}/gone" in caplog.text
+    finally:
+        control.close()
 
 
 def test_a_mailbox_that_there_is_not_is_told_and_counts(control: Control, mails: Mails) -> None:

@@ -90,6 +90,19 @@ def test_credit_is_noted_once_by_whoever_posts_it(either: Accounts, url: str) ->
     assert [(one.tenant_id, one.detail["amount_nano"]) for one in told] == [(made.tenant_id, 5_000_000_000)]
 
 
+def test_a_session_begun_at_one_replica_is_good_at_another_until_it_ends(either: Accounts, url: str) -> None:
+    made = either.confirm_sign_up(ask(either).secret, Confirming(PASSWORD), TERMS)
+    _, secret = either.open_session(made.person_id, "cookie", "sign-up")
+    other = Accounts(url, Clock())
+    try:
+        found = other.verify_session(secret, "cookie")
+        assert found is not None and found.id == made.person_id
+        other.close_session(secret)
+        assert either.verify_session(secret, "cookie") is None
+    finally:
+        other.close()
+
+
 def test_two_at_once_confirm_once(either: Accounts, url: str) -> None:
     secret = ask(either).secret
     together = threading.Barrier(2)

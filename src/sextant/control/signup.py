@@ -16,7 +16,15 @@ from typing import Annotated, Literal
 import msgspec
 from fastapi import Depends, FastAPI, Request, Response
 
-from sextant.base.errors import BadRequest, Forbidden, Overloaded, RateLimited, Retryable, SextantError
+from sextant.base.errors import (
+    BadRequest,
+    Forbidden,
+    Misconfigured,
+    Overloaded,
+    RateLimited,
+    Retryable,
+    SextantError,
+)
 from sextant.control.agreements import refuse_outdated
 from sextant.control.answers import Body, json_answer
 from sextant.control.budgets import channels_of
@@ -248,6 +256,8 @@ def _mail(office: Office, asked: Asked, language: str, room: threading.BoundedSe
                 office.sign_ups.add("unmailed")
                 said = "the mail server does not take messages for this address; check it, or use another"
                 raise BadRequest(said, field="email") from None
+            problem = error.message
+        except Misconfigured as error:  # the mail server's password cannot be read
             problem = error.message
         finally:
             room.release()
