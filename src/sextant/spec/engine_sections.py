@@ -70,8 +70,8 @@ class RemoteEngine(Section):
     )
     peer_id: SpiffeId | None = Field(
         None,
-        description="SPIFFE id that the endpoint's certificate must have, instead of a host name; it is shown "
-        "ours (`spec.security.spiffe`). Unset: TLS as on the web.",
+        description="SPIFFE id that the endpoint's certificate must have, instead of a host name; it is "
+        "shown ours (`spec.security.spiffe`). Unset: TLS as on the web.",
     )
     speaks: Literal["vllm", "sglang", "llamacpp", "triton", "trtllm", "nim", "mindie"] | None = Field(
         None,

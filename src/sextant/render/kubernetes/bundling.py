@@ -377,9 +377,9 @@ def _between(cluster: Cluster) -> str:
     """What protects requests on their way from gateway to engines."""
     if cluster.trust_domain:
         return (
-            "Gateway and engines know each other by SPIFFE ids in mutual TLS 1.3. The machines of one replica "
-            "talk to each other as their libraries do, in the clear; so do probes and Prometheus, which "
-            "reach health and metrics alone."
+            "Gateway and engines know each other by SPIFFE ids in mutual TLS 1.3. The machines of one "
+            "replica talk to each other as their libraries do, in the clear; so do probes and Prometheus, "
+            "which reach health and metrics alone."
         )
     return (
         "Requests from gateway to engines are plain HTTP inside the cluster, which network policies confine "
