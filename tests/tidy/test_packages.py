@@ -41,10 +41,16 @@ UNUSED_ALLOWED: dict[str, str] = {
 }
 """What nothing in the package uses, and why it stays. An entry that is no longer needed fails."""
 
-IMPORTED_AS = {"argon2-cffi": "argon2", "google-re2": "re2", "protobuf": "google", "pyyaml": "yaml"}
+IMPORTED_AS = {
+    "argon2-cffi": "argon2",
+    "google-re2": "re2",
+    "protobuf": "google",
+    "python-pkcs11": "pkcs11",
+    "pyyaml": "yaml",
+}
 """Distributions whose import name is another."""
 
-COMES_WITH = {"fastapi": "starlette", "pydantic": "pydantic_core"}
+COMES_WITH = {"fastapi": "starlette", "pkcs11": "asn1crypto", "pydantic": "pydantic_core"}
 """What a declared distribution brings along as part of its own interface."""
 
 CLI_LIGHT = (
@@ -210,6 +216,8 @@ def test_what_is_imported_is_declared() -> None:
     extras = {
         "sextant.workshop": declared(*project["optional-dependencies"]["workshop"]),
         "sextant.privacy.presidio": declared(*project["optional-dependencies"]["presidio"]),
+        "sextant.security": declared(*project["optional-dependencies"]["hsm"]),
+        "sextant.cli.hsm": declared(*project["optional-dependencies"]["hsm"]),
         "sextant.operations.verify": declared(*project["optional-dependencies"]["verify"]),
     }
     undeclared = {
