@@ -18,7 +18,7 @@ from sextant.base.errors import Unsupported
 from sextant.render import render
 from sextant.spec.bundle import Bundle
 
-SIGNS = {"module": MODULE, "token": "release", "pin": "file:/root/pin", "signing_key": "release"}
+SIGNS = {"module": MODULE, "token": "release", "pin": "file:/etc/release/pin", "signing_key": "release"}
 
 
 def bundle(mode: str = "on-prem", **spec: object) -> Bundle:
@@ -93,7 +93,7 @@ def test_a_box_knows_nothing_of_the_hsm_that_signs_its_releases() -> None:
     made = bundle("edge", security={"hsm": SIGNS})
     assert "hsm" not in yaml.safe_load(text_of(made, "sextant.yaml"))["spec"].get("security", {})
     assert "hsm=yes" not in text_of(made, "settings.sh")
-    uri = f"'pkcs11:token=release;object=release?module-path={MODULE}&pin-source=file:/root/pin'"
+    uri = f"'pkcs11:token=release;object=release?module-path={MODULE}&pin-source=file:/etc/release/pin'"
     typed = [line for step in made.install for line in step.commands]
     assert f"./sign.sh {uri}" in typed and f"sextant hsm public-key --key {uri} -o ../release.pub" in typed
 

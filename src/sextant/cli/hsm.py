@@ -59,7 +59,6 @@ Output = Annotated[
 @app.command()
 def check(
     file: Document,
-    key: Only = None,
     pin: Pin = "",
     certificate: Annotated[
         Path | None,
@@ -78,7 +77,7 @@ def check(
     from sextant.security.token import opened, place_of
 
     hsm = _hsm(file)
-    uses = _uses(hsm, key)
+    uses = _uses(hsm, None)
     with opened(place_of(hsm, pin_ref=pin), after_wrong_pin=after_wrong_pin) as token:
         found = [keys.look_at(token, label, use) for use, label in uses.items()]
         if "tls" in uses:

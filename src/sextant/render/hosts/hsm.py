@@ -79,7 +79,7 @@ def front_lines(ground: Ground) -> tuple[Line, ...]:
     if hsm is None:
         return ()
     asked = (
-        f"{VENV}/bin/sextant hsm check {BUNDLE}/sextant.yaml --key tls --pin file:%d/{CREDENTIAL} "
+        f"{VENV}/bin/sextant hsm check {BUNDLE}/sextant.yaml --pin file:%d/{CREDENTIAL} "
         f"--certificate {CERTIFICATE}"
     )
     return (
