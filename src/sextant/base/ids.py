@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 import secrets
 import time
 
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford base 32, lower case
+
+SPIFFE_ID_BYTES_MAX, TRUST_DOMAIN_BYTES_MAX = 2048, 255
 
 
 def _base32(value: int, digits: int) -> str:
@@ -39,3 +42,14 @@ def new_id(prefix: str) -> str:
 def new_secret(prefix: str) -> str:
     """A credential of 240 random bits, e.g. `sk-…`. Shown once; only its SHA-256 is ever stored."""
     return f"{prefix}-{_base32(secrets.randbits(240), 48)}"
+
+
+def trust_domain_of(spiffe_id: str) -> str:
+    """The trust domain of a workload's SPIFFE id; empty where the text is no such id: another scheme, a
+    query, no path, a `.` or `..` in it, or more than 2,048 bytes (SPIFFE-ID, section 2)."""
+    found = re.fullmatch(r"spiffe://([a-z0-9._-]+)((?:/[A-Za-z0-9._-]+)+)", spiffe_id, re.ASCII)
+    if found is None or len(spiffe_id) > SPIFFE_ID_BYTES_MAX or len(found[1]) > TRUST_DOMAIN_BYTES_MAX:
+        return ""
+    if any(segment in (".", "..") for segment in found[2].split("/")):
+        return ""
+    return found[1]

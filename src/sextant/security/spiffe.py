@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 
 import msgspec
 
-from sextant.spec.spiffe_id import trust_domain_of
+from sextant.base.ids import trust_domain_of
 
 NO_IDENTITY = "no identity"
 """How reasons begin when there is no certificate to show."""

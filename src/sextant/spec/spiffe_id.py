@@ -12,22 +12,9 @@ from typing import Annotated
 from pydantic import AfterValidator, Field
 from pydantic_core import PydanticCustomError
 
-ID_BYTES_MAX = 2048
-TRUST_DOMAIN_BYTES_MAX = 255
+from sextant.base.ids import TRUST_DOMAIN_BYTES_MAX, trust_domain_of
 
 _TRUST_DOMAIN = re.compile(r"[a-z0-9._-]+", re.ASCII)
-_ID = re.compile(r"spiffe://([a-z0-9._-]+)((?:/[A-Za-z0-9._-]+)+)", re.ASCII)
-
-
-def trust_domain_of(spiffe_id: str) -> str:
-    """The trust domain of a workload's id; empty where the text is no such id: another scheme, a query, no
-    path, a `.` or `..` in it, or more than 2,048 bytes."""
-    found = _ID.fullmatch(spiffe_id)
-    if found is None or len(spiffe_id) > ID_BYTES_MAX or len(found[1]) > TRUST_DOMAIN_BYTES_MAX:
-        return ""
-    if any(segment in (".", "..") for segment in found[2].split("/")):
-        return ""
-    return found[1]
 
 
 def _spiffe_id(value: str) -> str:

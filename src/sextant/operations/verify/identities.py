@@ -11,9 +11,9 @@ from urllib.parse import urlsplit
 
 import yaml
 
+from sextant.base.ids import trust_domain_of
 from sextant.operations.verify.findings import Cluster, Object
 from sextant.operations.verify.pods import all_pods, named
-from sextant.spec.spiffe_id import trust_domain_of
 
 DRIVER = "csi.spiffe.io"
 TEMPLATE = "spiffe://{{ .TrustDomain }}/ns/{{ .PodMeta.Namespace }}/sa/{{ .PodSpec.ServiceAccountName }}"
