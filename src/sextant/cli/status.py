@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import http.client
 import time
 from typing import TYPE_CHECKING
 
 import typer
 
-from sextant.cli.admin import local_connection
 from sextant.cli.options import Json, State, state_dir
 from sextant.cli.output import EXIT_FAILED, out, print_grid, print_json
 
@@ -59,7 +57,10 @@ def status(state: State = None, json: Json = False) -> None:
 
 def _troubles(found: Status) -> list[str]:
     """Why the gateway serves nothing though its process runs; empty when it serves, or cannot be asked."""
+    import http.client
     import json
+
+    from sextant.cli.admin import local_connection
 
     connection = local_connection(found.url)
     try:
