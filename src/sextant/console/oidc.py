@@ -1,7 +1,8 @@
 """Signing in through the operator's identity provider: control does it, the pages carry browser and answers.
 
-What binds an attempt to this browser is control's `state`, kept in a cookie of the portal's own; the provider
-may send the browser back to control's address or to ours, whichever the document names.
+What binds an attempt to this browser is control's `state`, kept in a cookie of the portal's own. The provider
+sends the browser back to control's path for it, as the document names it; who set out from a page of ours is
+known by that cookie.
 """
 
 from __future__ import annotations
@@ -21,10 +22,8 @@ CALLBACK = "/v1/oidc/callback"
 _NAMES = (STATE, f"__Host-{STATE}")
 
 
-def comes_back(scope: Any) -> bool:
-    """Whether a browser comes back from the provider that set out from one of our pages."""
-    if scope["path"] != CALLBACK or scope["method"] != "GET":
-        return False
+def set_out_here(scope: Any) -> bool:
+    """Whether a browser that comes back from the provider set out from one of our pages."""
     for name, value in scope["headers"]:
         if name == b"cookie":
             try:

@@ -77,18 +77,23 @@ class Portal:
             await self.app(scope, receive, send)
         elif self._is_front_door(scope):
             await RedirectResponse(HOME, 303)(scope, receive, send)
-        elif scope["path"].startswith(HOME) or oidc.comes_back(scope):
+        elif scope["path"].startswith(HOME) or self._comes_back(scope):
             await self._router(scope, receive, send)
         else:
             await self.app(scope, receive, send)
 
     def _is_front_door(self, scope: Any) -> bool:
-        if scope["path"] == "/portal":
-            return True
-        if scope["path"] != "/" or not self._settings.host:
-            return False
+        return scope["path"] == "/portal" or (scope["path"] == "/" and self._is_own_host(scope))
+
+    def _comes_back(self, scope: Any) -> bool:
+        """Whether a browser comes back from the identity provider to the pages, and not to the admin API."""
+        back = scope["method"] == "GET" and scope["path"] == oidc.CALLBACK
+        return back and (self._is_own_host(scope) or oidc.set_out_here(scope))
+
+    def _is_own_host(self, scope: Any) -> bool:
         host = next((value for name, value in scope["headers"] if name == b"host"), b"").decode("latin-1")
-        return host.partition(":")[0].lower() == self._settings.host.lower()
+        own = self._settings.host.lower()
+        return bool(own) and host.partition(":")[0].lower() == own
 
     def _route(self, call: str, handler: Handler) -> Route:
         method, _, path = call.partition(" ")
@@ -187,7 +192,6 @@ _ROUTES: dict[str, Handler] = {
     "GET /portal/confirm": entrance.confirm_page,
     "POST /portal/confirm": entrance.confirm,
     "GET /portal/oidc/start": oidc.start,
-    "GET /portal/oidc/callback": oidc.callback,
     "GET /v1/oidc/callback": oidc.callback,
     "GET /portal/choose/{what}/{value}": choices.choose,
     "GET /portal/account": account.account_page,
