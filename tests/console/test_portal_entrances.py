@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from portal_under_test import CSRF, PASSWORD, InProcess, Visitor, portal_in_process
+from sextant.console.visit import FORM
 from sextant.control.settings import AgreementSettings, AlertSettings, PortalSettings
 from sextant.store.accounts_invitations import NewInvitation
 
@@ -158,6 +159,15 @@ def test_a_form_without_this_browsers_token_changes_nothing(portal: InProcess) -
         "signed in as somebody else"
     )
     assert visitor.client.post("/portal/t/acme/keys", json={"name": "forged"}).status_code == 400
+
+
+def test_a_form_cookie_that_is_no_token_of_ours_is_replaced(portal: InProcess) -> None:
+    for planted in ("short", '"a\\012Set-Cookie: b"', "x" * 4000):
+        page = Visitor(portal.app).client.get("/portal/sign-in", headers={"Cookie": f"{FORM}={planted}"})
+        assert page.status_code == 200
+        (token,) = CSRF.findall(page.text)
+        assert len(token) == 32
+        assert page.cookies[FORM] == token
 
 
 def test_an_invitation_is_redeemed_with_a_first_password(portal: InProcess) -> None:

@@ -116,6 +116,11 @@ def test_a_wrong_value_is_named_and_what_was_typed_stays(portal: InProcess) -> N
         assert again.status_code == 400, field
         assert re.search(rf'id="{field}"[^>]*value="{re.escape(value)}"[^>]*aria-invalid="true"', again.text)
         assert 'value="typed"' in again.text
+    for field in ("tokens_per_day", "spend_per_month"):  # more digits than Python reads as a number
+        again = owner.send(
+            "/portal/t/acme/keys", "/portal/t/acme/keys/new", name="typed", **{field: "9" * 5000}
+        )
+        assert again.status_code == 400, field
     assert "typed" not in [one.name for one in portal.accounts.list_keys()]
 
 

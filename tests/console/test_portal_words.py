@@ -74,9 +74,13 @@ def test_amounts_are_exact_and_times_have_their_zone() -> None:
     assert shown.money(-5_000_000, "USD") == "-0.005 USD"
     assert shown.rounded(1, "USD") == "< 0.01 USD"
     assert shown.rounded(0, "USD") == "0.00 USD"
+    assert shown.rounded(-1, "USD") == "> -0.01 USD"
+    assert shown.rounded(-1_239_000_000, "USD") == "-1.24 USD"
     assert (shown.share(1, 0), shown.share(5, 2), shown.share(-1, 2), shown.share(1, 3)) == (100, 100, 0, 33)
     assert shown.moment(0, "Asia/Shanghai") == "1970-01-01 08:00 UTC+8"
     assert shown.moment(0, "Asia/Kolkata") == "1970-01-01 05:30 UTC+5:30"
+    assert shown.moment(1_700_000_000_000, "America/St_Johns") == "2023-11-14 18:43 UTC-3:30"
+    assert shown.moment(0, "America/New_York") == "1969-12-31 19:00 UTC-5"
     assert shown.moment(0, "Nowhere/None") == "1970-01-01 00:00 UTC"
     assert shown.today(20 * 3_600_000, "Asia/Shanghai") == datetime.date(1970, 1, 2)
     assert (shown.count(12345), shown.count(0.5)) == ("12,345", "0.5")

@@ -13,7 +13,7 @@ from sextant.spec.money import nano_of
 
 FORM_BYTES_MAX = 64 * 1024
 FIELDS_MAX = 200
-WHOLE_MAX = 10**15
+WHOLE_DIGITS_MAX = 16
 
 
 class Wrong(BadRequest):
@@ -52,7 +52,8 @@ class Form:
         given = self.text(name)
         if not given:
             return None
-        if not given.isascii() or not given.isdigit() or not 0 < int(given) <= WHOLE_MAX:
+        digits = given.isascii() and given.isdigit() and len(given) <= WHOLE_DIGITS_MAX
+        if not digits or int(given) == 0:
             raise Wrong("form.whole", field=name)
         return int(given)
 

@@ -19,9 +19,10 @@ def money(nano: int, currency: str) -> str:
 
 
 def rounded(nano: int, currency: str) -> str:
-    """An amount to a hundredth, for where the exact one is near: `1,234.50 CNY`, below that `< 0.01 CNY`."""
-    if 0 < nano < NANO // 100:
-        return f"< 0.01 {currency}"
+    """An amount to a hundredth, for where the exact one is near: `1,234.50 CNY`, nearer to nothing than that
+    `< 0.01 CNY` or, of debts, `> -0.01 CNY`."""
+    if 0 < abs(nano) < NANO // 100:
+        return f"{'<' if nano > 0 else '>'} {'-' if nano < 0 else ''}0.01 {currency}"
     return f"{nano / NANO:,.2f} {currency}"
 
 
@@ -51,13 +52,14 @@ def zone(name: str) -> datetime.tzinfo:
 
 
 def moment(at_ms: int, time_zone: str) -> str:
-    """A time with its zone: `2026-11-22 16:30 CST (UTC+8)`."""
+    """A time with its zone: `2026-11-22 16:30 UTC+8`."""
     at = datetime.datetime.fromtimestamp(at_ms / 1000, zone(time_zone))
     offset = at.utcoffset() or datetime.timedelta()
-    hours, minutes = divmod(int(offset.total_seconds()) // 60, 60)
     if not offset:
         return f"{at:%Y-%m-%d %H:%M} UTC"
-    return f"{at:%Y-%m-%d %H:%M} UTC{hours:+d}{f':{minutes:02d}' if minutes else ''}"
+    hours, minutes = divmod(abs(int(offset.total_seconds())) // 60, 60)
+    sign = "-" if offset.days < 0 else "+"
+    return f"{at:%Y-%m-%d %H:%M} UTC{sign}{hours}{f':{minutes:02d}' if minutes else ''}"
 
 
 def machine_moment(at_ms: int) -> str:

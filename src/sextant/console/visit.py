@@ -6,6 +6,7 @@ Neighbours: `control_api.py` (asked with the visitor's own credential), `site.py
 from __future__ import annotations
 
 import asyncio
+import re
 import secrets
 import time
 from typing import Any
@@ -30,6 +31,8 @@ LANGUAGE = "sextant-portal-language"
 THEME = "sextant-portal-theme"
 THEMES = ("auto", "light", "dark")
 KEEP_CHOICE_S = 365 * 86_400
+FORM_TOKEN_BYTES = 24
+_FORM_TOKEN = re.compile(r"[A-Za-z0-9_-]{32}", re.ASCII)
 
 
 class Site(msgspec.Struct, frozen=True):
@@ -128,7 +131,8 @@ class Visit:
 
     def form_token(self) -> str:
         """What forms carry before anybody is signed in; also in a cookie of this browser."""
-        return self.request.cookies.get(self.cookie_name(FORM), "") or secrets.token_urlsafe(24)
+        given = self.request.cookies.get(self.cookie_name(FORM), "")
+        return given if _FORM_TOKEN.fullmatch(given) else secrets.token_urlsafe(FORM_TOKEN_BYTES)
 
     def page(self, name: str, status: int = 200, **values: Any) -> Response:
         """A page out of `templates/`."""
