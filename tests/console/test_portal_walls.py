@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from portal_under_test import InProcess, Visitor, portal_in_process
-from sextant.console import ConsoleSettings, Portal
+from sextant.console import ConsoleSettings, Portal, usage
 from sextant.console.control_api import ANSWER_BYTES_MAX, Busy, ControlApi
 from sextant.console.control_api import Visitor as Caller
 from sextant.console.forms import FIELDS_MAX, FORM_BYTES_MAX
@@ -114,6 +114,25 @@ def test_budgets_are_made_and_deleted_and_usage_and_invoices_are_files(portal: I
         "to=9999-01-01",
     ):
         assert owner.get(f"/portal/t/acme/usage?{span}").status_code == 400, span
+
+
+def test_a_long_file_has_every_line_once_or_is_refused(
+    portal: InProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    owner = portal.visitor("owner@acme.example")
+    file = "/portal/t/acme/usage.csv"
+    whole = owner.get(file)
+    lines = whole.content.count(b"\n") - 1
+    assert lines > 40
+    monkeypatch.setattr(usage, "FILE_PAGES_MAX", lines)
+    for at_once in (7, lines - 1, lines):
+        monkeypatch.setattr(usage, "FILE_LINES", at_once)
+        assert owner.get(file).content == whole.content, at_once
+    monkeypatch.setattr(usage, "FILE_PAGES_MAX", 3)
+    monkeypatch.setattr(usage, "FILE_LINES", lines // 4)
+    refused = owner.get(file)
+    assert refused.status_code == 400
+    assert "Choose a shorter time" in refused.text
 
 
 def test_every_answer_forbids_frames_foreign_sources_and_keeping(portal: InProcess) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import hashlib
+import random
 import re
 import tomllib
 from pathlib import Path
@@ -12,7 +13,10 @@ from string import Formatter
 import pytest
 
 from sextant.console import shown
+from sextant.console.quickstart import price_now
 from sextant.console.words import preferred, read_sentences
+from sextant.governance.pricing import price_at
+from sextant.spec.policy import Price, PricePlan
 
 CONSOLE = Path(__file__).parents[2] / "src/sextant/console"
 WHOLE = re.compile(r'(?:\bt|words|maybe)\("([a-z_]+\.[a-z_0-9]+)"(?! ~)')
@@ -67,6 +71,26 @@ def test_what_is_not_ours_is_as_it_came_and_has_its_licence() -> None:
 )
 def test_a_browsers_wish_decides(header: str, language: str) -> None:
     assert preferred(header) == language
+
+
+def test_the_price_shown_is_the_one_that_the_books_take() -> None:
+    pick = random.Random(7)
+    for _ in range(300):
+        prices = tuple(
+            Price(
+                pick.choice(["r1", "v3", "*"]),
+                number,
+                number,
+                number,
+                number,
+                valid_from_ms=pick.randrange(4),
+                valid_until_ms=pick.choice([0, 3, 5]),
+            )
+            for number in range(pick.randrange(6))
+        )
+        plan = PricePlan("standard", "USD", prices)
+        for now_ms in range(6):
+            assert price_now(plan, "r1", now_ms) == price_at(prices, "r1", now_ms), prices
 
 
 def test_amounts_are_exact_and_times_have_their_zone() -> None:

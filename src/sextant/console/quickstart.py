@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
 
 from starlette.responses import Response
 
@@ -28,7 +29,7 @@ async def quickstart(visit: Visit) -> Response:
     """The page."""
     here = await visit.here()
     ways, models, plan = await asyncio.gather(visit.ways(), read_models(visit, here), _plan(visit, here))
-    prices = {one.id: _price_now(plan, one.id, visit.now_ms) for one in models} if plan else {}
+    prices = {one.id: price_now(plan, one.id, visit.now_ms) for one in models} if plan else {}
     return visit.page(
         "quickstart",
         here=here,
@@ -38,6 +39,7 @@ async def quickstart(visit: Visit) -> Response:
         model=models[0].id if models else "MODEL",
         plan=plan,
         prices=prices,
+        discounted=plan is not None and _has_discounts(plan, prices.values()),
         errors=ERRORS,
     )
 
@@ -49,11 +51,19 @@ async def _plan(visit: Visit, here: Here) -> PricePlan | None:
     return (await visit.ask(f"GET /v1/plans/{here.tenant.plan}")).read(PricePlan)
 
 
-def _price_now(plan: PricePlan, model: str, now_ms: int) -> Price | None:
-    """What a model costs now: its own price before the one of all others."""
+def _has_discounts(plan: PricePlan, prices: Iterable[Price | None]) -> bool:
+    """Whether a call may cost something else than its tokens at these prices."""
+    return bool(plan.volume) or any(one is not None and one.off_peak for one in prices)
+
+
+def price_now(plan: PricePlan, model: str, now_ms: int) -> Price | None:
+    """What a model costs now, as the books take it: its own price before the one of all others, of several
+    the one that began last, of equals the one written last. Pure."""
     live = [
         one
         for one in plan.prices
-        if one.valid_from_ms <= now_ms and (not one.valid_until_ms or one.valid_until_ms > now_ms)
+        if one.model in (model, "*")
+        and one.valid_from_ms <= now_ms
+        and (not one.valid_until_ms or one.valid_until_ms > now_ms)
     ]
-    return next((one for wanted in (model, "*") for one in live if one.model == wanted), None)
+    return max(reversed(live), key=lambda one: (one.model == model, one.valid_from_ms), default=None)

@@ -22,6 +22,9 @@ DAYS_MAX = 366
 SIDES = ("model", "key", "project", "day")
 LINES_SHOWN = 500
 KEYS_MAX = 1000
+FILE_LINES = 10_000
+"""As many as control tells at once."""
+FILE_PAGES_MAX = 10
 _FILE_HEADERS = ("content-type", "content-disposition", "content-security-policy")
 
 
@@ -89,11 +92,21 @@ async def usage_page(visit: Visit) -> Response:
 
 
 async def usage_file(visit: Visit) -> Response:
-    """The span as CSV, told apart by day, project, key and model."""
+    """The span as CSV, told apart by day, project, key and model. Raises BadRequest for one of so many lines
+    that some would be missing."""
     here = await visit.here()
     asked = _asked(visit, here)
-    query = asked.query(here.tenant.id, "day,project,key,model") | {"limit": "10000"}
-    return relayed(await visit.ask("GET /v1/usage.csv", **query))
+    query = asked.query(here.tenant.id, "day,project,key,model") | {"limit": str(FILE_LINES)}
+    first = await visit.ask("GET /v1/usage.csv", **query)
+    parts, newest = [first.body], first.body
+    while newest.count(b"\n") > FILE_LINES:  # the names of the columns, and as many lines as were asked for
+        if len(parts) == FILE_PAGES_MAX:
+            said = visit.words("usage.too_long", count=FILE_LINES * FILE_PAGES_MAX)
+            raise BadRequest(said, field="from", code="too_long")
+        more = await visit.ask("GET /v1/usage.csv", **query, offset=str(FILE_LINES * len(parts)))
+        newest = more.body
+        parts.append(newest.partition(b"\n")[2])
+    return relayed(msgspec.structs.replace(first, body=b"".join(parts)))
 
 
 def relayed(answer: Answer) -> Response:
