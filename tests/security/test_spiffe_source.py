@@ -48,7 +48,7 @@ def until(file: Path, wanted: Callable[[Identity], bool]) -> Identity:
     deadline = time.monotonic() + 15
     found = Identity(version=0)
     while time.monotonic() < deadline:
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(FileNotFoundError, msgspec.DecodeError):
             found = msgspec.json.decode(file.read_bytes(), type=Identity)
             if wanted(found):
                 return found
@@ -115,6 +115,41 @@ def test_a_workload_api_that_goes_away_leaves_the_last_certificate_and_says_why(
         back = until(file, lambda said: said.rotations == 1)
         assert back.reason == ""
         assert Path(back.svid_file).read_bytes() == second.pem
+
+
+def test_a_process_that_starts_again_keeps_what_the_one_before_it_was_given(
+    api: WorkloadApi, authority: Authority, tmp_path: Path
+) -> None:
+    file = tmp_path / "identity.json"
+    api.give(authority.svid(GATEWAY), authority)
+    with running(api.address, file):
+        first = until(file, lambda said: bool(said.spiffe_id))
+    api.stop()
+    with running(api.address, file):
+        alone = until(file, lambda said: bool(said.reason))
+        assert (alone.svid_file, alone.bundles) == (first.svid_file, first.bundles)
+        api.give(authority.svid(GATEWAY), authority)
+        api.start()
+        assert until(file, lambda said: said.rotations == 1).svid_file != first.svid_file
+    api.stop()
+    with running(api.address, file, domain="another.example"):
+        assert until(file, lambda said: bool(said.reason) and not said.svid_file).spiffe_id == ""
+    file.write_bytes(b"half")
+    with running(api.address, file):
+        assert until(file, lambda said: bool(said.reason)).svid_file == ""
+
+
+def test_a_certificate_that_has_ended_is_not_taken_over(
+    api: WorkloadApi, authority: Authority, tmp_path: Path
+) -> None:
+    file = tmp_path / "identity.json"
+    api.give(authority.svid(GATEWAY), authority)
+    with running(api.address, file):
+        first = until(file, lambda said: bool(said.spiffe_id))
+    api.stop()
+    file.write_bytes(msgspec.json.encode(msgspec.structs.replace(first, expires_s=time.time() - 1)))
+    with running(api.address, file):
+        assert until(file, lambda said: bool(said.reason)).svid_file == ""
 
 
 def test_nobody_there_nothing_registered_and_another_domain_are_told_apart(

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import functools
 import gc
 import signal
 import socket
@@ -23,7 +24,7 @@ import msgspec
 import uvloop
 
 from sextant.app.entry import DRAIN_GRACE_S, run_entry
-from sextant.app.identity import IdentityWatch
+from sextant.app.identity import IdentityWatch, said_to_anybody
 from sextant.app.snapshots import POLL_INTERVAL_S, SnapshotFile
 from sextant.app.tls import server_context
 from sextant.base.errors import Misconfigured
@@ -90,7 +91,7 @@ async def run_gateway(settings: GatewaySettings) -> None:
     identity = _identity(settings, pool, peers, registry)
     app = build_handler(settings, governor, pool, registry)
     if identity is not None:
-        app.nameless = peers.remark
+        app.nameless = functools.partial(said_to_anybody, peers)
     app.swap_routes(routes_file.load())
     try:
         server = await serve(

@@ -60,6 +60,12 @@ class IdentityWatch:
             self._on_change()
 
 
+def said_to_anybody(peers: Peers) -> str:
+    """Why no peer can be shown who asks, for callers who need not know ids and sockets: those stand in the
+    log and in the status. Empty while there is something to show."""
+    return "this gateway cannot show engines who asks; its log and status say why" if peers.remark() else ""
+
+
 class KnownPeer:
     """One peer by its SPIFFE id, for probes."""
 

@@ -76,7 +76,8 @@ class GatewayApp:
         self.routes = RouteTable(version=0)
         """The route table in use."""
         self.nameless: Callable[[], str] = str
-        """Why engines cannot be shown who asks; empty while they can, or where none wants to know."""
+        """Why engines cannot be shown who asks, in words for anybody; empty while they can, or where none
+        wants to know."""
         meters.gauge("sextant_gateway_requests_in_progress", lambda: self._flow.gates.outer.active)
         meters.gauge("sextant_gateway_queue_length", lambda: self._flow.gates.waiting)
         meters.gauge("sextant_gateway_tenants_waiting", lambda: self._flow.gates.tenants_waiting)

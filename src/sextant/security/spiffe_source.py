@@ -21,6 +21,7 @@ from spiffe import WorkloadApiClient, X509Svid
 from spiffe.errors import PySpiffeError
 from spiffe.workloadapi.x509_context import X509Context
 
+from sextant.base.ids import trust_domain_of
 from sextant.security.spiffe import Identity
 
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.2, 5.0
@@ -42,8 +43,8 @@ class IdentityFile:
     def __init__(self, path: Path, trust_domain: str) -> None:
         self._path = path
         self._trust_domain = trust_domain
-        self.identity = Identity(version=time.time_ns() // 1_000_000, reason="it has not answered yet")
-        self._seen: bytes = b""
+        fresh = Identity(version=time.time_ns() // 1_000_000, reason="it has not answered yet")
+        self.identity, self._seen = self._former(fresh)
 
     def keep(self, context: X509Context) -> None:
         """Writes down what the Workload API gave. Raises OSError; ValueError for a certificate of another
@@ -75,6 +76,19 @@ class IdentityFile:
         )
         self._seen = pem
         self._forget(keep={str(file), former})
+
+    def _former(self, fresh: Identity) -> tuple[Identity, bytes]:
+        """What the process before this one was given last, where its certificate still holds, with the
+        certificate; `fresh` otherwise. A process that ends takes no certificate along."""
+        try:
+            former = msgspec.json.decode(self._path.read_bytes(), type=Identity)
+            pem = Path(former.svid_file).read_bytes()
+        except (OSError, msgspec.DecodeError):
+            return fresh, b""
+        if former.expires_s <= time.time() or trust_domain_of(former.spiffe_id) != self._trust_domain:
+            return fresh, b""
+        version = max(fresh.version, former.version)
+        return msgspec.structs.replace(former, version=version), pem
 
     def complain(self, reason: str) -> None:
         """Writes down why nothing newer can be had. Raises OSError."""
