@@ -75,6 +75,10 @@ def test_files_that_are_none_and_keys_of_others(hsm: SoftHsm, tmp_path: Path) ->
         for bad in (b"", b"x" * (SECRET_BYTES + 1)):
             with pytest.raises(Misconfigured, match="expected 1 to"):
                 seal(token, "sealing", bad)
+        for bad in (b"two\nlines", b"a\0b", b"\xff\xfe"):
+            with pytest.raises(Misconfigured, match="is no single line of text") as refused:
+                seal(token, "sealing", bad)
+            assert "two" not in refused.value.message
         with pytest.raises(Misconfigured, match="cannot be read"):
             unseal(token, "sealing", str(tmp_path / "none"))
         (tmp_path / "plain").write_text(SECRET)

@@ -141,6 +141,33 @@ def test_a_request_is_signed_in_the_token_and_its_certificate_known(
             check_certificate(token, "front", tmp_path / "csr")
 
 
+def test_a_request_names_hosts_alone(hsm: SoftHsm) -> None:
+    with opened(place(hsm), changes=True) as token:
+        keys.make(token, "front", "tls")
+        for name in ("", "not a host", "höst.example.com", "https://api.example.com", "x" * 254):
+            with pytest.raises(Misconfigured, match="is neither a host's name nor an address"):
+                certificate_request(token, "front", ["api.example.com", name])
+        long = ".".join(["a-long-label"] * 6)
+        for names in ([long], ["*.example.com"], ["2001:db8::1"]):
+            assert certificate_request(token, "front", names).startswith(b"-----BEGIN")
+
+
+@pytest.mark.slow
+def test_files_that_cannot_be_read_or_written_are_no_crash(hsm: SoftHsm, tmp_path: Path) -> None:
+    document = hsm.document(signing_key="release", sealing_key="sealing")
+    assert hsm.sextant("hsm", "init", document).returncode == 0
+    (tmp_path / "sums").write_text("the list")
+    nowhere = tmp_path / "none" / "file"
+    sign = ("hsm", "sign", "--document", document, "-o")
+    for words, said in (
+        ((*sign, tmp_path / "sig", nowhere), "cannot be read"),
+        ((*sign, nowhere, tmp_path / "sums"), "cannot be written"),
+        (("hsm", "seal", document, "-o", nowhere), "cannot be written"),
+    ):
+        told = hsm.sextant(*words, given="secret")
+        assert told.returncode == 1 and f"{nowhere} {said}: No such file" in told.stderr, told.stderr
+
+
 def test_a_signature_is_what_openssl_verifies(hsm: SoftHsm, tmp_path: Path) -> None:
     (tmp_path / "sums").write_text("the list")
     made = hsm.sextant("hsm", "init", hsm.document(signing_key="release"))

@@ -154,9 +154,16 @@ def sign(
     from sextant.security.token import opened
 
     place, label = _signing(key, document)
-    data = file.read_bytes()
+    try:
+        data = file.read_bytes()
+    except OSError as error:
+        raise Misconfigured(f"{file} cannot be read: {error.strerror}; name the file to sign") from None
     with opened(place) as token:
-        output.write_bytes(keys.sign(token, label, data))
+        signature = keys.sign(token, label, data)
+    try:
+        output.write_bytes(signature)
+    except OSError as error:
+        raise _unwritable(output, error) from None
 
 
 @app.command("public-key")
@@ -261,7 +268,14 @@ def _written(text: str, output: Path | None) -> None:
         sys.stdout.write(text)
         return
     fresh = output.with_name(f".{output.name}.new")
-    fresh.unlink(missing_ok=True)
-    with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-        file.write(text)
-    fresh.replace(output)
+    try:
+        fresh.unlink(missing_ok=True)
+        with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            file.write(text)
+        fresh.replace(output)
+    except OSError as error:
+        raise _unwritable(output, error) from None
+
+
+def _unwritable(output: Path, error: OSError) -> Misconfigured:
+    return Misconfigured(f"{output} cannot be written: {error.strerror}; name another file: --output FILE")

@@ -6,6 +6,7 @@ Neighbour: `keys.py`. The builder is `cryptography`'s; it is given a key that as
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,14 @@ from typing import Any
 from sextant.base.errors import Misconfigured
 from sextant.security import keys
 from sextant.security.token import OpenToken
+
+COMMON_MAX = 64
+"""Characters of a common name (RFC 5280, appendix A.1); callers look at the alternative names alone."""
+NAME_MAX = 253
+_LABEL = "[A-Za-z0-9_](?:[A-Za-z0-9_-]*[A-Za-z0-9_])?"
+_NAME = re.compile(rf"(?:\*\.)?{_LABEL}(?:\.{_LABEL})*")
+    r"(?:\*\.)?[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9])?(\.[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?)*"
+)
 
 
 def certificate_request(token: OpenToken, label: str, names: Sequence[str]) -> bytes:
@@ -24,15 +33,30 @@ def certificate_request(token: OpenToken, label: str, names: Sequence[str]) -> b
 
     if not names:
         raise Misconfigured("a certificate needs the name that callers use; give it: --name HOST")
+    wrong = [name for name in names if not _is_host(name)]
+    if wrong:
+        raise Misconfigured(
+            f"--name {wrong[0]!r} is neither a host's name nor an address; expected such as api.example.com, "
+            f"*.example.com or 192.0.2.7, names of other alphabets in their ASCII form (xn--…)"
+        )
     secret = keys.secret_key(token, label, "tls")
     public = keys.public_key(token, label)
     alternative = x509.SubjectAlternativeName([_general_name(name) for name in names])
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, names[0])])
+    common = [x509.NameAttribute(NameOID.COMMON_NAME, name) for name in names[:1] if len(name) <= COMMON_MAX]
+    subject = x509.Name(common)
     builder = x509.CertificateSigningRequestBuilder().subject_name(subject)
     signed = builder.add_extension(alternative, critical=False).sign(
         _in_token(secret, public), hashes.SHA256()
     )
     return signed.public_bytes(Encoding.PEM)
+
+
+def _is_host(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return len(name) <= NAME_MAX and _NAME.fullmatch(name) is not None
+    return True
 
 
 def check_certificate(token: OpenToken, label: str, file: Path) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import os
+import re
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,6 +24,7 @@ SEALED_BYTES = 128 * 1024
 SECRET_BYTES = 64 * 1024
 NONCE_BYTES = 12
 KEY_BYTES = 32
+CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 TAG_BITS = 128
 """NIST SP 800-38D, sections 5.2.1.2 and 8.2."""
 
@@ -51,12 +53,17 @@ class Envelope(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def seal(token: OpenToken, label: str, secret: bytes) -> str:
-    """The file's text. Raises Misconfigured for an empty or long secret, or a token that can do none of the
-    three ways."""
+    """The file's text. Raises Misconfigured for a secret that nothing could take, or a token that can do none
+    of the three ways."""
     from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
     if not 0 < len(secret) <= SECRET_BYTES:
         raise Misconfigured(f"the secret has {len(secret)} bytes; expected 1 to {SECRET_BYTES}")
+    if not _is_one_line(secret):
+        raise Misconfigured(
+            "the secret is no single line of text in UTF-8 (it is not shown), as every secret of a document "
+            "is; give one line: printf %s SECRET | sextant hsm seal FILE"
+        )
     key = keys.secret_key(token, label, "sealing")
     way = _way(token, key)
     data_key, nonce = os.urandom(KEY_BYTES), os.urandom(NONCE_BYTES)
@@ -91,9 +98,22 @@ def unseal(token: OpenToken, label: str, path: str) -> str:
     data_key = _unwrapped(token, key, envelope, path)
     try:
         opened = AESGCM(data_key).decrypt(_bytes(envelope.nonce), _bytes(envelope.secret), envelope.bound())
-        return opened.decode().rstrip("\r\n")
     except (InvalidTag, ValueError):
         raise _changed(path) from None
+    if not _is_one_line(opened):
+        raise Misconfigured(
+            f"what is sealed in {path} is no single line of text in UTF-8; seal it again with `sextant hsm "
+            f"seal FILE`",
+            code="sealed_unreadable",
+        )
+    return opened.decode()
+
+
+def _is_one_line(secret: bytes) -> bool:
+    try:
+        return CONTROL.search(secret.decode()) is None
+    except UnicodeDecodeError:
+        return False
 
 
 def _way(token: OpenToken, key: Any) -> Way:
