@@ -11,6 +11,7 @@ from sextant.base.errors import BadRequest
 from sextant.control.access import Allowed, Needs
 from sextant.control.agreements import refuse_without_agreement
 from sextant.control.answers import Body, json_answer, listing, more_than, paged
+from sextant.control.bounds import refuse_more_keys
 from sextant.control.office import Office
 from sextant.control.openapi import Listing, tells
 from sextant.spec.policy import LimitRules
@@ -94,6 +95,7 @@ def add_keys(app: FastAPI, office: Office) -> None:
         accepted the agreement where the deployment requires one."""
         allowed.require(new.tenant_id, f"there is no tenant {new.tenant_id}", field="tenant_id")
         refuse_without_agreement(office, allowed, new.tenant_id)
+        refuse_more_keys(office, allowed, new.tenant_id)
         record, secret = office.changed(lambda: _make(office, allowed, new))
         shown = msgspec.UNSET if secret is None else secret
         return json_answer(KeyMade(**msgspec.structs.asdict(record), key=shown), 201)

@@ -10,6 +10,7 @@ from fastapi import Depends, FastAPI, Response
 from sextant.base.errors import BadRequest, Forbidden
 from sextant.control.access import Allowed, Needs
 from sextant.control.answers import Body, json_answer, listing, more_than, paged
+from sextant.control.bounds import refuse_more_projects
 from sextant.control.office import Office
 from sextant.control.openapi import Listing, tells
 from sextant.privacy.policy import check_policy
@@ -129,6 +130,7 @@ def add_projects(app: FastAPI, office: Office) -> None:
         allowed.require(new.tenant_id, f"there is no tenant {new.tenant_id}", field="tenant_id")
         if new.id and not allowed.everywhere:
             raise BadRequest("an id of one's own needs a role of the whole deployment", field="id")
+        refuse_more_projects(office, allowed, new.tenant_id)
         wanted = ProjectChange(new.name, new.enabled, new.limits)
         made = office.changed(
             lambda: office.by(allowed).create_project(new.tenant_id, wanted, project_id=new.id)

@@ -41,6 +41,7 @@ ENDPOINTS = (
 )
 """What a key may be limited to: the gateway's endpoints by their names in the ledger."""
 SCOPE_ENTRIES_MAX = 256
+MODEL_CHARACTERS_MAX = 300
 OVERLAP_MS_MAX = 90 * 86_400_000
 
 
@@ -163,6 +164,13 @@ class KeyAccounts(AccountsDatabase):
             ordered = query.order_by(api_key.c.created_ms, api_key.c.id).limit(page.limit)
             return [key_of(row) for row in db.execute(ordered)]
 
+    def count_keys(self, tenant_id: str, since_ms: int) -> int:
+        """How many keys a tenant has, with those made since then that are revoked."""
+        counted = sa.or_(api_key.c.revoked_ms == 0, api_key.c.created_ms > since_ms)
+        with self.reading() as db:
+            query = sa.select(sa.func.count()).select_from(api_key)
+            return db.scalar(query.where(api_key.c.tenant_id == tenant_id, counted)) or 0
+
     def key(self, key_id: str) -> KeyRecord:
         """Also a revoked one. Raises NotFound."""
         with self.reading() as db:
@@ -266,6 +274,10 @@ def _checked(record: KeyRecord, now_ms: int) -> KeyRecord:
     for name in ("models", "endpoints", "networks"):
         if len(getattr(record, name)) > SCOPE_ENTRIES_MAX:
             raise BadRequest(f"{name} has more than {SCOPE_ENTRIES_MAX} entries", field=name)
+    for model in record.models:
+        if len(model) > MODEL_CHARACTERS_MAX:
+            said = f"{model[:60]!r}… has {len(model)} characters; no model's name has more than "
+            raise BadRequest(f"{said}{MODEL_CHARACTERS_MAX}", field="models")
     for endpoint in record.endpoints:
         if endpoint not in ENDPOINTS:
             said = f"{endpoint!r} is no endpoint; expected some of {', '.join(ENDPOINTS)}"

@@ -210,6 +210,13 @@ class TenantAccounts(AccountsDatabase):
         with self.reading() as db:
             return [project_of(row) for row in db.execute(query.order_by(project.c.id).limit(page.limit))]
 
+    def count_projects(self, tenant_id: str, since_ms: int) -> int:
+        """How many projects a tenant has, with those made since then that are deleted."""
+        counted = sa.or_(project.c.deleted_ms == 0, project.c.created_ms > since_ms)
+        with self.reading() as db:
+            query = sa.select(sa.func.count()).select_from(project)
+            return db.scalar(query.where(project.c.tenant_id == tenant_id, counted)) or 0
+
     def project(self, project_id: str) -> ProjectRecord:
         """Raises NotFound."""
         with self.reading() as db:
