@@ -8,7 +8,7 @@ import socketserver
 import threading
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from email import message_from_bytes, policy
 from pathlib import Path
@@ -29,6 +29,7 @@ from sextant.cli.main import app
 from sextant.control import signup
 from sextant.control.settings import AgreementSettings, AlertSettings, PortalSettings
 from sextant.control.signup import settle_owed
+from sextant.spec.transfer import CREDIT, Transfer, prepaid_account
 from sextant.store.accounts_people import NewPerson
 from sextant.store.accounts_sign_ups import PER_MAILBOX_MAX
 from sextant.store.balances import balance_of
@@ -213,13 +214,51 @@ def test_credit_follows_when_the_ledger_was_away_and_only_once(tmp_path: Path, m
             (owed,) = control.accounts.owed_credits()
             signup._post(office, owed)  # as another replica that died before it noted it, and one that did
             signup._post(office, owed)
-            settle_owed(office)
+            assert settle_owed(office) == frozenset()
             assert control.accounts.owed_credits() == []
             assert balance_nano(control, made.json()["tenant_id"]) == CREDIT_NANO
         entries = control.client.get("/v1/audit").json()["audit"]
         assert [one["action"] for one in entries].count("balance.credit") == 1
     finally:
         control.close()
+
+
+def test_a_credit_that_the_books_refuse_is_told_once_and_stands_in_nobodys_way(
+    control: Control, mails: Mails, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = {}
+    with monkeypatch.context() as away:
+        away.setattr(signup, "_credited", lambda *_given: False)
+        for email in ("one@corp.example", "two@corp.example"):
+            ask(control, email)
+            made[email] = confirm(control, mails.token()).json()["tenant_id"]
+    first, second = control.accounts.owed_credits()
+    taken = Transfer(
+        f"credit-{first.tenant_id}-sign-up", "credit", CREDIT, prepaid_account("default"), 1, "USD", 1
+    )
+    office = signup.Office(control.settings, control.accounts)
+    office.books.post([taken])
+    refused = settle_owed(office)
+    assert refused == {first.id}
+    assert balance_nano(control, second.tenant_id) == CREDIT_NANO
+    assert settle_owed(office, refused) == refused
+    assert [one.message for one in caplog.records if "refuse the credit" in one.message] == [
+        f"the books refuse the credit of tenant {first.tenant_id}: the id {taken.id} is that of another "
+        f"transfer; give this one its own"
+    ]
+
+
+def test_so_many_messages_leave_and_wait_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(signup, "MAIL_WAIT_S", 60.0)
+    room = signup.MailRoom()
+    assert all(room.enter() for _ in range(signup.MAILS_AT_ONCE))
+    with ThreadPoolExecutor(signup.MAILS_WAITING_MAX + 1) as threads:
+        asked = [threads.submit(room.enter) for _ in range(signup.MAILS_WAITING_MAX + 1)]
+        done, waiting = wait(asked, timeout=30, return_when=FIRST_COMPLETED)
+        assert [one.result() for one in done] == [False], "one too many is told at once"
+        for _ in waiting:
+            room.leave()
+        assert all(one.result() for one in waiting)
 
 
 def test_a_bound_is_told_in_the_same_words_whoever_is_meant(control: Control, mails: Mails) -> None:
@@ -288,6 +327,19 @@ def test_a_mail_server_that_is_away_is_told_and_counts_nothing(control: Control,
         assert (refused.status_code, refused.json()["error"]["code"]) == (503, "mail_unavailable")
     mails.away = False
     assert ask(control).status_code == 202
+
+
+def test_the_log_says_what_a_mail_server_does_not_offer(
+    tmp_path: Path, mails: Mails, caplog: pytest.LogCaptureFixture
+) -> None:
+    alerts = msgspec.structs.replace(smtp(mails), smtp_security="starttls")
+    control = Control(tmp_path, alerts=alerts, portal=OPEN)
+    try:
+        assert ask(control).status_code == 503
+    finally:
+        control.close()
+    said = "STARTTLS extension not supported by server. spec.alerts.smtp.security is `starttls`"
+    assert said in caplog.text
 
 
 def test_a_mail_password_that_is_gone_is_not_told_to_strangers(

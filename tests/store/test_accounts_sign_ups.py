@@ -193,7 +193,10 @@ def test_sources_and_unconfirmed_wishes_are_forgotten(either: Accounts, clock: C
     ask(either, "later@corp.example", "198.51.100.7")
     with either.reading() as db:
         kept = db.execute(sa.text("SELECT email, source FROM sign_up ORDER BY email")).all()
-    assert [tuple(row) for row in kept] == [("later@corp.example", "198.51.100.7"), (NEW, "")]
+    assert [tuple(row) for row in kept] == [("", ""), ("later@corp.example", "198.51.100.7")]
+    assert ask(either, NEW.replace("@", "+again@")).known, "one mailbox has one account, also then"
+    (owed,) = either.owed_credits()
+    assert either.owed_credits([owed.id]) == []
 
 
 def test_terms_that_nobody_could_get_are_refused_before_a_message_leaves(either: Accounts) -> None:

@@ -51,6 +51,8 @@ from sextant.store.sign_in import SESSION_MS, SessionKind
 
 MAILS_AT_ONCE = 4
 """Each holds a thread for as long as the mail server takes: the others are for those who are signed in."""
+MAILS_WAITING_MAX = 4
+"""Each of these holds a thread, too, for `MAIL_WAIT_S` at most; whoever comes then is told so at once."""
 MAIL_WAIT_S = 2.0
 SETTLE_EVERY_S = 5.0
 _log = logging.getLogger(__name__)
@@ -110,7 +112,7 @@ ConfirmationBody = Annotated[Confirmation, Depends(Body(Confirmation))]
 def add_sign_ups(app: FastAPI, office: Office) -> None:
     """Routes of signing up."""
     settings = office.settings.portal
-    mails = threading.BoundedSemaphore(MAILS_AT_ONCE)
+    mails = MailRoom()
 
     @app.get("/v1/portal")
     @tells(PortalShown)
@@ -241,13 +243,36 @@ def _as_ours(office: Office, error: BadRequest) -> SextantError:
     return Overloaded(said, code="sign_up_unavailable", retry_after_s=600.0)
 
 
-def _mail(office: Office, asked: Asked, language: str, room: threading.BoundedSemaphore) -> None:
+class MailRoom:
+    """How many messages leave at once, and how many wait for it."""
+
+    def __init__(self) -> None:
+        self._leaving = threading.BoundedSemaphore(MAILS_AT_ONCE)
+        self._waiting = threading.BoundedSemaphore(MAILS_WAITING_MAX)
+
+    def enter(self) -> bool:
+        """Whether one more may leave now; then `leave` afterwards. Waits for at most `MAIL_WAIT_S`."""
+        if self._leaving.acquire(blocking=False):
+            return True
+        if not self._waiting.acquire(blocking=False):
+            return False
+        try:
+            return self._leaving.acquire(timeout=MAIL_WAIT_S)
+        finally:
+            self._waiting.release()
+
+    def leave(self) -> None:
+        """Makes room for another."""
+        self._leaving.release()
+
+
+def _mail(office: Office, asked: Asked, language: str, room: MailRoom) -> None:
     """Sends the message. One that did not leave counts no longer, but for an address that the mail server
     does not want. Raises Overloaded (code `mail_unavailable`), BadRequest."""
     settings = office.settings
     message = sign_up_message(asked, language, url=settings.portal.url, sender=settings.alerts.smtp_sender)
     problem = "too many at once"
-    if room.acquire(timeout=MAIL_WAIT_S):
+    if room.enter():
         try:
             send_email(message, channels_of(settings.alerts))
             return
@@ -260,7 +285,7 @@ def _mail(office: Office, asked: Asked, language: str, room: threading.BoundedSe
         except Misconfigured as error:  # the mail server's password cannot be read
             problem = error.message
         finally:
-            room.release()
+            room.leave()
     office.sign_ups.add("unmailed")
     office.accounts.forget_sign_up(asked.id)
     _log.warning("a sign-up's e-mail did not leave: %s", problem)
@@ -315,21 +340,26 @@ def _post(office: Office, owed: OwedCredit) -> None:
     office.accounts.note_credited(owed, transfer.id)
 
 
-def settle_owed(office: Office) -> None:
-    """Posts the credits that are owed. Raises LedgerUnavailable; one that the books refuse is logged."""
-    for owed in office.accounts.owed_credits():
+def settle_owed(office: Office, refused: frozenset[str] = frozenset()) -> frozenset[str]:
+    """Posts the credits that are owed, but for those of the sign-ups `refused`. Returns these and all others
+    that the books refuse, each of which is logged. Raises LedgerUnavailable."""
+    found = set(refused)
+    for owed in office.accounts.owed_credits(refused):
         try:
             _post(office, owed)
         except BadRequest as error:
             _log.error("the books refuse the credit of tenant %s: %s", owed.tenant_id, error.message)
+            found.add(owed.id)
+    return frozenset(found)
 
 
 async def settle_credits(office: Office) -> None:
-    """Posts what is owed, again and again, until cancelled; trouble is logged once."""
-    trouble = ""
+    """Posts what is owed, again and again, until cancelled; trouble is logged once. What the books refuse is
+    tried again by the next start of control, after somebody has mended it."""
+    trouble, refused = "", frozenset[str]()
     while True:
         try:
-            await asyncio.to_thread(settle_owed, office)
+            refused = await asyncio.to_thread(settle_owed, office, refused)
             trouble = ""
         except (OSError, Retryable) as error:
             if str(error) != trouble:

@@ -262,8 +262,8 @@ sign_up = sa.Table(
     sa.Column("currency", sa.String(3), nullable=False),
     _ms("credited_ms"),
 )
-"""A stranger's wish for a tenant. `sha256` is the mailed token's; `source` the address it was asked from,
-emptied after some days; the credit is owed from `confirmed_ms` until `credited_ms`."""
+"""A stranger's wish for a tenant. `sha256` is the mailed token's; `source` the address it was asked from;
+this, e-mail and name are emptied after some days. The credit is owed from `confirmed_ms` to `credited_ms`."""
 
 agreement = sa.Table(
     "agreement",

@@ -11,6 +11,7 @@ Neighbours: `accounts_invitations.py`, `accounts_agreements.py`, `sextant.contro
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Collection
 from typing import Any
 
 import msgspec
@@ -32,7 +33,8 @@ TOKEN_MS = DAY_MS
 PER_MAILBOX_MAX = 3
 """Wishes of one mailbox within 24 hours."""
 KEPT_MS = 7 * DAY_MS
-"""A wish that was not confirmed is forgotten so long after it was made; of one that was, where from."""
+"""A wish that was not confirmed is forgotten so long after it was made; of one that was, all that it said but
+for the digest of its mailbox."""
 OWED_MAX = 100
 """Credits handed out for posting at once."""
 REFUSED = (
@@ -164,9 +166,11 @@ class SignUpAccounts(InvitationAccounts, AgreementAccounts, TenantAccounts):
             self._note_confirmed(change, made)
             return made
 
-    def owed_credits(self) -> list[OwedCredit]:
-        """Of tenants that signed up, oldest first, at most `OWED_MAX`."""
-        owed = (sign_up.c.confirmed_ms > 0, sign_up.c.credited_ms == 0, sign_up.c.credit_nano > 0)
+    def owed_credits(self, besides: Collection[str] = ()) -> list[OwedCredit]:
+        """Of tenants that signed up, oldest first, at most `OWED_MAX`; without the sign-ups `besides`."""
+        owed = [sign_up.c.confirmed_ms > 0, sign_up.c.credited_ms == 0, sign_up.c.credit_nano > 0]
+        if besides:
+            owed.append(sign_up.c.id.not_in(besides))
         query = sa.select(sign_up).where(*owed).order_by(sign_up.c.confirmed_ms).limit(OWED_MAX)
         with self.reading() as db:
             return [
@@ -200,7 +204,7 @@ class SignUpAccounts(InvitationAccounts, AgreementAccounts, TenantAccounts):
     def _forget_old(self, db: sa.Connection, now_ms: int) -> None:
         old = sign_up.c.created_ms <= now_ms - KEPT_MS
         db.execute(sa.delete(sign_up).where(old, sign_up.c.confirmed_ms == 0))
-        db.execute(sa.update(sign_up).where(old, sign_up.c.source != "").values(source=""))
+        db.execute(sa.update(sign_up).where(old, sign_up.c.email != "").values(email="", name="", source=""))
 
 
 def mailbox_of(email: str) -> str:
