@@ -86,6 +86,26 @@ def test_members_are_invited_get_another_role_and_go(portal: InProcess) -> None:
     assert portal.accounts.person(member.id).grants == ()
 
 
+def test_whoever_gives_no_roles_is_offered_those_that_control_takes_from_them(portal: InProcess) -> None:
+    member = next(one for one in portal.accounts.list_people() if one.email == "member@acme.example")
+    portal.accounts.grant_role(member.id, "operator", tenant_id="acme")
+    operator = portal.visitor("member@acme.example")
+    page = "/portal/t/acme/members"
+    offered = re.findall(r'<option value="(\w+)"', operator.get(page).text)
+    assert sorted(offered) == ["member", "operator"]
+    for role in (*offered, "auditor"):
+        there = operator.send(
+            "/portal/t/acme/invitations", page, email=f"{role}@acme.example", role=role
+        ).status_code
+        assert there == (403 if role == "auditor" else 200), role
+    assert len(re.findall(r'<option value="', portal.visitor("owner@acme.example").get(page).text)) > 2
+
+
+def test_ones_account_calls_tenants_by_their_names(portal: InProcess) -> None:
+    page = portal.visitor("owner@acme.example").get("/portal/account")
+    assert "<dt>Acme 公司</dt><dd>Owner</dd>" in page.text
+
+
 def test_budgets_are_made_and_deleted_and_usage_and_invoices_are_files(portal: InProcess) -> None:
     owner = portal.visitor("owner@acme.example")
     page = "/portal/t/acme/billing"

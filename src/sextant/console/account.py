@@ -74,4 +74,5 @@ def _is_owner(me: Me, tenant_id: str) -> bool:
 
 def _shown(visit: Visit, me: Me, csrf: str, problem: Refused | Busy | Wrong | None = None) -> Response:
     status = 200 if problem is None else 400 if isinstance(problem, Wrong) else problem.status
-    return visit.page("account", status, me=me, csrf=csrf, problem=problem)
+    names = {one.id: one.name for one in me.tenants}
+    return visit.page("account", status, me=me, names=names, csrf=csrf, problem=problem)

@@ -16,6 +16,8 @@ from sextant.console.visit import Here, Visit
 SHOWN_MAX = 1000
 """As many as control tells at once."""
 ROLES = ("owner", "operator", "billing", "auditor", "member")
+INVITED_BY_OPERATORS = ("operator", "member")
+"""Control refuses the others to whoever gives no roles."""
 
 
 class Member(msgspec.Struct, frozen=True):
@@ -109,7 +111,7 @@ async def _shown(visit: Visit, here: Here, form: Form, problem: Refused | Busy |
         form=form,
         members=people,
         invitations=[one for one in invitations if one.state == "open"],
-        roles=ROLES,
+        roles=ROLES if here.allows("write", "grant") else INVITED_BY_OPERATORS,
         problem=problem,
         said=visit.words.maybe(f"said.{visit.request.query_params.get('said', '')}"),
     )

@@ -164,7 +164,7 @@ def _message(office: Office, made: Invited, to: Address) -> EmailMessage:
         where = f" of {origin.scheme}://{origin.netloc}"
     place = f"the tenant {record.tenant_id}" if record.tenant_id else "the whole deployment"
     message = EmailMessage()
-    message["Subject"] = "You are invited to administer a Sextant deployment"
+    message["Subject"] = "You are invited to a Sextant deployment"
     message["From"] = office.settings.alerts.smtp_sender
     message["To"] = to
     message.set_content(
@@ -184,4 +184,4 @@ def _page_for(office: Office, made: Invited) -> str:
     if not office.settings.portal.url:
         return ""
     given = urlencode({"token": made.secret, "email": made.record.email})
-    return f"Open {office.settings.portal.url}/portal/redeem#{given}\n\nOr without a browser: "
+    return f"Open {office.settings.portal.url}/portal/redeem#{given}\n\nOr without a browser:\n\n"

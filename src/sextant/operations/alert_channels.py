@@ -123,6 +123,9 @@ def send_email(message: EmailMessage, channels: Channels) -> None:
     except smtplib.SMTPRecipientsRefused as error:
         permanent = all(code >= 500 for code, _ in error.recipients.values())
         raise Undelivered(f"mail server {server.host} refused every recipient", for_good=permanent) from error
+    except smtplib.SMTPNotSupportedError as error:  # its text is smtplib's own: no STARTTLS, no AUTH
+        said = f"mail server {server.host}: {error} spec.alerts.smtp.security is `{server.security}`"
+        raise Undelivered(said) from error
     except (OSError, smtplib.SMTPException, ValueError) as error:
         # The text of a failed login may repeat what was sent: the type says enough.
         raise Undelivered(f"mail server {server.host}: {type(error).__name__}") from error

@@ -129,7 +129,7 @@ class PlainSchemas:
         try:
             self._package.validate(body, self.version, strict=True)
         except self._package.ValidationError as error:
-            return [str(error)[:SAID_CHARS]]
+            return [f"{error.json_path}: {error.message}"[:SAID_CHARS]]
         except self._package.SchemaNotFoundError:
             return None
         return []

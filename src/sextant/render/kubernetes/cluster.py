@@ -310,8 +310,8 @@ def _refuse_open(served: ServedModel, role: Role, started: Command) -> None:
     if not any(LOOPBACK in each for each in told):
         raise Unsupported(
             f"the engine {kind} of `{name}` cannot be told to listen on {LOOPBACK} alone, so anybody who "
-            f"reaches its pod could pass by the proxy that checks SPIFFE ids; use vllm, sglang or llamacpp, "
-            f"or leave {field} out",
+            f"reaches its pod could pass by the proxy that checks SPIFFE ids; use vllm, sglang, trtllm, "
+            f"triton or llamacpp, or leave {field} out",
             field=field,
         )
     taken = {MTLS_PORT, LOOKS_PORT}
