@@ -114,9 +114,6 @@ class LaunchedEngine(Section):
     backend: Literal["vllm", "tensorrtllm"] | None = Field(
         None, description="What `triton` serves the model by; unset: `vllm`. Other engines have none."
     )
-    backend: Literal["vllm", "tensorrtllm"] | None = Field(
-        None, description="What `triton` serves the model by; unset: `vllm`. Other engines have none."
-    )
     context_tokens: Annotated[int, Field(ge=256, le=10_485_760)] | None = Field(
         None,
         description="Longest prompt and answer together, per request; unset: what the model was trained for.",
