@@ -42,6 +42,20 @@ def test_nginx_and_its_unit_are_brought_to_the_key() -> None:
     assert front.index(" hsm check ") < front.index("nginx -t"), "the token is asked first, once"
 
 
+def test_a_box_is_told_nothing_of_the_token_that_signs_its_releases() -> None:
+    token = {"module": MODULE, "token": "release", "pin": "file:/etc/sextant/release-pin"}
+    reached = {"group": "signers", "devices": ["/dev/hsm0"], "hosts": ["10.0.0.9"], "folders": ["/var/hsm"]}
+    for mode in ("edge", "on-prem"):
+        made = bundle(mode, security={"hsm": {**token, **reached, "signing_key": "release"}})
+        unit = text_of(made, "systemd/sextant.service")
+        assert "PrivateDevices=yes\n" in unit, "no device at all"
+        for word in ("signers", "/dev/hsm0", "10.0.0.9", "/var/hsm"):
+            assert word not in unit
+        assert "release-pin" not in text_of(made, "settings.sh")
+        assert not [need for need in made.needs if "release-pin" in need.name or need.kind == "hardware"]
+        assert "hsm" not in text_of(made, "sextant.yaml")
+
+
 def test_a_network_hsm_may_be_reached_and_nothing_more() -> None:
     network = {"module": MODULE, "token": "t", "pin": "file:/etc/sextant/hsm-pin", "sealing_key": "s"}
     unit = "systemd/sextant.service"

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import yaml
-from tests.render.orders import DISTILLED, R1, order
+from tests.render.orders import DISTILLED, EMBEDDED, R1, order
 from tests.render.schema_check import faults_among, faults_of, objects_of, of_kind
 from tests.render.test_kubernetes_saas import POOLED
 
@@ -22,6 +22,7 @@ from sextant.spec.document import parse_document
 from sextant.spec.engine_sections import RemoteEngine
 
 GOLDEN = Path(__file__).parent / "golden" / "identities"
+COMPOSE = {**EMBEDDED, "delivery": {"orchestration": "compose"}}
 SPIFFE = {"security": {"spiffe": {"trust_domain": "bank.example"}}}
 SITES = [
     {
@@ -167,13 +168,21 @@ def test_somebody_is_called_before_the_certificate_ends() -> None:
         ("private-cloud", {**DISTILLED, "engine": {"kind": "nim"}}, "cannot be told to listen on 127.0.0.1"),
         ("container", DISTILLED, "no proxy that ends mutual TLS"),
         ("on-prem", DISTILLED, "no proxy stands beside engines of a server"),
+        ("on-prem", COMPOSE, "do not carry the agent's socket"),
     ],
-    ids=["prefill and decode apart", "a mesh", "NIM", "container", "servers"],
+    ids=["prefill and decode apart", "a mesh", "NIM", "container", "servers", "compose"],
 )
 def test_what_cannot_be_done_is_refused_with_the_reason(mode: str, spec: dict[str, Any], said: str) -> None:
     with pytest.raises(Unsupported, match=said) as raised:
         render(order(mode, **{**spec, **SPIFFE}))
     assert raised.value.field is not None and raised.value.field.startswith("spec.security.spiffe")
+
+
+@pytest.mark.parametrize("mode", ["on-prem", "edge"])
+def test_a_server_needs_an_agent(mode: str) -> None:
+    bundle = render(order(mode, **{**EMBEDDED, **SPIFFE}))
+    asked = [need.check for need in bundle.needs if need.name.startswith("a SPIRE agent")]
+    assert asked == ["test -S /run/spire/sockets/spire-agent.sock"]
 
 
 def test_each_site_of_a_hybrid_registers_its_own() -> None:

@@ -159,6 +159,7 @@ def _needs(ground: Ground) -> tuple[Need, ...]:
         *documents.tls_needs(ground),
         *hsm.needs(ground),
         *places.secret_needs(ground),
+        *places.identity_needs(ground),
         *documents.centre_needs(ground),
         *metrics_agent.needs(ground),
         *engines.needs(ground),

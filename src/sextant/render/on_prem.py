@@ -221,6 +221,7 @@ def _needs(ground: Ground, servers: _Servers) -> tuple[Need, ...]:
         *hsm.needs(ground),
         *documents.tls_needs(ground),
         *places.secret_needs(ground),
+        *places.identity_needs(ground),
         *(backup.needs(ground, servers.backups) if servers.backups else ()),
         *(engines.needs(ground) if not containers else ()),
         *documents.model_needs(ground),

@@ -59,6 +59,8 @@ def _unheard_of_spiffe(order: Order, domain: str) -> Iterator[tuple[str, str, st
     launched = any(isinstance(each.entry.engine, LaunchedEngine) for each in order.served)
     if order.mode in HOSTS and launched:
         yield at, domain, "no proxy stands beside engines of a server; use private-cloud, saas or hybrid"
+    if order.deployment.spec.delivery.orchestration == "compose":
+        yield at, domain, "the containers do not carry the agent's socket; use `orchestration: systemd`"
     if order.mode == "container":
         yield at, domain, "its engines have no proxy that ends mutual TLS; use private-cloud, saas or hybrid"
     if order.deployment.spec.delivery.mesh != "none":

@@ -22,7 +22,7 @@ def open_hsm(spec: Spec) -> tuple[str, ...]:
     """Looks at the token and the keys that this server uses, and opens the document's sealed secrets for this
     process and those it starts; what should be said of it. Raises SextantError."""
     hsm = spec.security.hsm
-    if hsm is None:
+    if hsm is None or not hsm.serves:
         return ()
     with opened(place_of(hsm)) as token:
         found = [keys.look_at(token, label, use) for use, label in used_here(hsm)]

@@ -82,6 +82,11 @@ class Hsm(Section):
         None, description="Group that may use the HSM, given to the units that do.", examples=["softhsm"]
     )
 
+    @property
+    def serves(self) -> bool:
+        """Whether a server uses keys of it. Otherwise it signs releases, where they are made."""
+        return self.tls_key is not None or self.sealing_key is not None
+
 
 class Spiffe(Section):
     """Who the gateway is to its engines, and they to it: SPIFFE ids, shown in mutual TLS."""

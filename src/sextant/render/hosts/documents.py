@@ -128,9 +128,7 @@ def _with_own_tls(ground: Ground) -> Deployment:
 def _hsm_here(hsm: Hsm) -> Section | None:
     """The HSM as the server needs it; None where only releases are signed with it, which is done
     elsewhere."""
-    if hsm.tls_key is None and hsm.sealing_key is None:
-        return None
-    return _changed(hsm, signing_key=None)
+    return _changed(hsm, signing_key=None) if hsm.serves else None
 
 
 def _with_own_authorities(centre: Centre) -> Section:

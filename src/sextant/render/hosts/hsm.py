@@ -48,7 +48,7 @@ def front_hsm(ground: Ground) -> Hsm | None:
 def used_here(ground: Ground) -> bool:
     """Whether the server itself uses keys of the HSM: not where it only signs releases, elsewhere."""
     hsm = hsm_of(ground)
-    return hsm is not None and (hsm.tls_key is not None or hsm.sealing_key is not None)
+    return hsm is not None and hsm.serves
 
 
 def key_line(ground: Ground, key_file: str) -> str:

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 import msgspec
 
 from sextant.spec.bundle import Need, Step
+from sextant.spec.document import Spec
 from sextant.spec.engine_sections import EmbeddedEngine, LaunchedEngine
 from sextant.spec.references import secret_references
 from sextant.spec.rendering import Order, ServedModel
@@ -109,8 +110,15 @@ def ground_of(order: Order, *, has_front: bool, contained: bool = False) -> Grou
         contained=contained,
         embedded=tuple(one for one in order.served if isinstance(one.entry.engine, EmbeddedEngine)),
         launched=tuple(one for one in order.served if isinstance(one.entry.engine, LaunchedEngine)),
-        references=secret_references(spec),
+        references=_references(spec),
     )
+
+
+def _references(spec: Spec) -> tuple[str, ...]:
+    """Without the PIN of a token that signs releases elsewhere: it must never come to a server."""
+    hsm = spec.security.hsm
+    away = hsm.pin if hsm is not None and not hsm.serves else None
+    return tuple(each for each in secret_references(spec) if each != away)
 
 
 def release_of(order: Order, contents: Mapping[str, bytes]) -> str:
@@ -181,3 +189,13 @@ def secret_needs(ground: Ground) -> tuple[Need, ...]:
         else:
             found.append(Need("secret", name, f"the document names it; {_owner(name)}", f"sudo ls -l {name}"))
     return tuple(found)
+
+
+def identity_needs(ground: Ground) -> tuple[Need, ...]:
+    """Who tells the gateway its SPIFFE id, where engines elsewhere want to see one."""
+    spiffe = ground.order.deployment.spec.security.spiffe
+    if spiffe is None:
+        return ()
+    socket = spiffe.workload_api.removeprefix("unix://")
+    why = f"issues the gateway's id in the trust domain {spiffe.trust_domain} to the user sextant"
+    return (Need("program", f"a SPIRE agent at {socket}", why, f"test -S {socket}"),)

@@ -249,8 +249,8 @@ def engine_unit(ground: Ground, unit: EngineUnit) -> File:
 
 
 def hsm_lines(hsm: Hsm | None) -> tuple[Line, ...]:
-    """Devices, folders and the group that an HSM's library needs; no devices at all without one."""
-    if hsm is None:
+    """Devices, folders and the group that an HSM's library needs; no devices at all where none is used."""
+    if hsm is None or not hsm.serves:
         return NO_DEVICES
     devices = tuple(("DeviceAllow", f"{path} rw") for path in hsm.devices)
     return (
@@ -309,7 +309,8 @@ def outside_hosts(spec: Spec) -> tuple[str, ...]:
     found = {urlsplit(url).hostname or "" for url in urls}
     found |= {spec.alerts.smtp.host} if spec.alerts.smtp else set()
     found |= set(spec.gateway.limits.media_hosts)
-    found |= set(spec.security.hsm.hosts) if spec.security.hsm else set()
+    hsm = spec.security.hsm
+    found |= set(hsm.hosts) if hsm is not None and hsm.serves else set()
     return tuple(sorted(found - {"", "127.0.0.1", "::1", "localhost"}))
 
 
