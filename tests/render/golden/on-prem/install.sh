@@ -100,10 +100,6 @@ point current "$staged"
 if serves "$staged"; then
     # Here rather than in the unit, so that keys are shown to who installs and never reach the journal.
     say "First start, to make the databases, the first key and the admin credential:"
-    set -a
-    # shellcheck disable=SC1091
-    . "$etc/secrets.env"
-    set +a
     first_start "$programs_dir"
 fi
 

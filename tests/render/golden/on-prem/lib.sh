@@ -39,15 +39,30 @@ take_lock() {
     trap 'rm -rf "$base/lock" "$base/incoming"' EXIT
 }
 
-# With the secrets that the service has; in a container of its own where the release is an image.
-as_service() {
+# with_secrets COMMAND…: with the variables that the service has. Lines are read and never run: a password may hold
+# what a shell would act on.
+with_secrets() {
     (
-        set -a
-        # shellcheck disable=SC1091
-        [ ! -e "$etc/secrets.env" ] || . "$etc/secrets.env"
-        set +a
-        if [ -n "$root" ] || [ -e "${1%/bin/*}/image" ]; then "$@"; else runuser -u sextant -- "$@"; fi
+        if [ -e "$etc/secrets.env" ]; then
+            while IFS= read -r line || [ -n "$line" ]; do
+                variable=${line%%=*} held=${line#*=}
+                case $variable in
+                    "$line" | '' | [0-9]* | *[!A-Za-z0-9_]*) continue ;;
+                esac
+                case $held in
+                    \"*\") held=${held#\"} held=${held%\"} ;;
+                    \'*\') held=${held#\'} held=${held%\'} ;;
+                esac
+                export "$variable=$held"
+            done <"$etc/secrets.env"
+        fi
+        "$@"
     )
+}
+
+as_service() { # in a container of its own where the release is an image
+    if [ -z "$root" ] && [ ! -e "${1%/bin/*}/image" ]; then set -- runuser -u sextant -- "$@"; fi
+    with_secrets "$@"
 }
 
 own() { # own USER FILE…: gives files to a user; not in a scratch installation
@@ -327,7 +342,7 @@ hsm_answers() {
     [ "${hsm:-no}" = yes ] || return 0
     set -- hsm check "$base/releases/$staged/bundle/sextant.yaml" "$1"
     if [ "${hsm_tls:-no}" = yes ]; then set -- "$1" "$2" "$3" --certificate "$4"; else set -- "$1" "$2" "$3"; fi
-    "$base/releases/$staged/venv/bin/sextant" "$@" >/dev/null ||
+    with_secrets "$base/releases/$staged/venv/bin/sextant" "$@" >/dev/null ||
         die "the HSM is not as the document says; nothing was changed"
 }
 
