@@ -442,6 +442,9 @@ MISTAKES: dict[str, Mistake] = {
     "a PIN in a document": in_text(
         "hsm", "SX-V108", "sextant.yaml", "pin: file:/etc/sextant/hsm-pin", "pin: '123456'"
     ),
+    "a PIN in a document as JSON has it": in_text(
+        "hsm", "SX-V108", "sextant.yaml", "pin: file:/etc/sextant/hsm-pin", "'pin': '123456'"
+    ),
     "a front without its PIN": in_text(
         "hsm", "SX-V109", "systemd/sextant-front.service", "LoadCredential=hsm-pin", "LoadCredential=other"
     ),

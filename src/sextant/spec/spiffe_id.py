@@ -44,12 +44,12 @@ def _trust_domain(value: str) -> str:
 
 
 def _workload_api(value: str) -> str:
-    if re.fullmatch(r"unix:///[^\s?#@:]+", value) is None:
+    if re.fullmatch(r"unix://(/[^\s?#@:/]+){2,}", value) is None or "/.." in value:
         raise PydanticCustomError(
             "workload_api",
             "not the address of a Workload API",
             {
-                "expected": "a Unix socket of this machine with its whole path",
+                "expected": "a Unix socket of this machine with its whole path, in a folder of its own",
                 "write": "for example `unix:///run/spire/agent-sockets/spire-agent.sock`",
             },
         )

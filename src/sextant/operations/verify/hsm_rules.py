@@ -14,7 +14,7 @@ WRITTEN_PIN = re.compile(
     r"pin-value=\S"
     r"|^\s*PIN\s*=\s*\S"
     r"|--(?:so-)?pin[ =](?!(?:env|file):|\"?\$|REF\b)\S"
-    r"|^\s*pin:\s*(?!(?:env|file):)\S",
+    r"|(?:^|[{,])[ \t]*(?:- )?[\"']?pin[\"']?:[ \t]*(?!\s|#|[\"']?(?:env|file):|(?:\"\"|''))\S",
     re.MULTILINE,
 )
 """In a PKCS#11 URI, OpenSSL's configuration, a command line, a document."""
