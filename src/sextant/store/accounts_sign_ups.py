@@ -11,6 +11,7 @@ Neighbours: `accounts_invitations.py`, `accounts_agreements.py`, `sextant.contro
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Collection
 from typing import Any
 
@@ -41,6 +42,7 @@ REFUSED = (
     "the sign-up is refused: the token is not one, was used already, or is older than a day; sign in if you "
     "have confirmed it before, or sign up again"
 )
+_WITH_PORT = re.compile(r"\A(?:([\d.]+)|\[([^\]]+)\])(?::\d+)?\Z", re.ASCII)
 
 
 class SignUpBounds(msgspec.Struct, frozen=True):
@@ -214,9 +216,11 @@ def mailbox_of(email: str) -> str:
 
 
 def source_of(address: str) -> str:
-    """What one household has of the Internet: an IPv4 address, or an IPv6 network of 64 bits."""
+    """What one household has of the Internet: an IPv4 address, or an IPv6 network of 64 bits. Some proxies
+    write a port behind it."""
+    bare = _WITH_PORT.sub(r"\1\2", address)
     try:
-        found = ipaddress.ip_address(address)
+        found = ipaddress.ip_address(bare)
     except ValueError:
         return address[:64]
     if isinstance(found, ipaddress.IPv4Address):
