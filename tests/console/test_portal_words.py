@@ -13,8 +13,9 @@ from string import Formatter
 import pytest
 
 from sextant.console import shown
-from sextant.console.quickstart import price_now
+from sextant.console.quickstart import ERRORS, price_now
 from sextant.console.words import preferred, read_sentences
+from sextant.gateway import failures
 from sextant.governance.pricing import price_at
 from sextant.spec.policy import Price, PricePlan
 
@@ -71,6 +72,14 @@ def test_what_is_not_ours_is_as_it_came_and_has_its_licence() -> None:
 )
 def test_a_browsers_wish_decides(header: str, language: str) -> None:
     assert preferred(header) == language
+
+
+def test_the_errors_that_callers_are_told_of_are_the_gateways() -> None:
+    sources = [CONSOLE.parent / "base/errors.py", *CONSOLE.parent.glob("g*/**/*.py")]
+    told = {code for one in sources for code in re.findall(r'code ?= ?"(\w+)"', one.read_text("utf-8"))}
+    assert {code for _, code in ERRORS} - told == set()
+    by_class = {kind.code: status for kind, status, _ in failures._BY_TYPE if "code" in vars(kind)}
+    assert {code: status for status, code in ERRORS if code in by_class}.items() <= by_class.items()
 
 
 def test_the_price_shown_is_the_one_that_the_books_take() -> None:

@@ -14,15 +14,18 @@ from sextant.spec.policy import Price, PricePlan
 NOWHERE = "https://API-HOST/v1"
 """Where the operator has not said what the API's address is."""
 ERRORS = (
-    (400, "invalid_request"),
+    (400, "invalid_value"),
+    (400, "context_length_exceeded"),
     (401, "invalid_api_key"),
     (402, "insufficient_balance"),
     (403, "forbidden"),
-    (404, "not_found"),
+    (404, "model_not_found"),
     (413, "body_too_large"),
     (429, "rate_limit_exceeded"),
-    (503, "overloaded"),
+    (429, "insufficient_quota"),
+    (503, "queue_full"),
 )
+"""The gateway's codes that callers meet most, of each status."""
 
 
 async def quickstart(visit: Visit) -> Response:
