@@ -93,5 +93,8 @@ def test_every_part_has_a_band_around_it_a_formula_and_a_source() -> None:
         for one in (part.bare, part.cached):
             assert one.low <= one.value <= one.high and one.formula
             assert one.sources or one.value == 0
+    (image,) = [part.bare for part in start.parts if part.name == "image"]
+    size, rate = FACTS.image, FACTS.pull
+    assert (image.low, image.high) == (size.low / rate.high, size.high / rate.low)
     assert {part.name for part in start.parts} <= {*AFTER_START, "scheduling", "image"}
     assert start.ready_s_high < start.bare.high

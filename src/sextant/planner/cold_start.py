@@ -71,7 +71,7 @@ def _read(size: StartFact, rate: StartFact) -> Estimate:
     return Estimate(
         value=found.value,
         low=size.low / rate.high,
-        high=size.value / rate.low,
+        high=size.high / rate.low,
         unit="s",
         basis="derived",
         formula=found.formula,
