@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from sextant.base.errors import Misconfigured, NotFound
+from sextant.base.errors import Misconfigured, NotFound, Unsupported
 from sextant.spec.facts import UNSOURCED, Source, load_catalog
 from sextant.spec.hardware import Accelerator
 from sextant.spec.planning import Layout, Question
@@ -24,7 +24,21 @@ def test_no_source_is_left_over() -> None:
     used = {source for noun in CATALOG.models.values() for source in noun.sources.values()}
     used |= {source for noun in CATALOG.accelerators.values() for source in noun.sources.values()}
     used |= {facts.source for facts in CATALOG.precisions}
+    used |= {one.source for one in CATALOG.unfit.values()}
     assert set(CATALOG.sources) - used == set()
+
+
+@pytest.mark.parametrize("name", ["atlas-500", "Atlas 500 A2", "ascend-310B"])
+def test_what_no_engine_serves_on_is_refused_with_what_to_do(name: str) -> None:
+    with pytest.raises(Unsupported, match=r"MindIE runs on Atlas 300I Duo .*hiascend.*kind: embedded"):
+        CATALOG.accelerator(name)
+
+
+def test_a_users_own_facts_of_it_are_taken() -> None:
+    own = '[accelerator.atlas-500]\nlike = "atlas-300i-duo"\ntitle = "ours"\nmemory_bytes = 12_000_000_000\n'
+    assert load_catalog(own).accelerator("Atlas-500").memory_bytes == 12_000_000_000
+    with pytest.raises(Misconfigured, match="there is no section `unfit`"):
+        load_catalog('[unfit.mine]\ntitle = "x"\n')
 
 
 def test_general_knowledge_is_marked_as_an_estimate() -> None:

@@ -17,7 +17,7 @@ from typing import Any, Literal, TypeVar
 
 import msgspec
 
-from sextant.base.errors import Misconfigured, NotFound
+from sextant.base.errors import Misconfigured, NotFound, Unsupported
 from sextant.spec.architecture import ModelArchitecture, PrecisionFacts
 from sextant.spec.hardware import Accelerator
 
@@ -37,6 +37,8 @@ NEVER_ZERO = frozenset(
 SOURCED = ("model", "accelerator")
 """Sections whose entries have a source for each field."""
 NOUNS = (*SOURCED, "precision")
+UNFIT = "unfit"
+"""Section of `accelerators.toml` for those that no engine serves on; a user's file has none."""
 
 Tables = dict[str, dict[str, Any]]
 """Section (`source`, `model`, `accelerator`) to id to fields."""
@@ -54,6 +56,17 @@ class Source(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     kind: Literal["looked up", "estimate", "computed", "user"] = "looked up"
 
 
+class Unfit(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """An accelerator that people have and that no engine here serves on: why, and what to do instead."""
+
+    title: str
+    aliases: tuple[str, ...] = ()
+    reason: str
+    instead: str
+    source: str
+    """Where the reason stands, a `[source.ID]`."""
+
+
 class Catalog(msgspec.Struct, frozen=True, kw_only=True):
     """Everything known, by id, in the order of the files."""
 
@@ -61,6 +74,7 @@ class Catalog(msgspec.Struct, frozen=True, kw_only=True):
     accelerators: Mapping[str, Accelerator]
     precisions: tuple[PrecisionFacts, ...]
     sources: Mapping[str, Source]
+    unfit: Mapping[str, Unfit] = {}
 
     def model(self, name: str) -> ModelArchitecture:
         """The model of that id or alias, letter case aside. Raises NotFound with the nearest names."""
@@ -81,7 +95,14 @@ class Catalog(msgspec.Struct, frozen=True, kw_only=True):
         return self.model(loaded or name)
 
     def accelerator(self, name: str) -> Accelerator:
-        """The accelerator of that id or alias, letter case aside. Raises NotFound with the nearest names."""
+        """The accelerator of that id or alias, letter case aside. Raises NotFound with the nearest names, and
+        Unsupported for one that is known to serve nothing."""
+        for id_, unfit in self.unfit.items():
+            if name.casefold() in {other.casefold() for other in (id_, *unfit.aliases)}:
+                where = self.sources[unfit.source].where
+                raise Unsupported(
+                    f"`{name}` ({unfit.title}) is not supported: {unfit.reason} ({where}); {unfit.instead}"
+                )
         found: Accelerator = _named(self.accelerators, name, "accelerator", "sextant catalog accelerators")
         return found
 
@@ -139,7 +160,7 @@ def _parsed(text: str, name: str) -> dict[str, Any]:
 def _add(tables: Tables, more: dict[str, Any], own_name: str) -> None:
     """Puts `more` over `tables`. What a user's file says without naming a source is the user's word."""
     for section, entries in more.items():
-        if section not in NOUNS and section != "source":
+        if section not in NOUNS and section != "source" and (own_name or section != UNFIT):
             raise Misconfigured(
                 f"{own_name}: there is no section `{section}`; expected [source.ID], [model.ID], "
                 f"[accelerator.ID] or [precision.ID]"
@@ -182,7 +203,24 @@ def _catalog(tables: Tables) -> Catalog:
     )
     for one in precisions:
         _known_source(one.id, "accuracy", one.source, sources)
-    return Catalog(models=models, accelerators=accelerators, precisions=precisions, sources=sources)
+    unfit = _unfit(tables, accelerators, sources)
+    return Catalog(
+        models=models, accelerators=accelerators, precisions=precisions, sources=sources, unfit=unfit
+    )
+
+
+def _unfit(
+    tables: Tables, accelerators: Mapping[str, Accelerator], sources: Mapping[str, Source]
+) -> dict[str, Unfit]:
+    """Those entries, without what a user's own facts describe after all."""
+    own = {other.casefold() for id_, one in accelerators.items() for other in (id_, *one.aliases)}
+    found = {}
+    for id_, entry in tables.get(UNFIT, {}).items():
+        one: Unfit = _converted({k: v for k, v in entry.items() if k != "id"}, Unfit, f"{UNFIT}.{id_}")
+        _known_source(id_, "reason", one.source, sources)
+        if own.isdisjoint(other.casefold() for other in (id_, *one.aliases)):
+            found[id_] = one
+    return found
 
 
 def _entries(tables: dict[str, Any], noun: type[Noun], section: str) -> dict[str, Noun]:
