@@ -56,6 +56,18 @@ def test_a_box_is_told_nothing_of_the_token_that_signs_its_releases() -> None:
         assert "hsm" not in text_of(made, "sextant.yaml")
 
 
+def test_backups_reach_the_token_that_opens_the_stores_password() -> None:
+    sealing = {**HSM, "sealing_key": "sealing", "devices": ["/dev/hsm0"]}
+    store = {"url": "postgresql://sextant@10.0.0.9/sextant", "password": "sealed:/etc/sextant/store.sealed"}
+    made = bundle(
+        security={"hsm": sealing}, store=store, continuity={"backup": {"repository": "/mnt/backup"}}
+    )
+    unit = text_of(made, "systemd/sextant-backup.service")
+    assert "SupplementaryGroups=softhsm\n" in unit and "DeviceAllow=/dev/hsm0 rw\n" in unit
+    assert "hsm_group=softhsm\n" in text_of(made, "settings.sh")
+    assert 'as_service "$program" db backup' in text_of(made, "backup.sh")
+
+
 def test_a_network_hsm_may_be_reached_and_nothing_more() -> None:
     network = {"module": MODULE, "token": "t", "pin": "file:/etc/sextant/hsm-pin", "sealing_key": "s"}
     unit = "systemd/sextant.service"

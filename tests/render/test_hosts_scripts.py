@@ -56,6 +56,23 @@ def test_secrets_are_read_and_never_run(library: Path) -> None:
     assert not (library / "ran").exists()
 
 
+def test_databases_are_opened_with_the_secrets_that_are_sealed(library: Path) -> None:
+    bundle = library / "root/opt/sextant/current/bundle"
+    program = library / "root/opt/sextant/current/venv/bin/sextant"
+    for folder in (bundle, program.parent):
+        folder.mkdir(parents=True)
+    program.write_text('#!/bin/sh\nprintf "%s\\n" "$*"\n')
+    program.chmod(0o755)
+    document = bundle / "sextant.yaml"
+    for reference, asked in (
+        ("env:STORE_PASSWORD", "db list"),
+        ("sealed:/etc/sextant/store.sealed", f"hsm exec {document} -- {program} db list"),
+    ):
+        document.write_text(f"spec:\n  store:\n    password: {reference}\n")
+        assert _run(library, f"as_service {program} db list").stdout == f"{asked}\n"
+        assert _run(library, f"as_service {program} up x").stdout == "up x\n", "it opens them itself"
+
+
 def test_without_secrets_a_command_runs_all_the_same_with_its_own_input(library: Path) -> None:
     assert _run(library, "as_service cat", given="what is asked").stdout == "what is asked"
     assert _run(library, "if as_service false; then echo yes; else echo no; fi").stdout == "no\n"

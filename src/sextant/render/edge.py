@@ -146,6 +146,7 @@ def _settings(ground: Ground, placed: engines.Placed, files: Sequence[File]) -> 
         secret_files=places.secret_files(ground),
         weights_folder=engines.WEIGHTS if ground.launched else "",
         hsm=hsm.used_here(ground),
+        hsm_group=hsm.group(ground),
         users=("sextant", *(("sextant-engine",) if placed.units else ())),
         programs=("openssl", "sha256sum", *(("vmagent",) if metrics_agent.wanted(ground) else ())),
     )

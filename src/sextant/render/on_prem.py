@@ -186,6 +186,7 @@ def _settings(ground: Ground, servers: _Servers, files: Sequence[File]) -> Setti
         secret_files=places.secret_files(ground),
         weights_folder=engines.WEIGHTS if ground.launched else "",
         hsm=hsm.used_here(ground),
+        hsm_group=hsm.group(ground),
         hsm_tls=hsm.front_hsm(ground) is not None,
         backup_repository=backups.repository if backups else "",
         backup_keep_days=backups.keep_days if backups else 0,

@@ -16,7 +16,7 @@ import msgspec
 from sextant.base.errors import Unsupported
 from sextant.render.dumping import script_file
 from sextant.render.hosts.places import BUNDLE, ETC, SECRETS, Ground
-from sextant.render.hosts.units import HARDENED, NO_DEVICES, NO_RIGHTS, Line, unit_file
+from sextant.render.hosts.units import HARDENED, NO_RIGHTS, Line, hsm_lines, unit_file
 from sextant.spec.bundle import File, Need, Step
 from sextant.spec.stores import SQLITE
 
@@ -164,7 +164,7 @@ def _service(ground: Ground, backups: Backups) -> File:
                 ("MemoryMax", "2G"),
                 *folder,
                 *HARDENED,
-                *NO_DEVICES,
+                *hsm_lines(ground.order.deployment.spec.security.hsm),
                 *NO_RIGHTS,
                 ("MemoryDenyWriteExecute", "yes"),
             ),
@@ -292,7 +292,7 @@ make() {
     rm -rf "$outgoing"
     trap 'rm -rf "$outgoing"' EXIT
     trap 'exit 143' HUP INT TERM # or whoever stops the service would leave a copy on this disk
-    "$program" db backup --to "$outgoing" --state "$state" >/dev/null
+    as_service "$program" db backup --to "$outgoing" --state "$state" >/dev/null
     restic backup --quiet --host "$name" --tag sextant "$outgoing" "$base/current/bundle/sextant.yaml"
     restic forget --quiet --host "$name" --tag sextant --group-by host --prune \
         --keep-within "${backup_keep_days}d"

@@ -51,6 +51,12 @@ def used_here(ground: Ground) -> bool:
     return hsm is not None and hsm.serves
 
 
+def group(ground: Ground) -> str:
+    """Who may use the HSM on the server, beside root; empty where the document names no group."""
+    hsm = hsm_of(ground)
+    return (hsm.group or "") if hsm is not None and hsm.serves else ""
+
+
 def key_line(ground: Ground, key_file: str) -> str:
     """What nginx's `ssl_certificate_key` says: a file, or a key in the token."""
     hsm = front_hsm(ground)

@@ -53,7 +53,7 @@ take_lock() {
 # what a shell would act on.
 with_secrets() {
     (
-        if [ -e "$etc/secrets.env" ]; then
+        if [ -r "$etc/secrets.env" ]; then # systemd has given them to units already
             while IFS= read -r line || [ -n "$line" ]; do
                 variable=${line%%=*} held=${line#*=}
                 case $variable in
@@ -70,8 +70,15 @@ with_secrets() {
     )
 }
 
-as_service() { # in a container of its own where the release is an image
-    if [ -z "$root" ] && [ ! -e "${1%/bin/*}/image" ]; then set -- runuser -u sextant -- "$@"; fi
+# as_service PROGRAM…: as the service's user, who may use the HSM, or in a container of its own where the release is
+# an image. `db` has the sealed secrets open that the document in use names; `up` opens them by itself.
+as_service() {
+    told=$base/current/bundle/sextant.yaml
+    if [ "${2:-}" = db ] && grep -q 'sealed:/' "$told" 2>/dev/null; then set -- "$1" hsm exec "$told" -- "$@"; fi
+    if [ -z "$root" ] && [ "$(id -u)" -eq 0 ] && [ ! -e "${1%/bin/*}/image" ]; then
+        if [ -n "${hsm_group:-}" ]; then set -- -G "$hsm_group" -- "$@"; else set -- -- "$@"; fi
+        set -- runuser -u sextant -g sextant "$@"
+    fi
     with_secrets "$@"
 }
 

@@ -37,6 +37,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Whether keys of the server are in an HSM."""
     hsm_tls: bool = False
     """Whether the front's is."""
+    hsm_group: str = ""
+    """Who may use it, beside root."""
     measure: bool = False
     """Whether latency is measured at install."""
     engine_variables: tuple[str, ...] = ()
@@ -88,7 +90,7 @@ def _settings(settings: Settings) -> str:
         "engine_variables": " ".join(settings.engine_variables),
         "models": " ".join(settings.models),
         "weights_folder": settings.weights_folder,
-        **({"hsm": "yes", "hsm_tls": _word(settings.hsm_tls)} if settings.hsm else {}),
+        **_hsm_values(settings),
         **_backup_values(settings),
         "users": " ".join(settings.users),
         "programs": " ".join(settings.programs),
@@ -101,6 +103,12 @@ def _settings(settings: Settings) -> str:
     return "\n".join(
         ("# What this bundle's scripts are about.", "# shellcheck shell=sh disable=SC2034", *lines)
     )
+
+
+def _hsm_values(settings: Settings) -> dict[str, str]:
+    if not settings.hsm:
+        return {}
+    return {"hsm": "yes", "hsm_tls": _word(settings.hsm_tls), "hsm_group": settings.hsm_group}
 
 
 def _backup_values(settings: Settings) -> dict[str, str]:
