@@ -261,6 +261,19 @@ def test_what_drifts_is_brought_back(up: Stack, repository: Repository, tmp_path
     until(lambda: "engine-by-hand-0" not in up.processes(), "what was put there by hand has ended")
 
 
+def test_another_document_of_the_commit_that_runs_is_something_else(
+    up: Stack, repository: Repository
+) -> None:
+    commit = repository.commit(document(model("nano-1.0.0")))
+    assert follow(up.root, repository).returncode == 0
+    wrong = follow(up.root, repository, "--path", "sextnt.yaml")
+    assert wrong.returncode == 1
+    assert f"sextnt.yaml of {commit[:12]} cannot be read" in wrong.stdout
+    assert follow(up.root, repository, "--path", "sextnt.yaml").returncode == 1
+    assert follow(up.root, repository).returncode == 0
+    assert applied(up) == commit
+
+
 def test_a_model_in_the_repository_outlives_the_commits_after_it(up: Stack, repository: Repository) -> None:
     shutil.copyfile(NANO, repository.work / "model.gguf")
     text = document(model("inside", "model.gguf"))

@@ -81,7 +81,11 @@ class ApplyDoor:
             for warning in await self._change(document, tell):
                 say(Warned(warning))
             applied = Applied(
-                document.metadata.name, time.time_ns() // 1_000_000, wanted.revision, wanted.origin
+                document.metadata.name,
+                time.time_ns() // 1_000_000,
+                wanted.revision,
+                wanted.origin,
+                wanted.path,
             )
             self._done(applied)
             self._keep(Kept(wanted, applied), say)

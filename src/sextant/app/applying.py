@@ -36,6 +36,7 @@ class Wanted(msgspec.Struct, frozen=True):
     folder: str
     revision: str = ""
     origin: str = ""
+    path: str = ""
 
     def document(self) -> Deployment:
         """Raises BadDocument."""

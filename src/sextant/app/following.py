@@ -79,7 +79,9 @@ class Follower:
     def _bring(self, commit: str, *, again: bool) -> None:
         """Has the deployment serve `commit`. Raises SextantError."""
         status = running(self._state)
-        serves = status.applied.revision if status.applied is not None else ""
+        serves = ""
+        if status.applied is not None and status.applied.path in (self.sync.path, ""):
+            serves = status.applied.revision  # another document of the same commit is something else
         if serves == commit:
             if self.sync.trouble or self.sync.applied != commit:
                 self._note_applied(commit, status)
@@ -104,7 +106,12 @@ class Follower:
     def _apply(self, commit: str) -> None:
         file, text = self._source.document(commit)
         wanted = Wanted(
-            text, f"{self.sync.path} of {commit[:12]}", str(file.parent), commit, self._source.shown
+            text,
+            f"{self.sync.path} of {commit[:12]}",
+            str(file.parent),
+            commit,
+            self._source.shown,
+            self.sync.path,
         )
         wanted.document()
         apply_document(self._state, wanted, self._tell)

@@ -147,6 +147,8 @@ class Applied(msgspec.Struct, frozen=True):
     """The commit it came from; empty for a file."""
     origin: str = ""
     """The repository, without credentials, or the file."""
+    path: str = ""
+    """Where the document lies in the repository; empty for a file."""
 
 
 class Status(msgspec.Struct, frozen=True):
