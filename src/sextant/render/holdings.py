@@ -33,6 +33,7 @@ WORDS = (
     ("compose.yaml", "gateway, front and engines as containers"),
     ("image/Dockerfile", "the image of Sextant, built at installation"),
     ("front/*.nft", "firewall rules"),
+    ("front/openssl-hsm.cnf", "brings the HSM's library to OpenSSL, and so to nginx"),
     ("front/*", "the proxy that callers reach: TLS, and the balance among engines"),
     ("hosts/*/keepalived.conf", "who of the pair has the address; one for each server"),
     ("gateway-answers.sh", "what keepalived asks the gateway"),
