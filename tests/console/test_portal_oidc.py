@@ -68,6 +68,12 @@ def test_an_answer_begun_in_another_browser_signs_nobody_in(tmp_path: Path) -> N
         assert "sextant-portal" not in stranger.client.cookies
 
 
+def test_a_provider_that_sends_browsers_elsewhere_has_no_button(tmp_path: Path) -> None:
+    own = PortalSettings(url="https://portal.example.com")
+    with portal_with_provider(tmp_path, portal=own) as portal:
+        assert "/portal/oidc/start" not in portal.visitor().get("/portal/sign-in").text
+
+
 def test_without_a_provider_there_is_no_button(tmp_path: Path) -> None:
     with portal_in_process(tmp_path) as portal:
         assert "/portal/oidc/start" not in portal.visitor().get("/portal/sign-in").text

@@ -12,6 +12,7 @@ import asyncio
 import logging
 import threading
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
 import msgspec
 from fastapi import Depends, FastAPI, Request, Response
@@ -32,7 +33,7 @@ from sextant.control.door import csrf_token
 from sextant.control.office import Office
 from sextant.control.openapi import tells
 from sextant.control.sessions import SignedInAs, set_session_cookie
-from sextant.control.settings import PortalSettings
+from sextant.control.settings import OidcSettings, PortalSettings
 from sextant.control.signup_mail import LANGUAGES, sign_up_message
 from sextant.operations.alert_channels import Undelivered, send_email
 from sextant.spec.transfer import CREDIT, Transfer, prepaid_account
@@ -59,7 +60,8 @@ _log = logging.getLogger(__name__)
 
 
 class PortalShown(msgspec.Struct, frozen=True):
-    """What the portal's pages show to somebody who is not signed in."""
+    """What the portal's pages show to somebody who is not signed in. `oidc`: whether the identity provider
+    sends browsers back to where the pages are."""
 
     sign_up: Literal["closed", "open"]
     password: bool
@@ -159,7 +161,7 @@ def _shown(office: Office) -> PortalShown:
     return PortalShown(
         sign_up=settings.sign_up,
         password=True,
-        oidc=office.settings.oidc is not None,
+        oidc=office.settings.oidc is not None and _comes_back(office.settings.oidc, settings),
         agreement_version=agreement.version if agreement else None,
         agreement_required=agreement is not None and agreement.required,
         languages=LANGUAGES,
@@ -167,6 +169,11 @@ def _shown(office: Office) -> PortalShown:
         support=settings.support,
         allowed_domains=settings.allowed_domains,
     )
+
+
+def _comes_back(oidc: OidcSettings, portal: PortalSettings) -> bool:
+    """Whether the provider sends browsers to the portal's name: the cookie that binds them is there alone."""
+    return portal.fenced_host in ("", (urlsplit(oidc.redirect_url).hostname or "").lower())
 
 
 def _refuse_unopened(settings: PortalSettings, request: Request) -> None:
