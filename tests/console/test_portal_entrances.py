@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import socketserver
 import threading
 from collections.abc import Iterator
@@ -209,6 +210,10 @@ def test_a_stranger_signs_up_agrees_and_is_in(tmp_path: Path) -> None:
         assert done.headers["location"] == "/portal/", done.text
         first = visitor.get(visitor.get("/portal/").headers["location"])
         assert "新公司" in first.text
+        steps = visitor.get(re.search(r'href="(\S+/quickstart)"', first.text)[1])  # type: ignore[index]
+        there = re.search(r'href="(\S+/agreement)">协议 2026-11<', steps.text)
+        assert there is not None, "who has accepted it finds it again"
+        assert "new@corp.example" in visitor.get(there[1]).text
         again = made.visitor().send("/portal/confirm", "/portal/confirm", **fields, agreement="2026-11")
         assert again.status_code == 403
         _an_owner_accepts_for_a_tenant(made)
