@@ -1,4 +1,4 @@
-"""A host of a shared ledger is cut off in the middle of a transaction: the others must not wait for it.
+"""A host of a shared store is cut off in the middle of a transaction: the others must not wait for it.
 
 The worst moment is between the statements of one pipeline: PostgreSQL then waits for the next one without any
 timeout of its own, and holds the locks of those before.
@@ -38,6 +38,28 @@ while True:
     except LedgerUnavailable as error:
         print(error, file=sys.stderr)
 """
+ADDS = """
+import sys
+from sextant.base.errors import SextantError
+from sextant.store.accounts import Accounts
+accounts = Accounts(sys.argv[1])
+accounts.migrate()
+while True:
+    try:
+        accounts.create_tenant(sys.argv[2])
+        break
+    except SextantError as error:
+        print(error, file=sys.stderr)
+"""
+HOLDS = """
+import sys
+import sqlalchemy
+from sextant.store.accounts_schema import open_accounts
+with open_accounts(sys.argv[1]).begin() as db:
+    assert db.execute(sqlalchemy.text("SELECT * FROM policy_version FOR UPDATE")).fetchall()
+    print("holds the locks", flush=True)
+    sys.stdin.read()
+"""
 STANDS_STILL = """
 import sys
 from sextant.store.ledger_postgres import connected
@@ -70,16 +92,19 @@ def _database(within: tuple[str, ...]) -> Iterator[str]:
         server.remove()
 
 
-def test_nobody_waits_for_a_host_that_is_cut_off() -> None:
+@pytest.mark.parametrize(
+    ("works", "holds"), [(KEEPS, STANDS_STILL), (ADDS, HOLDS)], ids=["ledger", "accounts"]
+)
+def test_nobody_waits_for_a_host_that_is_cut_off(works: str, holds: str) -> None:
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
     with (
         namespaces.network(f"{DATABASE}/24", lost="10.79.0.1/24", left="10.79.0.2/24") as net,
         _database(net.hub.enter) as url,
     ):
-        keeps = [*net.machines["left"].enter, sys.executable, "-c", KEEPS, url]
+        keeps = [*net.machines["left"].enter, sys.executable, "-c", works, url]
         subprocess.run([*keeps, "first"], env=environment, check=True, timeout=60)
         lost = subprocess.Popen(
-            [*net.machines["lost"].enter, sys.executable, "-c", STANDS_STILL, url],
+            [*net.machines["lost"].enter, sys.executable, "-c", holds, url],
             env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
         )  # fmt: skip
         assert lost.stdin is not None and lost.stdout is not None

@@ -22,6 +22,12 @@ from sextant.base.errors import Misconfigured
 
 BUSY_TIMEOUT_S = 10.0
 CONNECT_TIMEOUT_S = 5
+_SESSION = (
+    "-c tcp_keepalives_idle=4 -c tcp_keepalives_interval=1 -c tcp_keepalives_count=3 -c tcp_user_timeout=8000"
+)
+"""The server gives up a host that was cut off, and with it the locks of its transaction: without, the others
+wait for as long as the server's kernel keeps TCP, two hours. Linux asks a silent host until the user timeout
+is over, which is less than the others wait for one answer (`bounded_connection.WAIT_MAX_S`)."""
 READS = "sextant_reads"
 """Execution option of a transaction that only reads."""
 
@@ -323,8 +329,13 @@ def _open_postgresql(url: str) -> sa.Engine:
         parsed = sa.make_url(url).set(drivername="postgresql+psycopg")
     except sa.exc.ArgumentError:
         raise Misconfigured("the store's URL cannot be read; expected postgresql://USER@HOST/NAME") from None
+    told = parsed.query.get("options", "")
+    session = " ".join((told if isinstance(told, str) else " ".join(told), _SESSION)).strip()
     engine = sa.create_engine(
-        parsed, pool_pre_ping=True, connect_args={"connect_timeout": CONNECT_TIMEOUT_S}, hide_parameters=True
+        parsed,
+        pool_pre_ping=True,
+        connect_args={"connect_timeout": CONNECT_TIMEOUT_S, "options": session},
+        hide_parameters=True,
     )
     sa.event.listen(engine, "do_connect", _connect_bounded)
     return engine
