@@ -199,8 +199,29 @@ def capabilities_page() -> str:
         + _matrix(facts)
         + _images_table(images)
         + _devices_table(facts)
+        + _KEYS
         + _profiles_table()
     )
+
+
+_KEYS = """\
+## Keys and identities
+
+| what | modes | shown |
+|---|---|---|
+| keys in an HSM ([spec.security.hsm](../guides/hsm.md)): front, sealed secrets | `on-prem` with \
+systemd | executed with SoftHSM, nginx and OpenSSL of Debian 12; unverified with any real HSM |
+| sealed secrets, releases signed by a key in an HSM | `edge` | executed with SoftHSM; unverified \
+with any real HSM |
+| SPIFFE ids ([spec.security.spiffe](../guides/identity.md)), engines launched by the bundle | \
+`private-cloud`, `saas`, `hybrid` | schema-valid; gateway, Workload API and Envoy with the bundle's \
+configuration executed without a cluster |
+| SPIFFE ids, engines elsewhere | every mode but `container`, and but compose | executed with a \
+Workload API of the tests' own; unverified with SPIRE |
+
+Everything else is unsupported and refused with the reason.
+
+"""
 
 
 def _matrix(facts: Facts) -> str:
