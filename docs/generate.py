@@ -385,9 +385,11 @@ def _commands(command: Any, names: tuple[str, ...]) -> Iterator[tuple[str, ...]]
 
 
 def _error_kinds(kind: type[errors.SextantError]) -> Iterator[type[errors.SextantError]]:
+    """Those of the tree itself: which others there are depends on what was imported before."""
     yield kind
     for below in kind.__subclasses__():
-        yield from _error_kinds(below)
+        if below.__module__ == errors.__name__:
+            yield from _error_kinds(below)
 
 
 def _codes_in_source() -> Iterator[tuple[str, type[errors.SextantError]]]:

@@ -11,6 +11,7 @@ import jsonschema
 import pytest
 import yaml
 
+from sextant.base.errors import Permanent
 from sextant.spec.document import builtin_text
 from sextant.spec.schema import deployment_schema
 
@@ -33,6 +34,17 @@ PAGES: dict[Path, str] = generator().pages()
 def test_page_is_current(path: Path) -> None:
     assert path.exists(), f"{path.name} is missing: run `make docs`"
     assert path.read_text() == PAGES[path], f"{path.name} is out of date: run `make docs`"
+
+
+def test_errors_outside_the_tree_do_not_change_the_page_of_errors() -> None:
+    class OfAnotherTest(Permanent):
+        code = "of_another_test"
+
+        def __init__(self, status: int, message: str) -> None:
+            super().__init__(f"{status}: {message}")
+
+    assert OfAnotherTest in Permanent.__subclasses__()
+    assert generator().errors_page() == PAGES[ROOT / "docs/reference/errors.md"]
 
 
 def test_schema_accepts_the_builtin_document_and_refuses_others() -> None:
