@@ -5,13 +5,18 @@ from __future__ import annotations
 import json
 import os
 import pty
+import shlex
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.render.orders import order
+from tests.render.test_kubernetes_bundles import POOLED
 
+from sextant.render import render
 from stack_under_test import Stack, sextant, stack, until
 
 OPERATIONS = Path(__file__).parents[1] / "operations"
@@ -300,3 +305,18 @@ def test_litellm_moves_over_unless_a_tenant_is_somebody_else(
     until(lambda: call(served, secret).status == 200, "the gateway knows the key")
     run("tenant", "set", "risk", "--name", "Somebody else")
     assert "Nothing was changed" in refused(*arguments)
+
+
+def test_the_steps_of_a_services_bundle_make_a_tenant_that_pays(served: Stack) -> None:
+    bundle, month = render(order("saas", **POOLED)), time.strftime("%Y-%m", time.gmtime())
+    typed = [
+        shlex.split(command.partition(" -- sextant ")[2].replace("$(date +%Y-%m)", month))
+        for step in bundle.install
+        for command in step.commands
+        if '"$TENANT"' in command
+    ]
+    assert {words[0] for words in typed} == {"tenant", "balance", "key", "usage", "invoice"}
+    for words in typed:
+        named = ["bundled" if word == "$TENANT" else word for word in words]
+        done = sextant(*named, "--state", str(served.root))
+        assert done.returncode == 0, (named, done.stderr)

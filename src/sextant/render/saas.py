@@ -7,6 +7,8 @@ Tiers, prices, metering and balances are kept by the admin API, in PostgreSQL; t
 
 from __future__ import annotations
 
+import shlex
+
 import msgspec
 
 from sextant.base.errors import Unsupported
@@ -19,6 +21,8 @@ from sextant.spec.bundle import Bundle, Need, Step
 from sextant.spec.rendering import Order
 
 AGREEMENT = "agreements/data-use.md"
+PLAN = "standard"
+"""The price plan that accounts are born with."""
 FIRST_TOKEN_BUCKETS_S = (0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 """Bounds of the first token's histogram that an objective may be counted by (`telemetry/table.py`)."""
 
@@ -70,7 +74,7 @@ def bundle(order: Order) -> Bundle:
         base,
         files=tuple(sorted(files, key=lambda file: file.path)),
         needs=(*base.needs, *_needs(spec.delivery.ingress_host, agreed), *portal_needs(cluster)),
-        install=(*base.install, *portal_steps(cluster), *_business(cluster.namespace)),
+        install=(*base.install, *portal_steps(cluster), *_business(order, cluster.namespace)),
         notes=(*base.notes, *_notes(order), *portal_notes(spec.portal)),
     )
 
@@ -99,7 +103,8 @@ def _needs(host: str, agreed: bool) -> tuple[Need, ...]:
     )
 
 
-def _business(namespace: str) -> tuple[Step, ...]:
+def _business(order: Order, namespace: str) -> tuple[Step, ...]:
+    plan = shlex.quote(order.deployment.spec.portal.plan or PLAN)
     run = f"kubectl -n {namespace} exec deploy/gateway -c gateway -- sextant"
     return (
         Step(
@@ -115,7 +120,7 @@ def _business(namespace: str) -> tuple[Step, ...]:
         Step(
             "Make a tenant.",
             (
-                f'{run} tenant create "$TENANT" --tier professional --billing prepaid',
+                f'{run} tenant create "$TENANT" --tier professional --billing prepaid --plan {plan}',
                 f'{run} balance top-up "$TENANT" 100.00 --note "first payment"',
                 f'{run} key create --tenant "$TENANT" --name first',
             ),
