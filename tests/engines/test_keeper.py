@@ -66,6 +66,13 @@ class Kept:
                         found.append(int(folder.name))
         return found
 
+    def wait_living(self, count: int, within_s: float = CLEAR_S) -> None:
+        """Until so many live: an orphan's parent may be seen while it ends."""
+        until_s = time.monotonic() + within_s
+        while len(living := self.living()) != count:
+            assert time.monotonic() < until_s, f"{living} live, expected {count}"
+            time.sleep(0.01)
+
     @property
     def inner(self) -> int:
         return descendants(self.process.pid)[0]
@@ -104,7 +111,7 @@ def size_of(tree: tuple[str, ...]) -> int:
 @trees
 def test_asked_to_end_it_leaves_nothing(tree: tuple[str, ...]) -> None:
     with keeping(*tree, grace_s=0.3) as one:
-        assert len(one.wait_ready().living()) == size_of(tree)
+        one.wait_ready().wait_living(size_of(tree))
         one.process.terminate()
         status = one.process.wait(CLEAR_S)
         assert one.living() == []  # at once: whoever sees the keeper end may start the next engine
@@ -115,7 +122,7 @@ def test_asked_to_end_it_leaves_nothing(tree: tuple[str, ...]) -> None:
 @pytest.mark.parametrize("victim", ["outer", "group", "inner", "engine"])
 def test_kill_9_leaves_nothing(tree: tuple[str, ...], victim: str) -> None:
     with keeping(*tree) as one:
-        assert len(one.wait_ready().living()) == size_of(tree)
+        one.wait_ready().wait_living(size_of(tree))
         if victim == "group":
             os.killpg(one.process.pid, signal.SIGKILL)
         else:
@@ -139,7 +146,7 @@ def test_a_killed_parent_leaves_nothing(tree: tuple[str, ...]) -> None:
 
     one = Orphaned(*tree)
     try:
-        assert len(one.wait_ready().living()) == size_of(tree) + 1
+        one.wait_ready().wait_living(size_of(tree) + 1)
         one.process.kill()
         one.assert_nothing_left(within_s=2.0)  # no grace period: nobody is left who would wait for it
     finally:
