@@ -70,7 +70,8 @@ def standby_files(ground: Ground, pair: tuple[str, str]) -> tuple[File, ...]:
             address=standby.address,
         )
         files.append(text_file(f"hosts/server-{number}/keepalived.conf", text))
-    return (*files, text_file(CHECK, _CHECK.format(timeout_s=TIMEOUT_S)), _unit(ground))
+    check = File(CHECK, _CHECK.format(timeout_s=TIMEOUT_S).encode(), executable=True)
+    return (*files, check, _unit(ground))
 
 
 def _unit(ground: Ground) -> File:
@@ -122,6 +123,7 @@ _CHECK = """\
 #!/bin/bash
 # gateway-answers.sh PORT, for keepalived: whether the gateway on this server answers. One that hangs lets
 # callers connect and never answers.
+set -eu
 exec 3<>"/dev/tcp/127.0.0.1/$1" || exit 1
 printf 'GET /health HTTP/1.1\\r\\nHost: 127.0.0.1\\r\\nConnection: close\\r\\n\\r\\n' >&3
 read -r -t {timeout_s} _ status _ <&3 && [ "$status" = 200 ]
