@@ -2,7 +2,7 @@
 # shellcheck shell=sh disable=SC2034
 name=bank
 version=1.0.0
-release=1.0.0-0e42c10268
+release=1.0.0-c1e5c80db9
 url=http://127.0.0.1:8000
 ready_s=120
 contained=no
