@@ -309,6 +309,55 @@ async def test_close_lets_answers_end_and_cuts_idle_connections(own_service: kit
     assert up.server.connections == 0
 
 
+async def test_close_takes_a_request_that_was_arriving(own_service: kit.ServiceMaker) -> None:
+    up = await own_service.start(kit.Cook())
+    head, body = await up.connect(), await up.connect()
+    whole = get("/echo", body=b"hello", method="POST")
+    head.send(whole[:20])
+    body.send(whole[:-3])
+    assert up.server is not None
+    server = up.server
+    await kit.soon(lambda: sum(each.is_waiting() for each in server._connections) == 2)
+    closing = asyncio.ensure_future(server.close(10))
+    await asyncio.sleep(0.05)
+    assert not closing.done()
+    head.send(whole[20:])
+    body.send(whole[-3:])
+    for wire in (head, body):
+        reply = await wire.answer()
+        assert (reply.status, reply.headers["connection"]) == (200, "close")
+        assert b'"body": "hello"' in reply.body
+        assert await wire.rest() == b""
+    await closing
+
+
+@pytest.mark.parametrize("turns", [0, 3])
+async def test_close_answers_whoever_had_just_connected(plain_service: kit.ServiceMaker, turns: int) -> None:
+    """With no turn of the loop the connection still stands in the kernel's queue."""
+    up = await plain_service.start(kit.Cook())
+    assert up.server is not None
+    with socket.create_connection(("127.0.0.1", up.port), timeout=5) as client:
+        for _ in range(turns):
+            await asyncio.sleep(0.01)
+        closing = asyncio.ensure_future(up.server.close(10))
+        await asyncio.sleep(0.05)
+        client.sendall(get("/echo", body=b"hello", method="POST"))
+        said = await asyncio.to_thread(client.makefile("rb").read)
+    assert said.startswith(b"HTTP/1.1 200 ") and b'"body": "hello"' in said
+    await closing
+    assert up.server.connections == 0
+
+
+async def test_close_ends_connections_that_were_used_at_once(own_service: kit.ServiceMaker) -> None:
+    up = await own_service.start(kit.Cook())
+    wire = await up.connect()
+    wire.send(get("/echo"))
+    await wire.answer()
+    assert up.server is not None
+    await up.server.close(10)
+    assert await wire.rest() == b""
+
+
 @pytest.mark.timing
 async def test_close_cuts_what_takes_longer_than_the_grace(own_service: kit.ServiceMaker) -> None:
     cook = kit.Cook()

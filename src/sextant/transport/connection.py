@@ -43,6 +43,8 @@ _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _NEVER = -1
 _TCP_INFO_BYTES, _TCP_INFO_ACKED = 128, slice(120, 128)
 """`struct tcp_info` as far as `tcpi_bytes_acked` (Linux 4.1), and where that stands in it: linux/tcp.h."""
+FIRST_REQUEST_S = 0.5
+"""While shutting down, how long who has just connected may take to begin a request."""
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
 
@@ -135,6 +137,8 @@ class ServerConnection(asyncio.Protocol):
             self._refuse(Refusal("too_many_connections"))
         elif verdict == Admitted.CUT:
             self.cut()
+        elif self.server.closing:
+            self.retire()
 
     def data_received(self, data: bytes) -> None:
         try:
@@ -212,10 +216,15 @@ class ServerConnection(asyncio.Protocol):
         return self.state == BODY or (self.state == HEAD and bool(self._buffer))
 
     def retire(self) -> None:
-        """Closes now when idle; otherwise after the answer under way."""
-        if self.state in (HEAD, BODY):
-            self._close()
+        """Closes after the answer under way, or to the request that is arriving; now when it has had one and
+        is idle. Who has just connected is about to ask, and is given a moment for it."""
         self.keep_alive = False
+        if self.state != HEAD or self._buffer:
+            return
+        if self._requests_left < self.server.limits.requests_per_connection:
+            self._close()
+        else:
+            self._deadline = min(self._deadline, self._loop.time() + FIRST_REQUEST_S)
 
     def cut(self) -> None:
         """Ends at once, whatever is under way."""
