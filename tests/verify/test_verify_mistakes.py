@@ -76,7 +76,7 @@ def test_a_good_bundle_is_clean_and_was_looked_at(good: dict[str, Path], kind: s
 def test_a_planted_mistake_is_found(good: dict[str, Path], tmp_path: Path, name: str) -> None:
     mistake = MISTAKES[name]
     if name in OF_NO_SCHEMA and not STRICT:
-        pytest.skip(WHY_NOT_STRICT)
+        pytest.skip(reason=WHY_NOT_STRICT)
     bundle = copied(good[mistake.kind], tmp_path)
     mistake.plant(bundle)
     report = verify(bundle, kubernetes="1.36", kept=schemas())
