@@ -159,6 +159,6 @@ clean: ## Remove the environment, caches and builds; state in .sextant stays.
 -include benchmarks/planner.mk
 -include tests/transport/fuzz/fuzz.mk
 -include tests/vllm/vllm.mk
--include tests/triton/triton.mk
+-include tests/triton_server/triton.mk
 -include tests/crash/crash.mk
 -include tests/verify/modes.mk
